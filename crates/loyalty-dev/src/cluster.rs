@@ -1,0 +1,186 @@
+//! A private PostgreSQL cluster: its own directory, socket and port.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::os::{Owner, log_tail, run};
+
+/// The superuser of every private cluster, whoever runs it.
+pub const SUPERUSER: &str = "postgres";
+
+/// Unix limits a socket's path to 107 bytes; PostgreSQL adds `/.s.PGSQL.NNNNN`.
+const SOCKET_DIR_LIMIT: usize = 90;
+
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Where `postgres`, `initdb`, `pg_ctl` and `psql` are.
+    pub bin: PathBuf,
+    pub data: PathBuf,
+    pub socket_dir: PathBuf,
+    pub port: u16,
+    pub log: PathBuf,
+    pub owner: Owner,
+}
+
+/// Who reaches the socket reaches the superuser: its directory is private. TCP
+/// is for programs that know no sockets, with a password.
+const LOGIN_RULES: &str = "# type database user address method\n\
+    local all all trust\n\
+    host all all 127.0.0.1/32 scram-sha-256\n";
+
+impl Cluster {
+    /// A cluster that lives in `dir`, not made or started yet.
+    pub fn at(bin: &Path, dir: &Path, port: u16, owner: &Owner) -> Self {
+        Self {
+            bin: bin.to_owned(),
+            data: dir.join("data"),
+            socket_dir: socket_dir(dir),
+            port,
+            log: dir.join("postgresql.log"),
+            owner: owner.clone(),
+        }
+    }
+
+    pub fn exists(&self) -> bool {
+        self.data.join("PG_VERSION").exists()
+    }
+
+    /// Makes the cluster; `settings` are lines of postgresql.conf.
+    pub fn init(&self, settings: &str) -> Result<()> {
+        let dir = self
+            .data
+            .parent()
+            .context("a data directory has a parent")?;
+        self.owner.private_dir(dir)?;
+        // A half-made directory is an earlier call that was stopped.
+        let making = dir.join("data.new");
+        if making.exists() {
+            fs::remove_dir_all(&making)?;
+        }
+        run(self
+            .owner
+            .command(self.bin.join("initdb"))
+            .args(["--username", SUPERUSER, "--encoding", "UTF8"])
+            .args([
+                "--locale",
+                "C.UTF-8",
+                "--no-instructions",
+                "--auth",
+                "trust",
+            ])
+            .arg("--pgdata")
+            .arg(&making))?;
+        let conf = making.join("postgresql.conf");
+        let mut text = fs::read_to_string(&conf)?;
+        text.push_str("\ninclude = 'loyalty.conf'\n");
+        fs::write(&conf, text)?;
+        self.owner
+            .private_file(&making.join("loyalty.conf"), settings)?;
+        self.owner
+            .private_file(&making.join("pg_hba.conf"), LOGIN_RULES)?;
+        fs::rename(&making, &self.data)?;
+        Ok(())
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.exists()
+            && run(self
+                .owner
+                .command(self.bin.join("pg_ctl"))
+                .arg("status")
+                .arg("--pgdata")
+                .arg(&self.data))
+            .is_ok()
+    }
+
+    pub fn start(&self) -> Result<()> {
+        self.owner.private_dir(&self.socket_dir)?;
+        // pg_ctl writes the log as the owner.
+        if !self.log.exists() {
+            self.owner.private_file(&self.log, "")?;
+        }
+        let options = format!(
+            "-p {} -c unix_socket_directories='{}'",
+            self.port,
+            self.socket_dir.display()
+        );
+        // The server inherits pg_ctl's output, which must not be a pipe that
+        // someone reads to its end.
+        let status = self
+            .owner
+            .command(self.bin.join("pg_ctl"))
+            .args(["start", "--wait", "--silent", "--timeout", "60"])
+            .arg("--pgdata")
+            .arg(&self.data)
+            .arg("--log")
+            .arg(&self.log)
+            .args(["--options", &options])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .context("pg_ctl cannot be started")?;
+        if !status.success() {
+            bail!(
+                "PostgreSQL does not start on port {}. The end of {}:\n{}",
+                self.port,
+                self.log.display(),
+                log_tail(&self.log, 8)
+            );
+        }
+        Ok(())
+    }
+
+    /// Stops the server, aborting what still runs in it.
+    pub fn stop(&self) -> Result<()> {
+        if self.is_running() {
+            run(self
+                .owner
+                .command(self.bin.join("pg_ctl"))
+                .args(["stop", "--wait", "--mode", "fast", "--timeout", "60"])
+                .arg("--pgdata")
+                .arg(&self.data))?;
+        }
+        if self.socket_dir.starts_with("/tmp") {
+            let _absent = fs::remove_dir(&self.socket_dir);
+        }
+        Ok(())
+    }
+
+    /// How a superuser connects to `database`.
+    pub fn config(&self, database: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host_path(&self.socket_dir)
+            .port(self.port)
+            .user(SUPERUSER)
+            .dbname(database);
+        config
+    }
+
+    pub async fn connect(&self, database: &str) -> Result<Client> {
+        connect(&self.config(database)).await
+    }
+}
+
+/// Connects and drives the connection in the background.
+pub async fn connect(config: &Config) -> Result<Client> {
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(async move {
+        // An error ends the connection; the client's next call reports it.
+        let _ended = connection.await;
+    });
+    Ok(client)
+}
+
+fn socket_dir(dir: &Path) -> PathBuf {
+    let wanted = dir.join("socket");
+    if wanted.as_os_str().len() <= SOCKET_DIR_LIMIT {
+        return wanted;
+    }
+    let key = crate::prefix::short_hash(dir.to_string_lossy().as_bytes());
+    PathBuf::from(format!("/tmp/pg_loyalty-{key}"))
+}

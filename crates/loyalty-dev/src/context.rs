@@ -1,0 +1,204 @@
+//! Where things are: the repository, the state directory, the tools.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Cluster;
+use crate::os::{self, Owner, free_port_from};
+use crate::postgrest::Postgrest;
+use crate::prefix::Prefix;
+
+pub const DATABASE: &str = "loyalty";
+const PG_PORT: u16 = 17432;
+const API_PORT: u16 = 17480;
+
+/// What `./dev` found or installed, handed over in environment variables.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The root of the repository.
+    pub repo: PathBuf,
+    /// What `./dev down --purge` removes.
+    pub state: PathBuf,
+    /// PostgreSQL's major version.
+    pub pg_major: u16,
+    pub owner: Owner,
+}
+
+/// What a later call must remember.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    pub pg_port: u16,
+    pub api_port: u16,
+    pub api_admin_port: u16,
+    pub jwt_secret: String,
+    pub authenticator_password: String,
+    /// The install script that the database's extension was made from.
+    pub install_script_hash: String,
+    /// The build of the extension that the cluster was started with.
+    pub running_extension: String,
+}
+
+impl Context {
+    pub fn from_env() -> Result<Self> {
+        let repo = path_variable("LOYALTY_REPO")?;
+        let state = path_variable("LOYALTY_DEV_DIR")?;
+        let major = variable("LOYALTY_PG")?;
+        let pg_major = major
+            .parse()
+            .with_context(|| format!("LOYALTY_PG is {major:?}, not a PostgreSQL major version"))?;
+        Ok(Self {
+            repo,
+            state,
+            pg_major,
+            owner: Owner::current()?,
+        })
+    }
+
+    /// The PostgreSQL to use, with its extension; see [`Prefix::ensure`].
+    pub fn prefix(&self) -> Prefix {
+        Prefix::at(&self.state.join("prefix"), self.pg_major)
+    }
+
+    /// The developer's own cluster.
+    pub fn cluster(&self) -> Result<Cluster> {
+        let settings = self.settings()?;
+        let dir = self.state.join("cluster");
+        let cluster = Cluster::at(&self.prefix().bin(), &dir, settings.pg_port, &self.owner);
+        if let Ok(made_by) = fs::read_to_string(cluster.data.join("PG_VERSION"))
+            && made_by.trim() != self.pg_major.to_string()
+        {
+            bail!(
+                "the development cluster was made by PostgreSQL {}, and now {} is asked for; \
+                 remove it first with: ./dev down --purge",
+                made_by.trim(),
+                self.pg_major
+            );
+        }
+        Ok(cluster)
+    }
+
+    /// The programs of the major version that the cluster was made by.
+    pub fn any_bin(&self) -> Result<PathBuf> {
+        let version = self.state.join("cluster/data/PG_VERSION");
+        let major = match fs::read_to_string(version) {
+            Ok(text) => text.trim().parse()?,
+            Err(_) => self.pg_major,
+        };
+        Ok(Prefix::at(&self.state.join("prefix"), major).bin())
+    }
+
+    /// The running cluster, or what to do about it.
+    pub fn running_cluster(&self) -> Result<Cluster> {
+        let cluster = self.cluster()?;
+        if !cluster.is_running() {
+            bail!("the development cluster does not run; start it with: ./dev up");
+        }
+        Ok(cluster)
+    }
+
+    pub fn api(&self) -> Postgrest {
+        let dir = self.state.join("api");
+        Postgrest::at(&self.postgrest_binary(), &dir, "postgrest", &self.owner)
+    }
+
+    /// Our own copy: root's caches are closed to the user it runs as.
+    pub fn postgrest_binary(&self) -> PathBuf {
+        self.state.join("bin").join("postgrest")
+    }
+
+    /// Copies the PostgREST that `./dev` found to where its user can run it.
+    pub fn ensure_postgrest(&self) -> Result<()> {
+        let source = path_variable("LOYALTY_POSTGREST")?;
+        let target = self.postgrest_binary();
+        let same = |a: &Path, b: &Path| -> bool {
+            fs::read(a).is_ok_and(|left| fs::read(b).is_ok_and(|right| left == right))
+        };
+        if same(&source, &target) {
+            return Ok(());
+        }
+        os::create_dir(&self.state.join("bin"))?;
+        let new = target.with_extension("new");
+        fs::copy(&source, &new)
+            .with_context(|| format!("{} cannot be copied", source.display()))?;
+        fs::rename(&new, &target)?;
+        Ok(())
+    }
+
+    fn settings_file(&self) -> PathBuf {
+        self.state.join("settings.json")
+    }
+
+    /// The saved settings, or new ones with new secrets and default ports.
+    pub fn settings(&self) -> Result<Settings> {
+        let path = self.settings_file();
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| {
+                format!(
+                    "{} is damaged; start afresh with: ./dev down --purge",
+                    path.display()
+                )
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let settings = Settings {
+                    pg_port: PG_PORT,
+                    api_port: API_PORT,
+                    api_admin_port: API_PORT + 1,
+                    jwt_secret: os::random_hex(32)?,
+                    authenticator_password: os::random_hex(16)?,
+                    ..Settings::default()
+                };
+                os::create_dir(&self.state)?;
+                self.save(&settings)?;
+                Ok(settings)
+            }
+            Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        }
+    }
+
+    pub fn save(&self, settings: &Settings) -> Result<()> {
+        let text = serde_json::to_string_pretty(settings)? + "\n";
+        self.owner.private_file(&self.settings_file(), &text)
+    }
+
+    pub fn api_url(&self) -> Result<String> {
+        Ok(format!("http://127.0.0.1:{}", self.settings()?.api_port))
+    }
+}
+
+impl Settings {
+    /// Moves a port that somebody else listens on, and says so.
+    pub fn move_taken_pg_port(&mut self) -> Result<()> {
+        move_port("PostgreSQL", &mut self.pg_port, &[])
+    }
+
+    pub fn move_taken_api_ports(&mut self) -> Result<()> {
+        move_port("PostgREST", &mut self.api_port, &[self.pg_port])?;
+        let taken = [self.pg_port, self.api_port];
+        move_port("PostgREST's health check", &mut self.api_admin_port, &taken)
+    }
+}
+
+fn move_port(whose: &str, port: &mut u16, reserved: &[u16]) -> Result<()> {
+    let mut free = free_port_from(*port)?;
+    while reserved.contains(&free) {
+        free = free_port_from(free + 1)?;
+    }
+    if free != *port {
+        eprintln!("dev: port {port} is taken by another program; {whose} uses {free}");
+        *port = free;
+    }
+    Ok(())
+}
+
+pub fn variable(name: &str) -> Result<String> {
+    std::env::var(name)
+        .with_context(|| format!("{name} is not set; call this tool through ./dev, which sets it"))
+}
+
+pub fn path_variable(name: &str) -> Result<PathBuf> {
+    Ok(PathBuf::from(variable(name)?))
+}

@@ -1,0 +1,99 @@
+//! The demo: a coin program driven by the test clock from June 2024 through
+//! July 2028, and a small program on the real clock for the reader's own calls.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail};
+use tokio_postgres::Client;
+
+use crate::cluster::Cluster;
+use crate::context::DATABASE;
+use crate::testkit::client_program;
+use crate::up::shell_word;
+
+/// The program that lives by the real clock. The coin program's story ends in
+/// a future where today's calls would be out of time.
+pub const TOUR_PROGRAM: &str = "tour";
+
+/// Plays the demo unless it was played before.
+pub async fn ensure(client: &Client) -> Result<()> {
+    let played = "select from loyalty.program where code = $1";
+    if client.query_opt(played, &[&TOUR_PROGRAM]).await?.is_some() {
+        return Ok(());
+    }
+    eprintln!("dev: playing the demo, June 2024 through July 2028");
+    client
+        .batch_execute(include_str!("../sql/demo.sql"))
+        .await
+        .context("the demo failed")
+}
+
+/// The account that a program opened first.
+pub async fn first_account(client: &Client, program: &str) -> Result<i64> {
+    let row = client
+        .query_opt(
+            "select a.account_id\n\
+             from loyalty.account a\n\
+             join loyalty.program p using (program_id)\n\
+             where p.code = $1\n\
+             order by a.account_id\n\
+             limit 1",
+            &[&program],
+        )
+        .await?
+        .with_context(|| format!("there is no account in a program {program:?}"))?;
+    Ok(row.get(0))
+}
+
+/// What was granted, spent and expired, as psql prints it.
+pub fn print_summary(cluster: &Cluster) -> Result<()> {
+    let mut psql = client_program(
+        &cluster.bin,
+        "psql",
+        &cluster.socket_dir,
+        cluster.port,
+        DATABASE,
+    )
+    .args(["--no-psqlrc", "--quiet", "--pset=footer=off"])
+    .args(["--set=ON_ERROR_STOP=1", "--file=-"])
+    .stdin(Stdio::piped())
+    .spawn()
+    .context("psql cannot be started")?;
+    if let Some(mut input) = psql.stdin.take() {
+        input.write_all(include_bytes!("../sql/demo_summary.sql"))?;
+    }
+    if !psql.wait()?.success() {
+        bail!("the summary failed; psql's own words are above");
+    }
+    Ok(())
+}
+
+/// What `./dev up` ends with: lines to paste.
+pub fn lines(repo: &Path, api_url: &str, account_id: i64) -> String {
+    let dev = shell_word(&repo.join("dev").to_string_lossy());
+    let bearer = format!("-H \"Authorization: Bearer $({dev} token member)\"");
+    format!(
+        r#"The program "{TOUR_PROGRAM}" lives by the real clock; paste what you like:
+
+# the lots of its first member, in the order they will be spent
+{dev} psql -c 'select * from loyalty.lots({account_id})'
+
+# what the guide's example member had on her first anniversary
+{dev} psql -c "select s.day, s.kind, s.points, s.expires_on from loyalty.account a, loyalty.statement(a.account_id) s where a.member_no = 'M0401'"
+
+# her balance over HTTP
+curl -sS {bearer} {api_url}/balance
+
+# spend 100 points; the same key spends them once however often it is sent
+curl -sS {bearer} -H 'Idempotency-Key: tea-1' -H 'Content-Type: application/json' -d '{{"points": 100, "reason": "tea"}}' {api_url}/rpc/spend
+
+# the OpenAPI page
+curl -sS {bearer} {api_url}/
+
+# the variables that other programs want
+eval "$({dev} env | sed 's/^/export /')"
+"#
+    )
+}

@@ -1,0 +1,18 @@
+//! The developer's tool of pg_loyalty and what its tests share with it: a
+//! private PostgreSQL prefix with the extension in it, private clusters,
+//! PostgREST, tokens.
+//!
+//! `./dev` in the repository's root installs what is missing and calls the
+//! `loyalty-dev` program; tests use [`testkit`].
+
+pub mod bench;
+pub mod cluster;
+pub mod context;
+pub mod demo;
+pub mod os;
+pub mod postgrest;
+pub mod prefix;
+pub mod test;
+pub mod testkit;
+pub mod token;
+pub mod up;

@@ -1,0 +1,294 @@
+//! A private copy of the machine's PostgreSQL with pg_loyalty installed in
+//! it, so that neither building nor testing writes into the machine's own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+
+use crate::context::{Context, path_variable};
+use crate::os::{create_dir, plain_command, run_visible};
+
+/// Bump when what is copied or installed here changes.
+const LAYOUT: &str = "1";
+
+#[derive(Clone, Debug)]
+pub struct Prefix {
+    root: PathBuf,
+    major: u16,
+}
+
+impl Prefix {
+    /// Debian's layout under `dir`: a PostgreSQL finds its files relative to
+    /// its own program, so a copy of the whole tree is a working one.
+    pub fn at(dir: &Path, major: u16) -> Self {
+        Self {
+            root: dir.join(major.to_string()),
+            major,
+        }
+    }
+
+    pub fn bin(&self) -> PathBuf {
+        self.libdir().join("bin")
+    }
+
+    pub fn pg_config(&self) -> PathBuf {
+        self.bin().join("pg_config")
+    }
+
+    fn libdir(&self) -> PathBuf {
+        self.root.join(format!("lib/postgresql/{}", self.major))
+    }
+
+    fn extension_dir(&self) -> PathBuf {
+        self.root
+            .join(format!("share/postgresql/{}/extension", self.major))
+    }
+
+    /// Makes or renews the copy and the extension; without a change since the
+    /// last call it only looks.
+    pub fn ensure(context: &Context) -> Result<Self> {
+        let prefix = context.prefix();
+        let _lock = prefix.ensure_copy(context)?;
+        prefix.ensure_extension(context)?;
+        Ok(prefix)
+    }
+
+    /// Makes or renews the copy of PostgreSQL; the lock keeps others out of it.
+    pub fn ensure_copy(&self, context: &Context) -> Result<fs::File> {
+        create_dir(&context.state)?;
+        context.owner.must_enter(&context.state)?;
+        let lock = fs::File::create(context.state.join("prefix.lock"))?;
+        lock.lock().context("the prefix cannot be locked")?;
+        self.copy_when_stale(context)?;
+        Ok(lock)
+    }
+
+    fn copy_when_stale(&self, context: &Context) -> Result<()> {
+        let major = self.major;
+        let trees = [
+            format!("lib/postgresql/{major}"),
+            format!("share/postgresql/{major}"),
+            // Headers are only read: a link does.
+            "include/postgresql".to_owned(),
+        ];
+        let system = Path::new("/usr");
+        if !system.join(&trees[0]).join("bin/postgres").exists() {
+            bail!(
+                "PostgreSQL {major} is not installed; install it with: apt install postgresql-{major}"
+            );
+        }
+        let mut hash = Sha256::new();
+        hash.update(LAYOUT);
+        for tree in &trees {
+            hash_listing(&system.join(tree), &mut hash)?;
+        }
+        let stamp = Stamp::new(&self.root.join("copy.stamp"), hash);
+        if stamp.is_current() {
+            return Ok(());
+        }
+        eprintln!("dev: copying PostgreSQL {major} to {}", self.root.display());
+        if self.root.exists() {
+            // The machine's PostgreSQL was upgraded; ours cannot run meanwhile.
+            if let Ok(cluster) = context.running_cluster() {
+                eprintln!("dev: stopping the development cluster; ./dev up starts it again");
+                cluster.stop()?;
+            }
+            fs::remove_dir_all(&self.root)?;
+        }
+        for tree in &trees[..2] {
+            copy_tree(&system.join(tree), &self.root.join(tree))?;
+        }
+        let include = self.root.join(&trees[2]);
+        create_dir(&self.root.join("include"))?;
+        symlink(system.join(&trees[2]), include)?;
+        stamp.write()
+    }
+
+    fn ensure_extension(&self, context: &Context) -> Result<()> {
+        let mut hash = Sha256::new();
+        hash.update(LAYOUT);
+        for name in EXTENSION_SOURCES {
+            hash_contents(&context.repo.join(name), &mut hash)?;
+        }
+        for entry in fs::read_dir(&context.repo)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ext| ext == "control") {
+                hash_contents(&path, &mut hash)?;
+            }
+        }
+        let stamp = Stamp::new(&self.root.join("extension.stamp"), hash);
+        if stamp.is_current() {
+            return Ok(());
+        }
+        eprintln!("dev: building the extension for PostgreSQL {}", self.major);
+        let stage = self.root.join("stage");
+        if stage.exists() {
+            fs::remove_dir_all(&stage)?;
+        }
+        run_visible(
+            plain_command(path_variable("LOYALTY_CARGO_PGRX")?)
+                .current_dir(&context.repo)
+                // Else pgrx looks for its own configuration in the user's home.
+                .env("PGRX_PG_CONFIG_PATH", self.pg_config())
+                .env("RUST_BACKTRACE", "0")
+                .env("RUST_SPANTRACE", "0")
+                .args(["pgrx", "package", "--package", "pg_loyalty"])
+                .args(["--no-default-features", "--features"])
+                .arg(format!("pg{}", self.major))
+                .arg("--pg-config")
+                .arg(self.pg_config())
+                .arg("--out-dir")
+                .arg(&stage),
+        )
+        .context("the extension does not build")?;
+        // Below the staging directory pgrx repeats the prefix's own path.
+        let staged = stage.join(self.root.strip_prefix("/")?);
+        install(&staged, &self.root)?;
+        fs::remove_dir_all(&stage)?;
+        stamp.write()
+    }
+
+    /// Identifies the build of the extension that is installed.
+    pub fn extension_stamp(&self) -> Result<String> {
+        let path = self.root.join("extension.stamp");
+        fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
+    }
+
+    /// Identifies the SQL that `create extension` runs.
+    pub fn install_script_hash(&self) -> Result<String> {
+        let mut scripts: Vec<PathBuf> = fs::read_dir(self.extension_dir())?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("pg_loyalty--"))
+            })
+            .collect();
+        scripts.sort();
+        let mut hash = Sha256::new();
+        for script in scripts {
+            hash_contents(&script, &mut hash)?;
+        }
+        Ok(hex(hash))
+    }
+}
+
+/// What the extension is built from, relative to the repository.
+const EXTENSION_SOURCES: [&str; 6] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "build.rs",
+    "src",
+    "sql",
+    "crates/loyalty-core",
+];
+
+/// A file that says what a step was last done for.
+struct Stamp {
+    path: PathBuf,
+    value: String,
+}
+
+impl Stamp {
+    fn new(path: &Path, hash: Sha256) -> Self {
+        Self {
+            path: path.to_owned(),
+            value: hex(hash),
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|value| value == self.value)
+    }
+
+    fn write(&self) -> Result<()> {
+        fs::write(&self.path, &self.value)
+            .with_context(|| format!("{} cannot be written", self.path.display()))
+    }
+}
+
+/// Moves each staged file over the installed one. A rename keeps what running
+/// servers have mapped; writing into the file would crash them.
+fn install(staged: &Path, root: &Path) -> Result<()> {
+    let mut files = 0;
+    for entry in WalkDir::new(staged) {
+        let entry = entry.context("cargo-pgrx left no package where it was told to")?;
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let target = root.join(entry.path().strip_prefix(staged)?);
+        if let Some(parent) = target.parent() {
+            create_dir(parent)?;
+        }
+        fs::rename(entry.path(), &target)
+            .with_context(|| format!("{} cannot be installed", target.display()))?;
+        files += 1;
+    }
+    if files == 0 {
+        bail!("cargo-pgrx packaged no files");
+    }
+    Ok(())
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    for entry in WalkDir::new(from) {
+        let entry = entry?;
+        let target = to.join(entry.path().strip_prefix(from)?);
+        if entry.file_type().is_dir() {
+            create_dir(&target)?;
+        } else {
+            // Links are followed: some point out of the tree by relative paths.
+            fs::copy(entry.path(), &target)
+                .with_context(|| format!("{} cannot be copied", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Names, sizes and times: enough to notice an upgrade by the package manager.
+fn hash_listing(dir: &Path, hash: &mut Sha256) -> Result<()> {
+    for entry in WalkDir::new(dir).sort_by_file_name() {
+        let entry = entry.with_context(|| format!("{} cannot be read", dir.display()))?;
+        let meta = entry.metadata()?;
+        if meta.is_file() {
+            let line = format!(
+                "{} {} {:?}\n",
+                entry.path().display(),
+                meta.len(),
+                meta.modified()?
+            );
+            hash.update(line.as_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn hash_contents(path: &Path, hash: &mut Sha256) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    for entry in WalkDir::new(path).sort_by_file_name() {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            let text = fs::read(entry.path())
+                .with_context(|| format!("{} cannot be read", entry.path().display()))?;
+            hash.update(entry.path().to_string_lossy().as_bytes());
+            hash.update(text.len().to_le_bytes());
+            hash.update(&text);
+        }
+    }
+    Ok(())
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Eight hexadecimal digits, to tell names apart.
+pub fn short_hash(bytes: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(bytes))[..8].to_owned()
+}

@@ -1,0 +1,47 @@
+create function loyalty.grant_items(items text, program_id integer)
+    returns table (
+        item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+        points bigint, balance bigint, available bigint, occurred_at timestamptz,
+        error_code text, error text, error_detail text
+    )
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_grant_many';
+comment on function loyalty.grant_items is
+    'loyalty.grant_many for the accounts of one program (all when null); others are told not to exist.';
+
+create function loyalty.spend_items(items text, program_id integer)
+    returns table (
+        item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+        points bigint, balance bigint, available bigint, occurred_at timestamptz,
+        error_code text, error text, error_detail text
+    )
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_spend_many';
+comment on function loyalty.spend_items is
+    'loyalty.spend_many for the accounts of one program (all when null); others are told not to exist.';
+
+create function loyalty.grant_many(items jsonb)
+    returns table (
+        item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+        points bigint, balance bigint, available bigint, occurred_at timestamptz,
+        error_code text, error text, error_detail text
+    )
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select * from loyalty.grant_items(items::text, null);
+end;
+comment on function loyalty.grant_many is
+    'Up to 10,000 grants in one call. items: array of objects with account_id, points and, if wanted, reason, granted_on, expires_on, idempotency_key, funding. Each has its own outcome, in order: a receipt, or error_code and error; the good ones are booked whatever the others do.';
+
+create function loyalty.spend_many(items jsonb)
+    returns table (
+        item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+        points bigint, balance bigint, available bigint, occurred_at timestamptz,
+        error_code text, error text, error_detail text
+    )
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select * from loyalty.spend_items(items::text, null);
+end;
+comment on function loyalty.spend_many is
+    'Up to 10,000 spends in one call. items: array of objects with account_id, points and, if wanted, reason, idempotency_key. Each has its own outcome, as in grant_many.';

@@ -1,0 +1,244 @@
+create function loyalty.open_account(program text, member_no text) returns bigint
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_open_account';
+comment on function loyalty.open_account is
+    'Opens a member''s account and returns its number; the same one when called again. LY002 for an unknown program.';
+
+create function loyalty.open_accounts(program text, member_nos text[])
+    returns table (member_no text, account_id bigint)
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_open_accounts';
+comment on function loyalty.open_accounts is
+    'Opens the accounts of many members in one call, and returns each with its number; those there already come back as they are.';
+
+create function loyalty.grant(
+    account_id bigint,
+    points bigint,
+    reason text default null,
+    granted_on date default null,
+    expires_on date default null,
+    idempotency_key text default null,
+    funding text default null,
+    expiry loyalty.expiry_policy default null
+) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_grant';
+comment on function loyalty.grant is
+    'Gives points. granted_on is today in the program''s time zone unless given, and never in the future; they are spendable through expires_on, else as the policy expiry or the program''s says. Repays debt first. LY002, LY003, LY004; 22023 for points not above zero or a day that cannot be.';
+
+create function loyalty.spend_fifo(
+    account_id bigint,
+    points bigint,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_spend_fifo';
+comment on function loyalty.spend_fifo is
+    'Spends points: soonest expiry first, never-expiring last, then oldest. LY001 when not so many are available; LY002, LY003, LY004.';
+
+create function loyalty.hold_for(bigint, bigint, bigint, text, text) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_hold';
+comment on function loyalty.hold_for is 'loyalty.hold, with the time in microseconds.';
+
+create function loyalty.hold(
+    account_id bigint,
+    points bigint,
+    expires_in interval default '15 minutes',
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+    return loyalty.hold_for(account_id, points,
+        (extract(epoch from expires_in) * 1000000)::bigint, reason, idempotency_key);
+comment on function loyalty.hold is
+    'Sets points aside: their lots are pinned, also past their last day, until capture, release or the time is over. LY001, LY002, LY003, LY004.';
+
+create function loyalty.capture(
+    account_id bigint,
+    operation_id bigint,
+    points bigint default null,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_capture';
+comment on function loyalty.capture is
+    'Spends what a hold set aside, all of it or fewer points; the rest goes home. LY006 when the hold is over; 22023 for more than it has.';
+
+create function loyalty.release(
+    account_id bigint,
+    operation_id bigint,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_release';
+comment on function loyalty.release is 'Ends a hold; its points go home. LY006 when it is over already.';
+
+create function loyalty.refund(
+    account_id bigint,
+    operation_id bigint,
+    points bigint default null,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_refund';
+comment on function loyalty.refund is
+    'Gives points of a spend or capture back to the lots they came from, the last taken first; points null: all that is left of it. Where a lot''s day has passed, the program''s refund_grace_days decides. 22023 for more than was spent.';
+
+create function loyalty.revoke(
+    account_id bigint,
+    operation_id bigint,
+    points bigint default null,
+    policy text default 'clamp',
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_revoke';
+comment on function loyalty.revoke is
+    'Takes a grant back from the lot it went to; points null: all that is left of it. Of points already spent, policy ''clamp'' leaves them, ''debt'' books a debt that later grants repay.';
+
+create function loyalty.transfer(
+    from_account bigint,
+    to_account bigint,
+    points bigint,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_transfer';
+comment on function loyalty.transfer is
+    'Moves points to another account of the same program, soonest expiry first; the lots keep their last day. The receipt is the sender''s.';
+
+create function loyalty.lapsed_lots(lot_expires_on date[], day date) returns integer
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_lapsed_lots';
+create function loyalty.lapsed_points(lot_remaining bigint[], lots integer) returns bigint
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_lapsed_points';
+create function loyalty.due_after(lot_expires_on date[], lot_remaining bigint[], lots integer) returns date
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_due_after';
+create function loyalty.lapsed_days(lot_expires_on date[], lot_remaining bigint[], lots integer) returns date[]
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_lapsed_days';
+create function loyalty.lapsed_changes(lot_remaining bigint[], lots integer) returns bigint[]
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_lapsed_changes';
+comment on function loyalty.lapsed_lots is 'For expire: how many lots at the head of a wallet lie before the day.';
+comment on function loyalty.lapsed_points is 'For expire: what the first so many lots hold.';
+comment on function loyalty.due_after is 'For expire: next_expiry_on of a wallet without its first so many lots.';
+comment on function loyalty.lapsed_days is 'For expire: days of those of the first so many lots that hold anything.';
+comment on function loyalty.lapsed_changes is 'For expire: what booking takes from each of these lots.';
+
+create function loyalty.expire(
+    program text,
+    as_of date default null,
+    batch_size bigint default null,
+    out lots bigint,
+    out points bigint
+) returns record
+    language c volatile security definer
+    set search_path = pg_catalog, pg_temp
+    -- it walks accounts in id order, row by row, whatever the statistics say
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+    set enable_seqscan = off
+    set work_mem = '64MB'
+    set jit = off
+    as 'MODULE_PATHNAME', 'loyalty_expire';
+comment on function loyalty.expire is
+    'Books breakage for lots whose last day lies before as_of (today, and never later, in the program''s time zone) in at most batch_size accounts. Returns what was booked; nothing that could be spent changes, whenever it runs.';
+
+create function loyalty.expire(
+    program text,
+    as_of timestamptz,
+    batch_size bigint default null,
+    out lots bigint,
+    out points bigint
+) returns record
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select e.lots, e.points
+      from loyalty.program p
+     cross join loyalty.expire(p.code, pg_catalog.timezone(p.time_zone, expire.as_of)::date, expire.batch_size) e
+     where p.program_id = loyalty.program_id(expire.program);
+end;
+comment on function loyalty.expire(text, timestamptz, bigint) is
+    'The same, as of the day that the instant has in the program''s time zone.';
+
+create function loyalty.set_account_status(account_id bigint, status loyalty.account_status) returns void
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_set_account_status';
+comment on function loyalty.set_account_status is
+    'For suspend_account, resume_account and close_account.';
+
+create function loyalty.forfeit(account_id bigint, reason text) returns loyalty.receipt
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_forfeit';
+comment on function loyalty.forfeit is
+    'Books all that an account holds as breakage, for close_account; null when it holds nothing.';
+
+create function loyalty.suspend_account(account_id bigint) returns void
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+    return loyalty.set_account_status(account_id, 'suspended');
+comment on function loyalty.suspend_account is
+    'Refuses spends, holds, captures and transfers from the account (LY004) until it is resumed. Its points still expire.';
+
+create function loyalty.resume_account(account_id bigint) returns void
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+    return loyalty.set_account_status(account_id, 'open');
+comment on function loyalty.resume_account is 'Ends a suspension. LY004 for a closed account.';
+
+create function loyalty.close_account(account_id bigint, forfeit boolean default false, reason text default null)
+    returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if forfeit then
+        perform loyalty.forfeit(account_id, reason);
+    end if;
+    perform loyalty.set_account_status(account_id, 'closed');
+end
+$$;
+comment on function loyalty.close_account is
+    'Closes an account for good. It must be empty, unless forfeit says to book what it holds as breakage; open holds must be captured or released first.';
+
+create function loyalty.spent_of_lot(account_id bigint, expires_on date, lot_class smallint) returns bigint
+    language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    -- what left the lot by choice and did not come back, to it or as grace, less what is debt already
+    select coalesce(sum(m.taken - least(greatest(m.refunded - m.taken_later, 0), m.taken)), 0)::bigint
+         - coalesce(sum(m.debt) filter (where m.place = 1), 0)::bigint
+      from (select e.debt, m.place, m.expires_on, coalesce(m.lot_class, 0) as lot_class,
+                   case when e.kind in ('spend', 'capture', 'transfer') then greatest(-m.points, 0) else 0 end
+                       as taken,
+                   -- a refund starts with the lot taken last
+                   coalesce(sum(-m.points) over (
+                       partition by e.entry order by m.place desc
+                       rows between unbounded preceding and 1 preceding), 0) as taken_later,
+                   coalesce((select sum(r.points)
+                               from loyalty.entry r
+                              where r.account_id = e.account_id and r.refers_to = e.entry
+                                and r.kind = 'refund'), 0) as refunded
+              from loyalty.entry e
+             cross join lateral rows from (
+                       unnest(coalesce(e.lot_expires_on, array[e.expires_on])),
+                       unnest(coalesce(e.lot_points, array[e.points])),
+                       unnest(e.lot_class)
+                   ) with ordinality as m (expires_on, points, lot_class, place)
+             where e.account_id = spent_of_lot.account_id
+               and e.kind in ('spend', 'capture', 'transfer', 'revoke', 'repay')) m
+     where m.lot_class = spent_of_lot.lot_class
+       and (m.expires_on = spent_of_lot.expires_on or exists (
+               select from loyalty.lot_class c
+                 join loyalty.account a on a.program_id = c.program_id
+                where a.account_id = spent_of_lot.account_id
+                  and c.lot_class = spent_of_lot.lot_class
+                  and c.inactivity_months is not null));
+end;
+comment on function loyalty.spent_of_lot is 'How many points spent from a lot a revoke may still book as debt.';

@@ -1,0 +1,161 @@
+//! Opening, suspending and closing accounts.
+
+use crate::call::sql_function;
+use crate::clock;
+use crate::error::{Code, Fault, Result};
+use crate::expire::no_such_program;
+use crate::guard::Operating;
+use crate::ledger;
+use crate::spi::{Param, Plan, Spi, text};
+use pgrx::pg_sys::{self, Datum};
+
+static FIND: Plan = Plan::new(
+    c"select p.program_id, a.account_id
+        from loyalty.program p
+        left join loyalty.account a on a.program_id = p.program_id and a.member_no = $2
+       where p.code = $1",
+);
+static OPEN: Plan = Plan::new(
+    c"with a as (
+          insert into loyalty.account (program_id, member_no, opened_at)
+          values ($1, $2, $3)
+              on conflict (program_id, member_no) do nothing
+       returning account_id, program_id)
+      insert into loyalty.wallet (account_id, program_id)
+      select account_id, program_id from a
+      returning account_id",
+);
+static OPEN_MANY: Plan = Plan::new(
+    c"with a as (
+          insert into loyalty.account (program_id, member_no, opened_at)
+          select $1, m.member_no, $3
+            from (select distinct unnest($2) as member_no order by 1) m
+              on conflict (program_id, member_no) do nothing
+       returning account_id, program_id)
+      insert into loyalty.wallet (account_id, program_id)
+      select account_id, program_id from a",
+);
+static OPENED: Plan = Plan::new(
+    c"select m.member_no, a.account_id
+        from unnest($2) with ordinality m (member_no, place)
+        join loyalty.account a on a.program_id = $1 and a.member_no = m.member_no
+       order by m.place",
+);
+static SET_STATUS: Plan = Plan::new(
+    c"update loyalty.wallet set status = $2::loyalty.account_status where account_id = $1",
+);
+static LABEL: Plan =
+    Plan::new(c"select v.enumlabel::text from pg_catalog.pg_enum v where v.oid = $1");
+
+sql_function! {
+    /// `loyalty.open_account(program, member_no)`
+    fn open_account(call) -> i64 {
+        let program = call.need("program", call.text(0))?;
+        let member_no = call.need("member_no", call.text(1))?;
+        if member_no.is_empty() || member_no.chars().count() > 100 {
+            return Err(Fault::invalid("a member_no has 1 to 100 characters")
+                .hint("The member's number in the program."));
+        }
+        let spi = Spi::connect();
+        loop {
+            let found = FIND
+                .run(&spi, &[Param::text(program.as_str()), Param::text(member_no.as_str())])
+                .first()
+                .ok_or_else(|| no_such_program(&program))?;
+            if let Some(account_id) = found.i64(2) {
+                return Ok(account_id);
+            }
+            let program_id = found.i32(1);
+            let opened = {
+                let _operating = Operating::begin();
+                OPEN.run(&spi, &[
+                    Param::i32(program_id),
+                    Param::text(member_no.as_str()),
+                    Param::instant(clock::now()),
+                ])
+                .first()
+                .and_then(|row| row.i64(1))
+            };
+            // None: another session opened it a moment ago, and it will be found now.
+            if let Some(account_id) = opened {
+                return Ok(account_id);
+            }
+        }
+    }
+}
+
+sql_function! {
+    /// `loyalty.open_accounts(program, member_nos)`
+    fn open_accounts(call) -> () {
+        let program = call.need("program", call.text(0))?;
+        let member_nos = call.need("member_nos", call.datum(1))?;
+        let opened: Vec<(String, i64)> = {
+            let spi = Spi::connect();
+            let program_id = FIND
+                .run(&spi, &[Param::text(program.as_str()), Param::text("")])
+                .first()
+                .ok_or_else(|| no_such_program(&program))?
+                .i32(1);
+            let member_nos = Param::of(pg_sys::TEXTARRAYOID, Some(member_nos));
+            let operating = Operating::begin();
+            OPEN_MANY.run(&spi, &[
+                Param::i32(program_id),
+                member_nos,
+                Param::instant(clock::now()),
+            ]);
+            drop(operating);
+            OPENED
+                .run(&spi, &[Param::i32(program_id), member_nos])
+                .iter()
+                .filter_map(|row| Some((row.text(1)?, row.i64(2)?)))
+                .collect()
+        };
+        let sink = call.rows();
+        for (member_no, account_id) in opened {
+            sink.put(&[Some(text(&member_no)), Some(Datum::from(account_id))]);
+        }
+        Ok(())
+    }
+}
+
+sql_function! {
+    /// `loyalty.set_account_status(account_id, status)`
+    fn set_account_status(call) -> () {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let status = call.need("status", call.i32(1))?;
+        let spi = Spi::connect();
+        let status = LABEL
+            .run(&spi, &[Param::oid(status)])
+            .first()
+            .and_then(|row| row.text(1))
+            .unwrap_or_default();
+        let accounts = ledger::load_many_locked(&spi, &[account_id])?;
+        let account = accounts.first().ok_or_else(|| ledger::no_such_account(account_id))?;
+        if account.is_closed && status != "closed" {
+            account.check_status(ledger::Needs::NotClosed)?;
+        }
+        if status == "closed" {
+            check_empty(account)?;
+        }
+        let _operating = Operating::begin();
+        SET_STATUS.run(&spi, &[Param::i64(account_id), Param::text(status.as_str())]);
+        Ok(())
+    }
+}
+
+/// Only an empty account can be closed.
+fn check_empty(account: &ledger::Account) -> Result<()> {
+    let held = account.wallet.held(account.now);
+    if held > 0 {
+        return Err(Fault::new(Code::InvalidValue, "the account has open holds")
+            .detail(format!("{held} points are held."))
+            .hint("Capture or release them first."));
+    }
+    let balance = account.wallet.balance();
+    if balance > 0 {
+        return Err(Fault::new(Code::InvalidValue, "the account still holds points")
+            .detail(format!("{balance} points are left."))
+            .hint("Spend or transfer them, or close with forfeit => true to book them as breakage."));
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The time: the machine's, or what the test clock says.
+
+use crate::call::sql_function;
+use crate::error::Fault;
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::ffi::{CStr, CString};
+
+static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+thread_local! {
+    /// The setting's text last read, in which time zone, and what it means.
+    static READ: RefCell<Option<(CString, usize, i64)>> = const { RefCell::new(None) };
+}
+
+pub fn init() {
+    GucRegistry::define_string_guc(
+        c"loyalty.clock",
+        c"Test clock: the time that the ledger takes for now.",
+        c"Empty for the real time. Superusers and loyalty_operator may set it.",
+        &CLOCK,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// Now, in microseconds from 2000-01-01 00:00 UTC: the test clock where it is set, else the
+/// machine's clock at this very moment, not the start of the transaction: a call that waited
+/// past midnight must not spend what lapsed (law 4).
+pub fn now() -> i64 {
+    match CLOCK.get() {
+        Some(text) if !text.is_empty() => read(&text),
+        // SAFETY: reads the clock.
+        _ => unsafe { pg_sys::GetCurrentTimestamp() },
+    }
+}
+
+fn read(text: &CStr) -> i64 {
+    // SAFETY: a pointer, only compared: a text without an offset is of the session's zone.
+    let zone = unsafe { pg_sys::session_timezone } as usize;
+    let known = READ.with_borrow(|read| match read {
+        Some((known, of, instant)) if known.as_c_str() == text && *of == zone => Some(*instant),
+        _ => None,
+    });
+    known.unwrap_or_else(|| {
+        // SAFETY: timestamptz_in takes a C string, an oid that it ignores, and a typmod.
+        let instant = unsafe {
+            pg_sys::OidInputFunctionCall(
+                pg_sys::Oid::from(pg_sys::F_TIMESTAMPTZ_IN),
+                text.as_ptr().cast_mut(),
+                pg_sys::InvalidOid,
+                -1,
+            )
+        }
+        .value() as i64;
+        if instant == i64::MAX || instant == i64::MIN {
+            Fault::invalid("loyalty.clock is infinite")
+                .hint("Set it to a time such as '2025-06-15 12:00+09'.")
+                .raise();
+        }
+        READ.set(Some((text.to_owned(), zone, instant)));
+        instant
+    })
+}
+
+sql_function! {
+    fn now(_call) -> i64 {
+        Ok(now())
+    }
+}

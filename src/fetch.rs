@@ -1,0 +1,310 @@
+//! Reading one row by its key without the executor: what every operation and every balance
+//! does first. It takes a quarter of the time of the same SELECT through SPI (see
+//! docs/benchmarks.md), and reads only: all writing goes through SQL, where constraints and
+//! triggers are.
+
+use crate::error::{Code, Fault, Result};
+use crate::receipt::enum_label;
+use crate::spi::{read_array, read_text, text};
+use loyalty_core::wallet::{Day, EntryNo, Instant};
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::{CStr, c_int};
+
+/// Which committed state is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// What the calling statement sees: for stable functions.
+    Statement,
+    /// What is committed now: for operations, which wait for others and look again.
+    Now,
+}
+
+/// A wallet row.
+pub struct WalletRow {
+    pub balance: i64,
+    pub debt: i64,
+    pub program_id: i32,
+    pub is_open: bool,
+    pub is_closed: bool,
+    pub last_entry: EntryNo,
+    pub lot_expires_on: Vec<Day>,
+    pub lot_granted: Vec<i64>,
+    pub lot_remaining: Vec<i64>,
+    pub lot_class: Option<Vec<i16>>,
+    pub hold_entry: Option<Vec<EntryNo>>,
+}
+
+/// What operations need of a program row.
+pub struct ProgramRow {
+    pub time_zone: Datum,
+    pub expiry: String,
+    pub refund_grace_days: Option<i32>,
+}
+
+impl ProgramRow {
+    /// The date of an instant where the program is.
+    pub fn day_of(&self, instant: Instant) -> Day {
+        const MICROSECONDS_A_DAY: i64 = 24 * 3600 * 1_000_000;
+        // SAFETY: timezone(text, timestamptz) gives a timestamp, an i64 by value.
+        let local = unsafe {
+            pg_sys::OidFunctionCall2Coll(
+                pg_sys::Oid::from(pg_sys::F_TIMEZONE_TEXT_TIMESTAMPTZ),
+                pg_sys::InvalidOid,
+                self.time_zone,
+                Datum::from(instant),
+            )
+        };
+        (local.value() as i64).div_euclid(MICROSECONDS_A_DAY) as Day
+    }
+}
+
+/// Columns of the tables, as sql/ declares them; new ones only ever come behind.
+mod column {
+    pub mod wallet {
+        pub const BALANCE: usize = 2;
+        pub const DEBT: usize = 3;
+        pub const PROGRAM_ID: usize = 4;
+        pub const STATUS: usize = 5;
+        pub const LAST_ENTRY: usize = 7;
+        pub const LOT_EXPIRES_ON: usize = 9;
+        pub const LOT_GRANTED: usize = 10;
+        pub const LOT_REMAINING: usize = 11;
+        pub const LOT_CLASS: usize = 12;
+        pub const HOLD_ENTRY: usize = 13;
+    }
+    pub mod program {
+        pub const TIME_ZONE: usize = 5;
+        pub const EXPIRY: usize = 7;
+        pub const REFUND_GRACE_DAYS: usize = 8;
+    }
+    pub mod entry {
+        pub const ENTRY: usize = 5;
+        pub const IDEMPOTENCY_KEY: usize = 18;
+    }
+}
+
+/// The wallet of an account.
+pub fn wallet(account_id: i64, sight: Sight) -> Result<Option<WalletRow>> {
+    let mut scan = Scan::begin(c"wallet", c"wallet_pkey", &[eight(1, account_id)], sight)?;
+    let Some(row) = scan.next() else {
+        return Ok(None);
+    };
+    use column::wallet as c;
+    let missing = || Fault::invalid("a wallet row is incomplete");
+    let status = row.get(c::STATUS).ok_or_else(missing)?;
+    // SAFETY: each column is asked for as the type it is declared with.
+    unsafe {
+        let status = enum_label(status);
+        let days = row.get(c::LOT_EXPIRES_ON).ok_or_else(missing)?;
+        let granted = row.get(c::LOT_GRANTED).ok_or_else(missing)?;
+        let remaining = row.get(c::LOT_REMAINING).ok_or_else(missing)?;
+        Ok(Some(WalletRow {
+            balance: row.get(c::BALANCE).ok_or_else(missing)?.value() as i64,
+            debt: row.get(c::DEBT).map_or(0, |debt| debt.value() as i64),
+            program_id: row.get(c::PROGRAM_ID).ok_or_else(missing)?.value() as i32,
+            is_open: status == c"open",
+            is_closed: status == c"closed",
+            last_entry: row.get(c::LAST_ENTRY).ok_or_else(missing)?.value() as i32,
+            lot_expires_on: read_array(days),
+            lot_granted: read_array(granted),
+            lot_remaining: read_array(remaining),
+            lot_class: row.get(c::LOT_CLASS).map(|array| read_array(array)),
+            hold_entry: row.get(c::HOLD_ENTRY).map(|array| read_array(array)),
+        }))
+    }
+}
+
+/// A program.
+pub fn program(program_id: i32, sight: Sight) -> Result<ProgramRow> {
+    let mut scan = Scan::begin(c"program", c"program_pkey", &[four(1, program_id)], sight)?;
+    let missing = || Fault::invalid("a program row is missing");
+    let row = scan.next().ok_or_else(missing)?;
+    use column::program as c;
+    // SAFETY: both are texts; the copy outlives the row.
+    unsafe {
+        let zone = read_text(row.get(c::TIME_ZONE).ok_or_else(missing)?);
+        Ok(ProgramRow {
+            time_zone: text(&zone),
+            expiry: read_text(row.get(c::EXPIRY).ok_or_else(missing)?),
+            refund_grace_days: row
+                .get(c::REFUND_GRACE_DAYS)
+                .map(|days| days.value() as i32),
+        })
+    }
+}
+
+/// The entry that an idempotency key made (law 6).
+pub fn entry_by_key(account_id: i64, key: &str, sight: Sight) -> Result<Option<EntryNo>> {
+    // SAFETY: the function that the index is on, under the collation of the column.
+    let hash = unsafe {
+        pg_sys::OidFunctionCall2Coll(
+            pg_sys::Oid::from(pg_sys::F_HASHTEXTEXTENDED),
+            pg_sys::DEFAULT_COLLATION_OID,
+            text(key),
+            Datum::from(0i64),
+        )
+    };
+    let keys = [eight(1, account_id), eight(2, hash.value() as i64)];
+    let mut scan = Scan::begin(c"entry", c"entry_by_key", &keys, sight)?;
+    let Some(row) = scan.next() else {
+        return Ok(None);
+    };
+    use column::entry as c;
+    // SAFETY: a text.
+    let stored = row
+        .get(c::IDEMPOTENCY_KEY)
+        .map(|stored| unsafe { read_text(stored) });
+    if stored.as_deref() == Some(key) {
+        return Ok(row.get(c::ENTRY).map(|entry| entry.value() as EntryNo));
+    }
+    // Another key with the same hash: the index would refuse ours, and so do we.
+    Err(
+        Fault::new(Code::KeyReused, "the idempotency key cannot be used")
+            .detail("Its hash is that of another key of the account.")
+            .hint("Use another key."),
+    )
+}
+
+struct Key {
+    column: i16,
+    procedure: u32,
+    value: Datum,
+}
+
+fn eight(column: i16, value: i64) -> Key {
+    Key {
+        column,
+        procedure: pg_sys::F_INT8EQ,
+        value: Datum::from(value),
+    }
+}
+
+fn four(column: i16, value: i32) -> Key {
+    Key {
+        column,
+        procedure: pg_sys::F_INT4EQ,
+        value: Datum::from(value),
+    }
+}
+
+/// An index scan under way; it closes what it opened. Locks stay to the end of the
+/// transaction, as after a statement.
+struct Scan {
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    scan: pg_sys::IndexScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+    fresh: bool,
+}
+
+/// The row that a scan stands on.
+struct ScannedRow {
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl Scan {
+    fn begin(table: &CStr, index: &CStr, keys: &[Key], sight: Sight) -> Result<Self> {
+        // SAFETY: relations are opened under lock, and live as long as the scan; the keys are
+        // of the index's column types.
+        unsafe {
+            let schema = pg_sys::get_namespace_oid(c"loyalty".as_ptr(), false);
+            let heap_oid = pg_sys::get_relname_relid(table.as_ptr(), schema);
+            let index_oid = pg_sys::get_relname_relid(index.as_ptr(), schema);
+            if heap_oid == pg_sys::InvalidOid || index_oid == pg_sys::InvalidOid {
+                return Err(Fault::invalid("the extension's tables are incomplete")
+                    .detail(format!(
+                        "loyalty.{} or its index is missing.",
+                        table.to_string_lossy()
+                    ))
+                    .hint("Restore the table or index under its own name."));
+            }
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let heap = pg_sys::table_open(heap_oid, lock);
+            let index = pg_sys::index_open(index_oid, lock);
+            let fresh = sight == Sight::Now;
+            if fresh {
+                pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            }
+            let mut scan_keys: [pg_sys::ScanKeyData; 2] = Default::default();
+            for (scan_key, key) in scan_keys.iter_mut().zip(keys) {
+                pg_sys::ScanKeyInit(
+                    scan_key,
+                    key.column,
+                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                    pg_sys::Oid::from(key.procedure),
+                    key.value,
+                );
+            }
+            let snapshot = pg_sys::GetActiveSnapshot();
+            #[cfg(not(feature = "pg18"))]
+            let scan = pg_sys::index_beginscan(heap, index, snapshot, keys.len() as c_int, 0);
+            #[cfg(feature = "pg18")]
+            let scan = pg_sys::index_beginscan(
+                heap,
+                index,
+                snapshot,
+                std::ptr::null_mut(),
+                keys.len() as c_int,
+                0,
+            );
+            pg_sys::index_rescan(
+                scan,
+                scan_keys.as_mut_ptr(),
+                keys.len() as c_int,
+                std::ptr::null_mut(),
+                0,
+            );
+            let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
+            Ok(Scan {
+                heap,
+                index,
+                scan,
+                slot,
+                fresh,
+            })
+        }
+    }
+
+    fn next(&mut self) -> Option<ScannedRow> {
+        // SAFETY: the scan is open; the slot is of the table's shape.
+        unsafe {
+            let forward = pg_sys::ScanDirection::ForwardScanDirection;
+            if !pg_sys::index_getnext_slot(self.scan, forward, self.slot) {
+                return None;
+            }
+            let columns = (*(*self.slot).tts_tupleDescriptor).natts;
+            pg_sys::slot_getsomeattrs_int(self.slot, columns);
+            Some(ScannedRow { slot: self.slot })
+        }
+    }
+}
+
+impl Drop for Scan {
+    fn drop(&mut self) {
+        // While an error unwinds, PostgreSQL's abort closes everything.
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: opened in begin, in this order.
+        unsafe {
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_sys::index_endscan(self.scan);
+            if self.fresh {
+                pg_sys::PopActiveSnapshot();
+            }
+            pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE);
+            pg_sys::table_close(self.heap, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+    }
+}
+
+impl ScannedRow {
+    /// A column, numbered from 1.
+    fn get(&self, column: usize) -> Option<Datum> {
+        // SAFETY: all columns of the row were fetched into the slot.
+        unsafe {
+            let null = *(*self.slot).tts_isnull.add(column - 1);
+            (!null).then(|| *(*self.slot).tts_values.add(column - 1))
+        }
+    }
+}

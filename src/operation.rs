@@ -1,0 +1,568 @@
+//! The operations on one account, as SQL calls them. The arithmetic is `loyalty_core`'s, the
+//! reading and writing `ledger`'s; here arguments are checked and terms are looked up.
+
+use crate::call::sql_function;
+use crate::clock;
+use crate::day;
+use crate::error::{Code, Fault, Result};
+use crate::ledger::{self, Account, Needs, Posted, Request, operate, read_movements};
+use crate::receipt::Receipt;
+use crate::spi::{Param, Plan, Spi};
+use loyalty_core::expiry::ExpiryPolicy;
+use loyalty_core::wallet::{
+    Class, Day, Entry, EntryNo, Kind, LapsedRefund, Movement, NEVER, Shortfall, Spent,
+    operation_id, operation_parts,
+};
+
+/// Hash of all that a caller gave: the same key with another of these is another request.
+pub fn request_hash(parts: &[&dyn std::fmt::Display]) -> i32 {
+    let text: String = parts.iter().map(|part| format!("{part}\u{1f}")).collect();
+    // A stored value: xxh3 is fixed by its specification.
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes()) as i32
+}
+
+/// An optional part of a request.
+pub struct Given<T>(pub Option<T>);
+
+impl<T: std::fmt::Display> std::fmt::Display for Given<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(value) => write!(f, "={value}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Points must be above zero.
+pub fn positive(points: i64) -> Result<i64> {
+    if points > 0 {
+        return Ok(points);
+    }
+    Err(Fault::invalid("points must be above zero")
+        .detail(format!("{points} given."))
+        .hint("Whole points from 1; each kind of operation knows its own direction."))
+}
+
+/// The entry number of an operation of that account.
+fn entry_of(account_id: i64, operation_id: i64) -> Result<EntryNo> {
+    match operation_parts(operation_id) {
+        (account, entry) if account == account_id && entry > 0 => Ok(entry),
+        _ => Err(no_such_operation(account_id, operation_id)),
+    }
+}
+
+fn no_such_operation(account_id: i64, operation_id: i64) -> Fault {
+    Fault::new(Code::NotFound, "no such operation")
+        .detail(format!(
+            "Account {account_id} has no operation {operation_id}."
+        ))
+        .hint("The operation_id is in the receipt, and in loyalty.statement(account_id).")
+}
+
+/// What a grant's lot will be.
+pub struct Terms {
+    pub granted_on: Day,
+    pub expires_on: Day,
+    pub class: Class,
+}
+
+static CLASS: Plan = Plan::new(c"select loyalty.lot_class_of($1, $2, $3)");
+
+/// The terms of a grant, frozen with it (law 9).
+pub fn terms(
+    spi: &Spi,
+    account: &Account,
+    granted_on: Option<Day>,
+    expires_on: Option<Day>,
+    policy: Option<&str>,
+    funding: Option<&str>,
+) -> Result<Terms> {
+    let granted_on = granted_on.unwrap_or(account.today);
+    let granted_date = day::date(granted_on)?;
+    if granted_on > account.today {
+        return Err(Fault::invalid("granted_on lies in the future")
+            .detail(format!(
+                "{granted_date} given; today is {} in the program's time zone.",
+                day::date(account.today)?
+            ))
+            .hint("Grant on the day itself, by a rule or a schedule."));
+    }
+    let mut inactivity = None;
+    let expires_on = match expires_on {
+        Some(day) => day,
+        None => {
+            let policy: ExpiryPolicy = policy
+                .unwrap_or(&account.expiry)
+                .parse()
+                .map_err(crate::expiry::policy_fault)?;
+            inactivity = policy.inactivity_months();
+            policy
+                .expires_on(granted_date)
+                .map_err(|error| {
+                    Fault::invalid(error.to_string())
+                        .hint("Give expires_on, or change the program's expiry policy.")
+                })?
+                .map_or(NEVER, day::day)
+        }
+    };
+    if expires_on != NEVER {
+        let expires_date = day::date(expires_on)?;
+        if expires_on < granted_on {
+            return Err(Fault::invalid("expires_on lies before granted_on")
+                .detail(format!(
+                    "Granted on {granted_date}, to expire on {expires_date}."
+                ))
+                .hint(
+                    "Points are spendable through expires_on, so it is granted_on at the earliest.",
+                ));
+        }
+        if expires_on < account.today {
+            return Err(Fault::invalid("the points would have expired already")
+                .detail(format!(
+                    "To expire on {expires_date}; today is {} in the program's time zone.",
+                    day::date(account.today)?
+                ))
+                .hint("Give an expires_on from today on."));
+        }
+    }
+    let class = if funding.is_none() && inactivity.is_none() {
+        Class::default()
+    } else {
+        let id = CLASS
+            .run(
+                spi,
+                &[
+                    Param::i32(account.program_id),
+                    Param::text(funding),
+                    Param::i32(inactivity.map(i32::from)),
+                ],
+            )
+            .first()
+            .and_then(|row| row.i16(1))
+            .unwrap_or(0);
+        Class {
+            id,
+            inactivity_months: inactivity,
+        }
+    };
+    Ok(Terms {
+        granted_on,
+        expires_on,
+        class,
+    })
+}
+
+sql_function! {
+    /// `loyalty.grant(account_id, points, reason, granted_on, expires_on, idempotency_key, funding, expiry)`
+    fn grant(call) -> Receipt {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let points = positive(call.need("points", call.i64(1))?)?;
+        let (reason, key) = (call.text(2), call.text(5));
+        let (granted_on, expires_on) = (call.i32(3), call.i32(4));
+        let (funding, policy) = (call.text(6), call.text(7));
+        let mut request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[
+                &"grant", &points, &Given(reason.as_ref()), &Given(granted_on),
+                &Given(expires_on), &Given(funding.as_ref()), &Given(policy.as_ref()),
+            ]),
+            ..Request::default()
+        };
+        // The day that counts is known once the account is; a null is the program's today.
+        request.granted_on = granted_on;
+        request.activity = true;
+        grant_points(account_id, points, expires_on, policy.as_deref(), funding.as_deref(), &request)
+    }
+}
+
+fn grant_points(
+    account_id: i64,
+    points: i64,
+    expires_on: Option<Day>,
+    policy: Option<&str>,
+    funding: Option<&str>,
+    request: &Request,
+) -> Result<Receipt> {
+    operate(account_id, request, Needs::NotClosed, |spi, account| {
+        let terms = terms(
+            spi,
+            account,
+            request.granted_on,
+            expires_on,
+            policy,
+            funding,
+        )?;
+        account.granted_on = Some(terms.granted_on);
+        Ok(account
+            .wallet
+            .grant(points, terms.expires_on, terms.class)?)
+    })
+}
+
+sql_function! {
+    /// `loyalty.spend_fifo(account_id, points, reason, idempotency_key)`
+    fn spend_fifo(call) -> Receipt {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let points = positive(call.need("points", call.i64(1))?)?;
+        let (reason, key) = (call.text(2), call.text(3));
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[&"spend", &points, &Given(reason.as_ref())]),
+            activity: true,
+            ..Request::default()
+        };
+        operate(account_id, &request, Needs::Open, |_, account| {
+            Ok(vec![account.wallet.spend(points, account.today, account.now)?])
+        })
+    }
+}
+
+/// A hold lasts at most so long, in microseconds: a year.
+const LONGEST_HOLD: i64 = 366 * 24 * 3600 * 1_000_000;
+
+sql_function! {
+    /// `loyalty.hold(account_id, points, expires_in microseconds, reason, idempotency_key)`
+    fn hold(call) -> Receipt {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let points = positive(call.need("points", call.i64(1))?)?;
+        let expires_in = call.need("expires_in", call.i64(2))?;
+        let (reason, key) = (call.text(3), call.text(4));
+        if !(1..=LONGEST_HOLD).contains(&expires_in) {
+            return Err(Fault::invalid("expires_in must be above zero, and a year at most")
+                .hint("An interval such as '15 minutes'."));
+        }
+        let now = clock::now();
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[&"hold", &points, &expires_in, &Given(reason.as_ref())]),
+            activity: true,
+            hold_until: Some(now.saturating_add(expires_in)),
+            ..Request::default()
+        };
+        operate(account_id, &request, Needs::Open, |_, account| {
+            let until = request.hold_until.unwrap_or(now);
+            let (own, today, now) = (account.own_entry, account.today, account.now);
+            Ok(vec![account.wallet.hold(points, until, own, today, now)?])
+        })
+    }
+}
+
+sql_function! {
+    /// `loyalty.capture(account_id, operation_id, points, reason, idempotency_key)`
+    fn capture(call) -> Receipt {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let operation = call.need("operation_id", call.i64(1))?;
+        let points = call.i64(2).map(positive).transpose()?;
+        let (reason, key) = (call.text(3), call.text(4));
+        let hold = entry_of(account_id, operation)?;
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[&"capture", &hold, &Given(points), &Given(reason.as_ref())]),
+            activity: true,
+            ..Request::default()
+        };
+        operate(account_id, &request, Needs::Open, |spi, account| {
+            known_hold(spi, account, hold)?;
+            Ok(vec![account.wallet.capture(hold, points, account.now)?])
+        })
+    }
+}
+
+sql_function! {
+    /// `loyalty.release(account_id, operation_id, reason, idempotency_key)`
+    fn release(call) -> Receipt {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let operation = call.need("operation_id", call.i64(1))?;
+        let (reason, key) = (call.text(2), call.text(3));
+        let hold = entry_of(account_id, operation)?;
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[&"release", &hold, &Given(reason.as_ref())]),
+            ..Request::default()
+        };
+        operate(account_id, &request, Needs::NotClosed, |spi, account| {
+            known_hold(spi, account, hold)?;
+            Ok(vec![account.wallet.release(hold, account.now)?])
+        })
+    }
+}
+
+static ENTRY: Plan = Plan::new(
+    c"select kind::text, points, expires_on, null, lot_expires_on, lot_points, lot_class
+        from loyalty.entry where account_id = $1 and entry = $2",
+);
+/// What later entries gave back of a spend, or took back of a grant.
+static REFERRING: Plan = Plan::new(
+    c"select points, debt from loyalty.entry
+       where account_id = $1 and refers_to = $2 and kind in ('refund', 'revoke')",
+);
+
+/// An entry read for an operation that is about it.
+struct Earlier {
+    kind: Kind,
+    points: i64,
+    lots: Vec<Movement>,
+    /// What refunds and revokes already gave or took back, debts included.
+    undone: i64,
+}
+
+fn earlier(spi: &Spi, account: &Account, entry: EntryNo) -> Result<Earlier> {
+    let missing = || no_such_operation(account.account_id, operation_id(account.account_id, entry));
+    let key = [Param::i64(account.account_id), Param::i32(entry)];
+    let row = ENTRY.run(spi, &key).first().ok_or_else(missing)?;
+    let points = row.i64(2).ok_or_else(missing)?;
+    let undone = REFERRING
+        .run(spi, &key)
+        .iter()
+        .map(|row| row.i64(1).unwrap_or(0).abs() + row.i64(2).unwrap_or(0))
+        .sum();
+    Ok(Earlier {
+        kind: row
+            .text(1)
+            .as_deref()
+            .and_then(Kind::of_text)
+            .ok_or_else(missing)?,
+        points: points.abs(),
+        lots: read_movements(spi, account.program_id, row, 3, points),
+        undone,
+    })
+}
+
+/// Tells an operation that is no hold, or none at all, from a hold that is over.
+fn known_hold(spi: &Spi, account: &Account, entry: EntryNo) -> Result<()> {
+    if account.wallet.holds.iter().any(|hold| hold.entry == entry) {
+        return Ok(());
+    }
+    match earlier(spi, account, entry)?.kind {
+        Kind::Hold => Ok(()),
+        kind => Err(wrong_kind(kind, "hold")),
+    }
+}
+
+fn wrong_kind(kind: Kind, wanted: &str) -> Fault {
+    Fault::invalid(format!("the operation is not a {wanted}"))
+        .detail(format!("It is a {}.", kind.label().to_string_lossy()))
+        .hint(format!("Give the operation_id of a {wanted}."))
+}
+
+sql_function! {
+    /// `loyalty.refund(account_id, operation_id, points, reason, idempotency_key)`
+    fn refund(call) -> Receipt {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let operation = call.need("operation_id", call.i64(1))?;
+        let points = call.i64(2).map(positive).transpose()?;
+        let (reason, key) = (call.text(3), call.text(4));
+        let spend = entry_of(account_id, operation)?;
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[&"refund", &spend, &Given(points), &Given(reason.as_ref())]),
+            ..Request::default()
+        };
+        operate(account_id, &request, Needs::NotClosed, |spi, account| {
+            let earlier = earlier(spi, account, spend)?;
+            if !earlier.kind.is_spend() {
+                return Err(wrong_kind(earlier.kind, "spend or capture"));
+            }
+            let spent = left_of(&earlier)
+                .into_iter()
+                .map(|part| Spent {
+                    last_day: last_day_of(spi, account, spend, &part),
+                    grace_class: grace_class(spi, account, part.class),
+                    part,
+                })
+                .collect::<Vec<_>>();
+            let lapsed = match account.refund_grace_days {
+                None => LapsedRefund::Forfeit,
+                Some(days) => LapsedRefund::GraceUntil(account.today + days),
+            };
+            let today = account.today;
+            Ok(account.wallet.refund(spend, points, &spent, lapsed, today)?)
+        })
+    }
+}
+
+/// Days on which the account was active after an entry, oldest first.
+static ACTIVE_DAYS: Plan = Plan::new(
+    c"select (pg_catalog.timezone(p.time_zone, e.occurred_at))::date
+        from loyalty.entry e
+        join loyalty.program p on p.program_id = $3
+       where e.account_id = $1 and e.entry > $2
+         and e.kind in ('grant', 'spend', 'hold', 'capture', 'transfer')
+       order by e.entry",
+);
+static GRACE_CLASS: Plan = Plan::new(
+    c"select loyalty.lot_class_of(c.program_id, c.funding, null)
+        from loyalty.lot_class c where c.program_id = $1 and c.lot_class = $2",
+);
+
+/// The last day by now of the lot that an entry touched: each activity before it lapsed
+/// extended it (S10).
+fn last_day_of(spi: &Spi, account: &Account, entry: EntryNo, part: &Movement) -> Day {
+    let Some(months) = part.class.inactivity_months else {
+        return part.expires_on;
+    };
+    let params = [
+        Param::i64(account.account_id),
+        Param::i32(entry),
+        Param::i32(account.program_id),
+    ];
+    let mut last_day = part.expires_on;
+    for row in ACTIVE_DAYS.run(spi, &params).iter() {
+        match row.i32(1) {
+            Some(active) if active <= last_day => {
+                last_day = last_day.max(day::months_after(active, months));
+            }
+            _ => break,
+        }
+    }
+    last_day
+}
+
+/// The class with the same funding and a fixed day.
+fn grace_class(spi: &Spi, account: &Account, class: Class) -> Class {
+    if class.inactivity_months.is_none() {
+        return class;
+    }
+    let params = [Param::i32(account.program_id), Param::i16(class.id)];
+    Class {
+        id: GRACE_CLASS
+            .run(spi, &params)
+            .first()
+            .and_then(|row| row.i16(1))
+            .unwrap_or(0),
+        inactivity_months: None,
+    }
+}
+
+/// What a spend took, less what refunds gave back: these go from the last taken backwards.
+fn left_of(spend: &Earlier) -> Vec<Movement> {
+    let mut left = spend.points - spend.undone;
+    let mut lots = Vec::with_capacity(spend.lots.len());
+    for lot in &spend.lots {
+        let points = left.min(lot.points.abs());
+        if points > 0 {
+            lots.push(Movement { points, ..*lot });
+            left -= points;
+        }
+    }
+    lots
+}
+
+static SPENT_OF_LOT: Plan = Plan::new(c"select loyalty.spent_of_lot($1, $2, $3)");
+
+sql_function! {
+    /// `loyalty.revoke(account_id, operation_id, points, policy, reason, idempotency_key)`
+    fn revoke(call) -> Receipt {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let operation = call.need("operation_id", call.i64(1))?;
+        let points = call.i64(2).map(positive).transpose()?;
+        let policy = call.need("policy", call.text(3))?;
+        let (reason, key) = (call.text(4), call.text(5));
+        let grant = entry_of(account_id, operation)?;
+        if policy != "clamp" && policy != "debt" {
+            return Err(Fault::invalid("unknown policy for points already spent")
+                .detail(format!("'{policy}' given."))
+                .hint("'clamp' takes what the lot still holds; 'debt' books the rest, for later grants to repay."));
+        }
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[
+                &"revoke", &grant, &Given(points), &policy, &Given(reason.as_ref()),
+            ]),
+            ..Request::default()
+        };
+        operate(account_id, &request, Needs::NotClosed, |spi, account| {
+            let earlier = earlier(spi, account, grant)?;
+            let (Kind::Grant, [lot]) = (earlier.kind, earlier.lots.as_slice()) else {
+                return Err(wrong_kind(earlier.kind, "grant"));
+            };
+            let shortfall = if policy == "clamp" {
+                Shortfall::Clamp
+            } else {
+                let spent = SPENT_OF_LOT
+                    .run(spi, &[
+                        Param::i64(account_id),
+                        Param::day(lot.expires_on),
+                        Param::i16(lot.class.id),
+                    ])
+                    .first()
+                    .and_then(|row| row.i64(1));
+                Shortfall::Debt(spent.unwrap_or(0).max(0))
+            };
+            let left = earlier.points - earlier.undone;
+            let lot = &Movement {
+                expires_on: last_day_of(spi, account, grant, lot),
+                ..*lot
+            };
+            let now = account.now;
+            Ok(vec![account.wallet.revoke(grant, points, left, lot, shortfall, now)?])
+        })
+    }
+}
+
+sql_function! {
+    /// `loyalty.transfer(from_account, to_account, points, reason, idempotency_key)`
+    fn transfer(call) -> Receipt {
+        let from = call.need("from_account", call.i64(0))?;
+        let to = call.need("to_account", call.i64(1))?;
+        let points = positive(call.need("points", call.i64(2))?)?;
+        let (reason, key) = (call.text(3), call.text(4));
+        if from == to {
+            return Err(Fault::invalid("from_account and to_account are the same")
+                .hint("A transfer is between two accounts."));
+        }
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: request_hash(&[&"transfer", &to, &points, &Given(reason.as_ref())]),
+            ..Request::default()
+        };
+        ledger::check_request(&request)?;
+        let spi = Spi::connect();
+        let mut accounts = ledger::load_many_locked(&spi, &[from, to])?;
+        // Read again under the lock: now the key is known, if it ever was.
+        if let Some(receipt) = ledger::stored_receipt(&spi, from, &request)? {
+            return Ok(receipt);
+        }
+        for id in [from, to] {
+            if !accounts.iter().any(|account| account.account_id == id) {
+                return Err(ledger::no_such_account(id));
+            }
+        }
+        accounts.sort_by_key(|account| account.account_id != from);
+        let [sender, receiver] = accounts.as_mut_slice() else {
+            return Err(ledger::no_such_account(to));
+        };
+        if sender.program_id != receiver.program_id {
+            return Err(Fault::invalid("the accounts are of different programs")
+                .hint("Points stay within their program."));
+        }
+        sender.check_status(Needs::Open)?;
+        receiver.check_status(Needs::NotClosed)?;
+        let mut sent = sender.prepare(true)?;
+        let own = sent.len();
+        let mut received = receiver.prepare(true)?;
+        let theirs = received.len();
+        let entry: Entry = sender.wallet.send(points, sender.today, sender.now)?;
+        received.push(receiver.wallet.receive(&entry)?);
+        sent.push(entry);
+        sender.wallet.tidy(sender.today);
+        receiver.wallet.tidy(receiver.today);
+        let mut sent: Vec<Posted> = sender.post(sent, own, &request)?;
+        let told = Request { reason: request.reason, ..Request::default() };
+        let mut received = receiver.post(received, theirs, &told)?;
+        sent[own].other = Some((receiver.account_id, received[theirs].number));
+        received[theirs].other = Some((sender.account_id, sent[own].number));
+        if !ledger::save_many(&spi, &[(&*sender, &sent), (&*receiver, &received)]) {
+            return Err(Fault::invalid("an account changed under its own lock"));
+        }
+        Ok(sender.receipt(&sent, own))
+    }
+}

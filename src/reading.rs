@@ -1,0 +1,187 @@
+//! Answers about an account that change nothing.
+
+use crate::call::{Answer, sql_function};
+use crate::clock;
+use crate::error::Result;
+use crate::fetch::{self, Sight};
+use crate::ledger::{self, Account, never, read_movements};
+use crate::operation::positive;
+use crate::spi::{Param, Plan, Spi};
+use loyalty_core::wallet::{Day, Hold, Instant, Kind, Wallet};
+use pgrx::pg_sys::Datum;
+
+static HISTORY: Plan = Plan::stable(
+    c"select entry, kind::text, points, held, refers_to, hold_until,
+             expires_on, null, lot_expires_on, lot_points, lot_class
+        from loyalty.entry
+       where account_id = $1 and occurred_at <= $2
+       order by entry",
+);
+
+/// What `loyalty.balance` returns.
+struct Balance {
+    balance: i64,
+    held: i64,
+    available: i64,
+    next: Option<(Day, i64)>,
+}
+
+sql_function! {
+    /// `loyalty.balance(account_id, as_of)`
+    fn balance(call) -> Answer {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let now = clock::now();
+        let balance = match call.i64(1) {
+            None => current(account_id, now)?,
+            Some(as_of) if as_of >= now => projected(&Spi::connect(), account_id, as_of)?,
+            Some(as_of) => historic(&Spi::connect(), account_id, as_of)?,
+        };
+        Ok(Answer::Row(vec![
+            Some(Datum::from(balance.balance)),
+            Some(Datum::from(balance.held)),
+            Some(Datum::from(balance.available)),
+            balance.next.map(|(day, _)| Datum::from(day)),
+            balance.next.map(|(_, points)| Datum::from(points)),
+        ]))
+    }
+}
+
+/// The answer of nearly every call, with no more work than it takes: no holds are open.
+fn current(account_id: i64, now: Instant) -> Result<Balance> {
+    let row = fetch::wallet(account_id, Sight::Statement)?
+        .ok_or_else(|| ledger::no_such_account(account_id))?;
+    if row.hold_entry.is_some() {
+        let account = ledger::load(&Spi::connect(), account_id, None, Sight::Statement)?;
+        return Ok(of_wallet(&account.wallet, account.today, now));
+    }
+    let today = fetch::program(row.program_id, Sight::Statement)?.day_of(now);
+    let live = || {
+        row.lot_expires_on
+            .iter()
+            .zip(&row.lot_remaining)
+            .filter(|(day, points)| **day >= today && **points > 0)
+    };
+    let first = live().next().and_then(|(day, _)| never(*day));
+    let points_on = |wanted| {
+        live()
+            .filter(|(day, _)| **day == wanted)
+            .map(|(_, points)| *points)
+            .sum()
+    };
+    Ok(Balance {
+        balance: row.balance,
+        held: 0,
+        available: live().map(|(_, points)| *points).sum(),
+        next: first.map(|day| (day, points_on(day))),
+    })
+}
+
+fn of_wallet(wallet: &Wallet, today: Day, now: Instant) -> Balance {
+    Balance {
+        balance: wallet.balance(),
+        held: wallet.held(now),
+        available: wallet.available(today, now),
+        next: wallet.next_expiry(today, now),
+    }
+}
+
+/// As it will be if nothing happens but time: holds lapse, and breakage is booked each night.
+fn projected(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
+    let mut account = ledger::load(spi, account_id, None, Sight::Statement)?;
+    let today = day_of(&account, as_of)?;
+    if today > account.today {
+        account.wallet.release_lapsed(as_of);
+        account.wallet.expire(today, as_of);
+    }
+    Ok(of_wallet(&account.wallet, today, as_of))
+}
+
+/// As it was: the journal up to then, played again.
+fn historic(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
+    let account = ledger::load(spi, account_id, None, Sight::Statement)?;
+    let today = day_of(&account, as_of)?;
+    let mut wallet = Wallet::default();
+    let params = [Param::i64(account_id), Param::instant(as_of)];
+    for row in HISTORY.run(spi, &params).iter() {
+        let Some(kind) = row.text(2).as_deref().and_then(Kind::of_text) else {
+            continue;
+        };
+        let whole = match kind {
+            Kind::Hold | Kind::Release => row.i64(4),
+            _ => row.i64(3),
+        };
+        let lots = read_movements(spi, account.program_id, row, 7, whole.unwrap_or(0));
+        match kind {
+            Kind::Hold => wallet.holds.push(Hold {
+                entry: row.i32(1).unwrap_or_default(),
+                until: row.i64(6).unwrap_or_default(),
+                pins: lots.clone(),
+            }),
+            Kind::Capture | Kind::Release => {
+                let hold = row.i32(5);
+                wallet.holds.retain(|open| Some(open.entry) != hold);
+            }
+            _ => {}
+        }
+        if kind.moves_points() {
+            wallet.replay(&lots);
+        }
+    }
+    Ok(of_wallet(&wallet, today, as_of))
+}
+
+fn day_of(account: &Account, instant: Instant) -> Result<Day> {
+    Ok(fetch::program(account.program_id, Sight::Statement)?.day_of(instant))
+}
+
+sql_function! {
+    /// `loyalty.explain_spend(account_id, points)`
+    fn explain_spend(call) -> () {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let points = positive(call.need("points", call.i64(1))?)?;
+        let (taken, lots) = {
+            let spi = Spi::connect();
+            let account = ledger::load(&spi, account_id, None, Sight::Statement)?;
+            account.check_status(ledger::Needs::Open)?;
+            let taken = account.wallet.allocate(points, account.today, account.now)?;
+            (taken, account.wallet.lots)
+        };
+        let sink = call.rows();
+        for (index, part) in taken.iter().enumerate() {
+            let lot = lots
+                .iter()
+                .find(|lot| lot.expires_on == part.expires_on && lot.class == part.class);
+            sink.put(&[
+                Some(Datum::from(index as i32 + 1)),
+                never(part.expires_on).map(Datum::from),
+                Some(Datum::from(part.points)),
+                lot.map(|lot| Datum::from(lot.remaining - part.points)),
+            ]);
+        }
+        Ok(())
+    }
+}
+
+sql_function! {
+    /// `loyalty.lot_rows(account_id)`
+    fn lot_rows(call) -> () {
+        let account_id = call.need("account_id", call.i64(0))?;
+        let account = {
+            let spi = Spi::connect();
+            ledger::load(&spi, account_id, None, Sight::Statement)?
+        };
+        let sink = call.rows();
+        for lot in &account.wallet.lots {
+            let held = account.wallet.pinned(lot, account.now);
+            sink.put(&[
+                never(lot.expires_on).map(Datum::from),
+                Some(Datum::from(lot.granted)),
+                Some(Datum::from(lot.remaining)),
+                Some(Datum::from(held)),
+                Some(Datum::from(lot.expires_on >= account.today)),
+                Some(Datum::from(lot.class.id)),
+            ]);
+        }
+        Ok(())
+    }
+}

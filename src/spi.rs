@@ -1,0 +1,347 @@
+//! SPI with as little as possible between us and the executor: plans prepared once per
+//! backend and kept, values passed as PostgreSQL stores them.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::{CStr, c_char, c_int};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// A statement prepared at its first use and kept for the life of the backend. It always
+/// runs with its generic plan: these are all look-ups by key, planning them anew never pays.
+pub struct Plan {
+    sql: &'static CStr,
+    read_only: bool,
+    kept: AtomicPtr<Kept>,
+}
+
+/// A plan, and the parameter types it was prepared for. They differ from a call's only after
+/// the extension was dropped and created again, with row types of new oids.
+struct Kept {
+    plan: pg_sys::SPIPlanPtr,
+    types: Vec<Oid>,
+}
+
+impl Plan {
+    /// Sees what was committed, and what its own transaction did, when it runs.
+    pub const fn new(sql: &'static CStr) -> Self {
+        Plan::of(sql, false)
+    }
+
+    /// For functions that are stable: sees what the calling statement sees.
+    pub const fn stable(sql: &'static CStr) -> Self {
+        Plan::of(sql, true)
+    }
+
+    const fn of(sql: &'static CStr, read_only: bool) -> Self {
+        Plan {
+            sql,
+            read_only,
+            kept: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Runs it. Each parameter brings its type along.
+    pub fn run(&'static self, _spi: &Spi, params: &[Param]) -> Rows {
+        let plan = self.prepared(params);
+        let mut values: Vec<Datum> = params.iter().map(|param| param.value).collect();
+        let nulls: Vec<c_char> = params
+            .iter()
+            .map(|param| if param.null { b'n' } else { b' ' } as c_char)
+            .collect();
+        // SAFETY: as many values and nulls as the plan has parameters; we are connected.
+        let status = unsafe {
+            pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), self.read_only, 0)
+        };
+        if status < 0 {
+            pgrx::error!("pg_loyalty: SPI_execute_plan returned {status}");
+        }
+        // SAFETY: both are set by the call above.
+        unsafe {
+            Rows {
+                count: pg_sys::SPI_processed as usize,
+                table: pg_sys::SPI_tuptable,
+            }
+        }
+    }
+
+    fn prepared(&'static self, params: &[Param]) -> pg_sys::SPIPlanPtr {
+        // SAFETY: null, or a box leaked below; a backend has one thread.
+        if let Some(kept) = unsafe { self.kept.load(Ordering::Relaxed).as_ref() }
+            && kept.types.iter().eq(params.iter().map(|param| &param.oid))
+        {
+            return kept.plan;
+        }
+        let mut types: Vec<Oid> = params.iter().map(|param| param.oid).collect();
+        // SAFETY: we are connected, and the plan is kept before the connection ends.
+        let plan = unsafe {
+            let plan = pg_sys::SPI_prepare_cursor(
+                self.sql.as_ptr(),
+                types.len() as c_int,
+                types.as_mut_ptr(),
+                pg_sys::CURSOR_OPT_GENERIC_PLAN as c_int,
+            );
+            if plan.is_null() {
+                let status = pg_sys::SPI_result;
+                pgrx::error!("pg_loyalty: SPI_prepare returned {status}");
+            }
+            pg_sys::SPI_keepplan(plan);
+            plan
+        };
+        let kept = Box::new(Kept { plan, types });
+        self.kept.store(Box::into_raw(kept), Ordering::Relaxed);
+        plan
+    }
+}
+
+/// A connection to SPI; it ends with the value. What rows point to goes with it.
+pub struct Spi(());
+
+impl Spi {
+    pub fn connect() -> Self {
+        // SAFETY: balanced by the drop; after an error PostgreSQL itself cleans up.
+        unsafe { pg_sys::SPI_connect() };
+        Spi(())
+    }
+}
+
+impl Drop for Spi {
+    fn drop(&mut self) {
+        // While an error unwinds, PostgreSQL's own abort ends the connection.
+        if !std::thread::panicking() {
+            // SAFETY: we are connected.
+            unsafe { pg_sys::SPI_finish() };
+        }
+    }
+}
+
+/// A parameter of a plan.
+#[derive(Clone, Copy)]
+pub struct Param {
+    oid: Oid,
+    value: Datum,
+    null: bool,
+}
+
+impl Param {
+    pub fn of(oid: Oid, value: Option<Datum>) -> Self {
+        Param {
+            oid,
+            value: value.unwrap_or(Datum::from(0)),
+            null: value.is_none(),
+        }
+    }
+    pub fn i64(value: impl Into<Option<i64>>) -> Self {
+        Param::of(pg_sys::INT8OID, value.into().map(Datum::from))
+    }
+    pub fn i32(value: impl Into<Option<i32>>) -> Self {
+        Param::of(pg_sys::INT4OID, value.into().map(Datum::from))
+    }
+    pub fn oid(value: i32) -> Self {
+        Param::of(pg_sys::OIDOID, Some(Datum::from(value)))
+    }
+    pub fn i16(value: impl Into<Option<i16>>) -> Self {
+        Param::of(pg_sys::INT2OID, value.into().map(Datum::from))
+    }
+    pub fn day(value: impl Into<Option<i32>>) -> Self {
+        Param::of(pg_sys::DATEOID, value.into().map(Datum::from))
+    }
+    pub fn instant(value: impl Into<Option<i64>>) -> Self {
+        Param::of(pg_sys::TIMESTAMPTZOID, value.into().map(Datum::from))
+    }
+    pub fn text<'a>(value: impl Into<Option<&'a str>>) -> Self {
+        Param::of(pg_sys::TEXTOID, value.into().map(text))
+    }
+    pub fn texts(values: &[&str]) -> Self {
+        Param::of(pg_sys::TEXTARRAYOID, Some(array_of_texts(values)))
+    }
+    pub fn i64s(values: &[i64]) -> Self {
+        Param::of(pg_sys::INT8ARRAYOID, Some(array_of_i64(values)))
+    }
+    pub fn days(values: &[i32]) -> Self {
+        Param::of(pg_sys::DATEARRAYOID, Some(array_of_days(values)))
+    }
+    pub fn i32s(values: Option<&[i32]>) -> Self {
+        Param::of(pg_sys::INT4ARRAYOID, values.map(array_of_i32))
+    }
+    pub fn i16s(values: Option<&[i16]>) -> Self {
+        Param::of(pg_sys::INT2ARRAYOID, values.map(array_of_i16))
+    }
+    pub fn instants(values: Option<&[i64]>) -> Self {
+        Param::of(pg_sys::TIMESTAMPTZARRAYOID, values.map(array_of_instants))
+    }
+}
+
+/// What a statement returned.
+pub struct Rows {
+    count: usize,
+    table: *mut pg_sys::SPITupleTable,
+}
+
+impl Rows {
+    /// Rows returned, or changed by a statement that returns none.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn first(&self) -> Option<Row> {
+        self.iter().next()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Row> + use<> {
+        let table = self.table;
+        let count = if table.is_null() { 0 } else { self.count };
+        (0..count).map(move |row| Row { table, row })
+    }
+}
+
+/// One of these rows. Columns are numbered from 1.
+#[derive(Clone, Copy)]
+pub struct Row {
+    table: *mut pg_sys::SPITupleTable,
+    row: usize,
+}
+
+impl Row {
+    pub fn datum(&self, column: c_int) -> Option<Datum> {
+        let mut null = false;
+        // SAFETY: the row is one of the table's.
+        let value = unsafe {
+            let tuple = *(*self.table).vals.add(self.row);
+            pg_sys::SPI_getbinval(tuple, (*self.table).tupdesc, column, &mut null)
+        };
+        (!null).then_some(value)
+    }
+    pub fn i64(&self, column: c_int) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+    pub fn i32(&self, column: c_int) -> Option<i32> {
+        self.datum(column).map(|datum| datum.value() as i32)
+    }
+    pub fn i16(&self, column: c_int) -> Option<i16> {
+        self.datum(column).map(|datum| datum.value() as i16)
+    }
+    pub fn bool(&self, column: c_int) -> Option<bool> {
+        self.datum(column).map(|datum| datum.value() & 1 == 1)
+    }
+    pub fn text(&self, column: c_int) -> Option<String> {
+        // SAFETY: asked of text columns only.
+        self.datum(column).map(|datum| unsafe { read_text(datum) })
+    }
+    pub fn i64s(&self, column: c_int) -> Option<Vec<i64>> {
+        // SAFETY: asked of arrays of eight-byte values only.
+        self.datum(column).map(|datum| unsafe { read_array(datum) })
+    }
+    pub fn i32s(&self, column: c_int) -> Option<Vec<i32>> {
+        // SAFETY: asked of arrays of four-byte values only.
+        self.datum(column).map(|datum| unsafe { read_array(datum) })
+    }
+    pub fn i16s(&self, column: c_int) -> Option<Vec<i16>> {
+        // SAFETY: asked of arrays of two-byte values only.
+        self.datum(column).map(|datum| unsafe { read_array(datum) })
+    }
+}
+
+/// A text value.
+pub fn text(value: &str) -> Datum {
+    // SAFETY: copies the bytes into the current memory context.
+    unsafe {
+        Datum::from(pg_sys::cstring_to_text_with_len(
+            value.as_ptr().cast(),
+            value.len() as c_int,
+        ))
+    }
+}
+
+/// The string of a text value.
+///
+/// # Safety
+/// The datum is a text, not null.
+pub unsafe fn read_text(datum: Datum) -> String {
+    // SAFETY: text_to_cstring detoasts, and ends what it returns with a zero.
+    unsafe {
+        let copy = pg_sys::text_to_cstring(datum.cast_mut_ptr());
+        let string = CStr::from_ptr(copy).to_string_lossy().into_owned();
+        pg_sys::pfree(copy.cast());
+        string
+    }
+}
+
+/// The elements of an array without nulls.
+///
+/// # Safety
+/// The datum is an array, not null, whose elements are fixed in length and of `T`'s size.
+pub unsafe fn read_array<T: Copy>(datum: Datum) -> Vec<T> {
+    // SAFETY: the layout is PostgreSQL's ArrayType: header, dimensions and lower bounds,
+    // then (no null bitmap) the elements from the next eight-byte boundary.
+    unsafe {
+        let array: *mut pg_sys::ArrayType = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast();
+        if (*array).ndim == 0 {
+            return Vec::new();
+        }
+        if (*array).ndim != 1 || (*array).dataoffset != 0 {
+            pgrx::error!("pg_loyalty: an array has nulls or several dimensions");
+        }
+        let header = size_of::<pg_sys::ArrayType>();
+        let base = array.cast::<u8>();
+        let length = base.add(header).cast::<c_int>().read() as usize;
+        let data = base.add((header + 2 * size_of::<c_int>()).next_multiple_of(8));
+        let mut values = Vec::with_capacity(length);
+        for index in 0..length {
+            values.push(
+                data.add(index * size_of::<T>())
+                    .cast::<T>()
+                    .read_unaligned(),
+            );
+        }
+        values
+    }
+}
+
+fn array(mut values: Vec<Datum>, oid: Oid, length: c_int, align: u8) -> Datum {
+    // SAFETY: the values are of that type, passed by value.
+    unsafe {
+        Datum::from(pg_sys::construct_array(
+            values.as_mut_ptr(),
+            values.len() as c_int,
+            oid,
+            length,
+            true,
+            align as c_char,
+        ))
+    }
+}
+
+pub fn array_of_i64(values: &[i64]) -> Datum {
+    let values = values.iter().map(|value| Datum::from(*value)).collect();
+    array(values, pg_sys::INT8OID, 8, b'd')
+}
+pub fn array_of_instants(values: &[i64]) -> Datum {
+    let values = values.iter().map(|value| Datum::from(*value)).collect();
+    array(values, pg_sys::TIMESTAMPTZOID, 8, b'd')
+}
+pub fn array_of_days(values: &[i32]) -> Datum {
+    let values = values.iter().map(|value| Datum::from(*value)).collect();
+    array(values, pg_sys::DATEOID, 4, b'i')
+}
+pub fn array_of_i32(values: &[i32]) -> Datum {
+    let values = values.iter().map(|value| Datum::from(*value)).collect();
+    array(values, pg_sys::INT4OID, 4, b'i')
+}
+pub fn array_of_i16(values: &[i16]) -> Datum {
+    let values = values.iter().map(|value| Datum::from(*value)).collect();
+    array(values, pg_sys::INT2OID, 2, b's')
+}
+pub fn array_of_texts(values: &[&str]) -> Datum {
+    let mut values: Vec<Datum> = values.iter().map(|value| text(value)).collect();
+    // SAFETY: the values are texts: varlenas, aligned to four bytes.
+    unsafe {
+        Datum::from(pg_sys::construct_array(
+            values.as_mut_ptr(),
+            values.len() as c_int,
+            pg_sys::TEXTOID,
+            -1,
+            false,
+            b'i' as c_char,
+        ))
+    }
+}

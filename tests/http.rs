@@ -1,0 +1,26 @@
+//! The API as clients meet it: every endpoint through a real PostgREST, who may do what,
+//! retries, errors, bad input and the OpenAPI page; and the catalog behind it.
+
+#[path = "http/world.rs"]
+mod world;
+
+#[path = "http/bad_input.rs"]
+mod bad_input;
+#[path = "http/bad_token.rs"]
+mod bad_token;
+#[path = "http/catalog.rs"]
+mod catalog;
+#[path = "http/errors.rs"]
+mod errors;
+#[path = "http/openapi.rs"]
+mod openapi;
+#[path = "http/operations.rs"]
+mod operations;
+#[path = "http/plans.rs"]
+mod plans;
+#[path = "http/reading.rs"]
+mod reading;
+#[path = "http/retry.rs"]
+mod retry;
+#[path = "http/security.rs"]
+mod security;

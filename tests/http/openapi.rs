@@ -1,0 +1,126 @@
+//! The OpenAPI page: everything on it is explained.
+
+use crate::world::World;
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+
+fn object<'a>(value: &'a Value, name: &str) -> Result<&'a Map<String, Value>> {
+    value[name]
+        .as_object()
+        .with_context(|| format!("no object {name}"))
+}
+
+fn described(value: &Value) -> bool {
+    ["description", "summary"]
+        .iter()
+        .any(|name| value[*name].as_str().is_some_and(|text| text.len() > 2))
+}
+
+async fn page(world: &World, token: &str) -> Result<Value> {
+    world.get(token, "/").await?.ok()
+}
+
+#[tokio::test]
+async fn every_path_column_and_parameter_is_described() -> Result<()> {
+    let world = World::start("openapi").await?;
+    let page = page(&world, &world.admin()?).await?;
+    assert_eq!(page["info"]["title"], "Points over HTTP");
+    assert!(described(&page["info"]));
+
+    let mut paths: Vec<&str> = object(&page, "paths")?.keys().map(String::as_str).collect();
+    paths.sort_unstable();
+    let expected = [
+        "/",
+        "/balance",
+        "/lot",
+        "/rpc/capture",
+        "/rpc/explain_spend",
+        "/rpc/grant",
+        "/rpc/grant_many",
+        "/rpc/hold",
+        "/rpc/open_account",
+        "/rpc/refund",
+        "/rpc/release",
+        "/rpc/revoke",
+        "/rpc/spend",
+        "/rpc/spend_many",
+        "/rpc/transfer",
+        "/statement",
+    ];
+    assert_eq!(paths, expected);
+    for (path, methods) in object(&page, "paths")? {
+        for (method, operation) in methods.as_object().context("methods")? {
+            assert!(described(operation), "{method} {path}");
+            let views_written = !path.starts_with("/rpc/") && method != "get";
+            assert!(!views_written, "{method} {path} is on offer");
+        }
+    }
+    for (name, parameter) in object(&page, "parameters")? {
+        assert!(described(parameter), "parameter {name}");
+    }
+    let mut definitions = Vec::new();
+    for (name, definition) in object(&page, "definitions")? {
+        definitions.push(name.as_str());
+        assert!(described(definition), "definition {name}");
+        for (column, property) in object(definition, "properties")? {
+            assert!(described(property), "{name}.{column}");
+        }
+    }
+    definitions.sort_unstable();
+    assert_eq!(definitions, ["balance", "lot", "statement"]);
+    Ok(())
+}
+
+/// PostgREST shows no more of an argument than its type, so the function's text lists them.
+#[tokio::test]
+async fn every_argument_is_explained_in_its_functions_text() -> Result<()> {
+    let world = World::start("openapi_args").await?;
+    let page = page(&world, &world.admin()?).await?;
+    let mut functions = 0;
+    for (path, methods) in object(&page, "paths")? {
+        if !path.starts_with("/rpc/") {
+            continue;
+        }
+        functions += 1;
+        let post = &methods["post"];
+        let summary = post["summary"].as_str().context("summary")?;
+        assert!(
+            summary.len() < 40 && !summary.contains('\n'),
+            "{path}: {summary}"
+        );
+        let text = post["description"]
+            .as_str()
+            .with_context(|| format!("{path} has no text"))?;
+        let arguments = object(&post["parameters"][0]["schema"], "properties")?;
+        assert!(!arguments.is_empty(), "{path}");
+        for name in arguments.keys() {
+            assert!(
+                text.contains(&format!("\n- `{name}`: ")),
+                "{path}: {name} in {text:?}"
+            );
+        }
+        // and none that there is not
+        let listed = text.matches("\n- `").count();
+        assert_eq!(listed, arguments.len(), "{path}");
+    }
+    assert_eq!(functions, 12);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_page_shows_each_role_what_it_may_read() -> Result<()> {
+    let world = World::start("openapi_role").await?;
+    for token in [String::new(), world.granter()?] {
+        let page = page(&world, &token).await?;
+        assert!(page["paths"].get("/balance").is_none());
+        assert!(page["paths"].get("/rpc/spend").is_some());
+    }
+    for token in [world.member(world.ann)?, world.operator()?] {
+        assert!(
+            page(&world, &token).await?["paths"]
+                .get("/balance")
+                .is_some()
+        );
+    }
+    Ok(())
+}
