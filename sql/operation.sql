@@ -226,10 +226,14 @@ begin atomic
                               where r.account_id = e.account_id and r.refers_to = e.entry
                                 and r.kind = 'refund'), 0) as refunded
               from loyalty.entry e
+              -- a revoke may have found nothing to take: its debt is of the grant's lot
+              join loyalty.entry l
+                on l.account_id = e.account_id
+               and l.entry = case when e.kind = 'revoke' then e.refers_to else e.entry end
              cross join lateral rows from (
-                       unnest(coalesce(e.lot_expires_on, array[e.expires_on])),
-                       unnest(coalesce(e.lot_points, array[e.points])),
-                       unnest(e.lot_class)
+                       unnest(coalesce(l.lot_expires_on, array[l.expires_on])),
+                       unnest(coalesce(l.lot_points, array[l.points])),
+                       unnest(l.lot_class)
                    ) with ordinality as m (expires_on, points, lot_class, place)
              where e.account_id = spent_of_lot.account_id
                and e.kind in ('spend', 'capture', 'transfer', 'revoke', 'repay')) m

@@ -262,3 +262,27 @@ async fn points_that_lapsed_by_inactivity_are_neither_revoked_nor_refunded_from_
     assert_eq!(ledger.balance(a).await?, "17|0|17|2025-10-16|17");
     ledger.verify().await
 }
+
+#[tokio::test]
+async fn what_is_debt_already_is_not_booked_again() -> Result<()> {
+    let ledger = Ledger::open("debt_once", "").await?;
+    let a = ledger.account("a").await?;
+    let granted = ledger
+        .receipt(&format!("grant({a}, 100, expires_on => '2025-06-20')"))
+        .await?;
+    ledger.receipt(&format!("spend_fifo({a}, 30)")).await?;
+    ledger.at("2025-06-21 10:00+09").await?;
+    ledger.run("select loyalty.expire('p')").await?;
+    for points in ["20", "20", "null"] {
+        ledger
+            .receipt(&format!("revoke({a}, {}, {points}, 'debt')", granted.id))
+            .await?;
+    }
+    let debt = ledger
+        .show(&format!(
+            "select debt from loyalty.statement({a}) where kind = 'revoke'"
+        ))
+        .await?;
+    assert_eq!(debt, "20\n10\n", "30 were spent, whatever is asked for");
+    ledger.verify().await
+}
