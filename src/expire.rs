@@ -137,15 +137,24 @@ sql_function! {
             if as_of == today {
                 total.add(&book_plain(&spi, plan, &span, batch - total.accounts));
             }
-            if total.accounts < batch {
+            let room = batch - total.accounts;
+            from = to;
+            if room > 0 {
                 let mut due = span.to_vec();
-                due.push(Param::i64(batch - total.accounts));
-                let due: Vec<i64> = DUE.run(&spi, &due).iter().filter_map(|row| row.i64(1)).collect();
-                if !due.is_empty() {
+                due.push(Param::i64(room));
+                let due: Vec<i64> = DUE
+                    .run(&spi, &due)
+                    .iter()
+                    .filter_map(|row| row.i64(1))
+                    .collect();
+                if let Some(last) = due.last() {
                     total.add(&book(&spi, &due, as_of)?);
+                    if due.len() as i64 == room && total.accounts < batch {
+                        // The limit cut the span short: go on behind the last one looked at.
+                        from = *last;
+                    }
                 }
             }
-            from = to;
         }
         let (lots, points) = (total.lots, total.points);
         drop(spi);

@@ -194,3 +194,34 @@ async fn a_hold_is_an_operation_of_its_account_and_kind() -> Result<()> {
     }
     ledger.verify().await
 }
+
+#[tokio::test]
+async fn law_4_accounts_wholly_held_end_no_batch() -> Result<()> {
+    let ledger = Ledger::open("held_batch", "").await?;
+    for member in ["a", "b", "c", "d"] {
+        let account = ledger.account(member).await?;
+        ledger
+            .receipt(&format!("grant({account}, 10, expires_on => '2025-06-20')"))
+            .await?;
+        if member < "c" {
+            ledger
+                .receipt(&format!("hold({account}, 10, '30 days')"))
+                .await?;
+        } else {
+            // no plain wallet either: its hold is over by then
+            ledger
+                .receipt(&format!("hold({account}, 10, '1 day')"))
+                .await?;
+        }
+    }
+    ledger.at("2025-06-21 10:00+09").await?;
+    for booked in ["1|10", "1|10", "0|0"] {
+        assert_eq!(
+            ledger
+                .show("select * from loyalty.expire('p', batch_size => 1)")
+                .await?,
+            booked
+        );
+    }
+    ledger.verify().await
+}
