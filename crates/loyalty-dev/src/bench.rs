@@ -1,0 +1,145 @@
+//! `./dev bench`: speed and size of the ledger, against bare SQL on the same
+//! private cluster with fsync on.
+
+mod driver;
+mod expire;
+mod ledger;
+mod load;
+mod progress;
+mod report;
+mod scratch;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::context::Context;
+use report::Report;
+use scratch::Scratch;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Interleaved rounds, whose medians are shown [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Seconds of each measurement [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: Option<u32>,
+    /// Accounts that calls choose from at random [default: 100000]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1_000..=10_000_000))]
+    accounts: Option<i64>,
+    /// Lots that one expiry run books [default: 1000000]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1_000..=10_000_000))]
+    expire_lots: Option<i64>,
+    /// Small sizes, to see that it works; the figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// Only this; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Topic>,
+    /// Put the output into docs/benchmarks.md too
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
+    write: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Topic {
+    /// spend_fifo against an UPDATE of one row
+    Spend,
+    /// grant against the same
+    Grant,
+    /// balance against a SELECT of one row
+    Balance,
+    /// A spend after many small grants against one after a single grant
+    SmallGrants,
+    /// grant_many and spend_many against single calls
+    Bulk,
+    /// expire against an UPDATE of as many rows
+    Expire,
+    /// Bytes on disk for each grant
+    Size,
+}
+
+/// How much of everything, as asked for.
+#[derive(Clone, Debug)]
+struct Plan {
+    topics: Vec<Topic>,
+    rounds: u32,
+    seconds: u32,
+    accounts: i64,
+    expire_lots: i64,
+    /// Accounts of each kind in the measurement of small grants.
+    small_accounts: i64,
+    small_grants: i64,
+    quick: bool,
+}
+
+impl Plan {
+    fn new(args: &BenchArgs) -> Self {
+        let size = |full: i64, quick: i64| if args.quick { quick } else { full };
+        let topics = if args.only.is_empty() {
+            Topic::value_variants().to_vec()
+        } else {
+            args.only.clone()
+        };
+        Self {
+            topics,
+            rounds: args.rounds.unwrap_or(if args.quick { 2 } else { 5 }),
+            seconds: args.seconds.unwrap_or(if args.quick { 1 } else { 5 }),
+            accounts: args.accounts.unwrap_or(size(100_000, 2_000)),
+            expire_lots: args.expire_lots.unwrap_or(size(1_000_000, 20_000)),
+            small_accounts: size(20, 4),
+            small_grants: size(10_000, 1_000),
+            quick: args.quick,
+        }
+    }
+
+    fn wants(&self, topic: Topic) -> bool {
+        self.topics.contains(&topic)
+    }
+}
+
+pub fn run(args: BenchArgs) -> Result<()> {
+    let context = Context::from_env()?;
+    let plan = Plan::new(&args);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let scratch = Scratch::start(&context)?;
+            let report = tokio::select! {
+                report = measure(&scratch, &plan) => report?,
+                name = interrupted() => bail!("stopped by {}", name?),
+            };
+            let text = report.text();
+            print!("{text}");
+            if args.write {
+                report::write_into(&context.repo.join("docs/benchmarks.md"), &text)?;
+            }
+            report.must_be_sound()
+        })
+}
+
+async fn measure(scratch: &Scratch, plan: &Plan) -> Result<Report> {
+    let mut report = Report::new(scratch.surroundings(plan).await?);
+    if plan.topics.iter().any(|topic| *topic != Topic::Expire) {
+        ledger::measure(scratch, plan, &mut report).await?;
+    }
+    if plan.wants(Topic::Expire) {
+        expire::measure(scratch, plan, &mut report).await?;
+    }
+    Ok(report)
+}
+
+async fn interrupted() -> Result<&'static str> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => "Ctrl-C",
+        _ = terminate.recv() => "a termination signal",
+        _ = hangup.recv() => "the terminal's end",
+    })
+}

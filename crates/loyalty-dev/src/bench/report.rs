@@ -1,0 +1,309 @@
+//! The table of ratios.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+const BEGIN: &str = "<!-- ./dev bench --write begin -->";
+const END: &str = "<!-- ./dev bench --write end -->";
+
+/// One figure, measured and compared round by round.
+pub struct Line {
+    pub name: String,
+    pub compared_with: String,
+    pub unit: Unit,
+    /// One of each a round; rates or times, as the unit says.
+    pub measured: Vec<f64>,
+    pub base: Vec<f64>,
+    pub target: Option<Target>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Unit {
+    PerSecond,
+    Milliseconds,
+}
+
+#[derive(Clone, Copy)]
+pub enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// Bytes that one grant takes on disk.
+pub struct Size {
+    /// The tables and indexes, with the bytes of each.
+    pub parts: Vec<(String, f64)>,
+    pub target: Target,
+}
+
+pub struct Report {
+    surroundings: String,
+    pub lines: Vec<Line>,
+    pub size: Option<Size>,
+    /// Sentences below the table.
+    pub notes: Vec<String>,
+    /// What `verify()` found.
+    pub findings: Vec<String>,
+}
+
+impl Report {
+    pub fn new(surroundings: String) -> Self {
+        Self {
+            surroundings,
+            lines: Vec::new(),
+            size: None,
+            notes: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = self.surroundings.clone();
+        if !self.lines.is_empty() {
+            text.push('\n');
+            text.push_str(&table(&self.ratio_rows(), 2));
+        }
+        if let Some(size) = &self.size {
+            text.push('\n');
+            text.push_str(&table(&size.rows(), 1));
+        }
+        if !self.notes.is_empty() {
+            text.push('\n');
+        }
+        for note in self.notes.iter().chain(&self.findings) {
+            text.push_str(note);
+            text.push('\n');
+        }
+        text
+    }
+
+    fn ratio_rows(&self) -> Vec<Vec<String>> {
+        let heads = [
+            "this",
+            "against that",
+            "this",
+            "that",
+            "ratio",
+            "min",
+            "max",
+            "target",
+            "",
+        ];
+        let mut rows = vec![heads.map(str::to_owned).to_vec()];
+        for line in &self.lines {
+            let ratios: Vec<f64> = line
+                .measured
+                .iter()
+                .zip(&line.base)
+                .map(|(measured, base)| measured / base)
+                .collect();
+            let ratio = median(&ratios);
+            let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = ratios.iter().copied().fold(0.0, f64::max);
+            let (target, met) = verdict(line.target, ratio, 1);
+            rows.push(vec![
+                line.name.clone(),
+                line.compared_with.clone(),
+                line.unit.show(median(&line.measured)),
+                line.unit.show(median(&line.base)),
+                format!("{ratio:.3}"),
+                format!("{least:.3}"),
+                format!("{most:.3}"),
+                target,
+                met,
+            ]);
+        }
+        rows
+    }
+
+    /// An error when the figures are of a ledger that does not hold together.
+    pub fn must_be_sound(&self) -> Result<()> {
+        if !self.findings.is_empty() {
+            bail!("verify() found what does not hold; see above");
+        }
+        Ok(())
+    }
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::PerSecond => format!("{} /s", grouped(value)),
+            Self::Milliseconds => format!("{value:.3} ms"),
+        }
+    }
+}
+
+impl Size {
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![
+            ["on disk", "bytes a grant", "target", ""]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
+        for (name, bytes) in &self.parts {
+            rows.push(vec![
+                name.clone(),
+                format!("{bytes:.1}"),
+                String::new(),
+                String::new(),
+            ]);
+        }
+        let total = self.parts.iter().map(|(_, bytes)| bytes).sum();
+        let (target, met) = verdict(Some(self.target), total, 0);
+        rows.push(vec![
+            "together".to_owned(),
+            format!("{total:.1}"),
+            target,
+            met,
+        ]);
+        rows
+    }
+}
+
+fn verdict(target: Option<Target>, value: f64, digits: usize) -> (String, String) {
+    let (text, met) = match target {
+        None => return (String::new(), String::new()),
+        Some(Target::AtLeast(least)) => (format!(">= {least:.digits$}"), value >= least),
+        Some(Target::AtMost(most)) => (format!("<= {most:.digits$}"), value <= most),
+    };
+    (text, if met { "met" } else { "missed" }.to_owned())
+}
+
+/// Columns of equal width, the first `names` of them aligned to the left.
+fn table(rows: &[Vec<String>], names: usize) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| -> usize {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (place, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, &width))| {
+                if column < names || column + 1 == columns {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                }
+            })
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+        if place == 0 {
+            let rule: usize = widths.iter().sum::<usize>() + 2 * (columns - 1);
+            text.push_str(&"-".repeat(rule));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => sorted[middle],
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+    }
+}
+
+/// A whole number with a comma before each three digits.
+pub fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Puts the output between the markers of a Markdown file.
+pub fn write_into(path: &Path, output: &str) -> Result<()> {
+    let page =
+        fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let page = replaced(&page, output)
+        .with_context(|| format!("{} lacks the markers {BEGIN} and {END}", path.display()))?;
+    fs::write(path, page).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+fn replaced(page: &str, output: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!(
+        "{before}{BEGIN}\n```text\n{}\n```\n{END}{after}",
+        output.trim_end()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BEGIN, END, Line, Report, Target, Unit, grouped, median, replaced};
+
+    fn report(target: Target) -> Report {
+        let mut report = Report::new("surroundings\n".to_owned());
+        report.lines.push(Line {
+            name: "spend".to_owned(),
+            compared_with: "update".to_owned(),
+            unit: Unit::PerSecond,
+            measured: vec![600.0, 1_400.0, 650.0],
+            base: vec![1_000.0, 2_000.0, 1_000.0],
+            target: Some(target),
+        });
+        report
+    }
+
+    #[test]
+    fn ratios_are_taken_round_by_round_and_their_median_judged() {
+        let text = report(Target::AtLeast(0.65)).text();
+        assert!(text.contains("0.650  0.600  0.700"), "{text}");
+        assert!(text.ends_with("met\n"), "{text}");
+        let text = report(Target::AtLeast(0.66)).text();
+        assert!(text.ends_with("missed\n"), "{text}");
+        let text = report(Target::AtMost(0.64)).text();
+        assert!(text.ends_with("missed\n"), "{text}");
+    }
+
+    #[test]
+    fn medians_of_odd_and_even_counts() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(grouped(999.4), "999");
+        assert_eq!(grouped(1_234_567.0), "1,234,567");
+    }
+
+    #[test]
+    fn writing_replaces_what_is_between_the_markers_only() {
+        let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let new = replaced(&page, "new\n").unwrap_or_default();
+        assert_eq!(new, format!("a\n{BEGIN}\n```text\nnew\n```\n{END}\nb\n"));
+        assert_eq!(replaced(&new, "new\n"), Some(new.clone()));
+        assert_eq!(replaced("no markers", "new"), None);
+    }
+
+    #[test]
+    fn findings_make_the_run_fail() {
+        let mut report = report(Target::AtLeast(0.5));
+        assert!(report.must_be_sound().is_ok());
+        report.findings.push("law 1".to_owned());
+        assert!(report.must_be_sound().is_err());
+    }
+}

@@ -1,0 +1,190 @@
+//! The cluster that is measured: made for the run, gone afterwards.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio_postgres::Client;
+
+use super::Plan;
+use super::report::grouped;
+use crate::cluster::Cluster;
+use crate::context::Context;
+use crate::os;
+
+/// Room enough that no checkpoint falls into a measurement; the rest is
+/// PostgreSQL's own, and durability is on.
+const SETTINGS: &[(&str, &str)] = &[
+    ("shared_buffers", "1GB"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "30min"),
+    ("fsync", "on"),
+    ("synchronous_commit", "on"),
+    ("full_page_writes", "on"),
+    ("autovacuum", "on"),
+];
+
+pub struct Scratch {
+    dir: PathBuf,
+    pub cluster: Cluster,
+    /// Others would take the machine's time, and remove this directory.
+    _lock: fs::File,
+}
+
+impl Scratch {
+    pub fn start(context: &Context) -> Result<Self> {
+        os::create_dir(&context.state)?;
+        let lock = fs::File::create(context.state.join("bench.lock"))?;
+        if lock.try_lock().is_err() {
+            bail!("another ./dev bench is running");
+        }
+        let dir = context.state.join("bench");
+        let cluster = Cluster::at(
+            &context.prefix().bin(),
+            &dir.join("cluster"),
+            os::any_free_port()?,
+            &context.owner,
+        );
+        if dir.exists() {
+            eprintln!("dev: removing what an earlier ./dev bench left");
+            remove(&dir, &cluster)?;
+        }
+        os::create_dir(&dir)?;
+        let scratch = Self {
+            dir,
+            cluster,
+            _lock: lock,
+        };
+        eprintln!("dev: starting a cluster for the measurements");
+        let settings: String = SETTINGS
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}\n"))
+            .collect();
+        scratch
+            .cluster
+            .init(&format!("{settings}listen_addresses = ''\n"))?;
+        scratch.cluster.start()?;
+        Ok(scratch)
+    }
+
+    /// A file for a program of ours to read, such as a pgbench script.
+    pub fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+        Ok(path)
+    }
+
+    /// Makes a database with the extension in it.
+    pub async fn create_database(&self, name: &str) -> Result<Client> {
+        self.cluster
+            .connect("postgres")
+            .await?
+            .batch_execute(&format!("create database {name} template template0"))
+            .await?;
+        let client = self.cluster.connect(name).await?;
+        client.batch_execute("create extension pg_loyalty").await?;
+        Ok(client)
+    }
+
+    pub async fn drop_database(&self, name: &str) -> Result<()> {
+        self.cluster
+            .connect("postgres")
+            .await?
+            .batch_execute(&format!("drop database {name} with (force)"))
+            .await?;
+        Ok(())
+    }
+
+    /// What the figures were measured on, in lines.
+    pub async fn surroundings(&self, plan: &Plan) -> Result<String> {
+        let client = self.cluster.connect("postgres").await?;
+        let row = client
+            .query_one(
+                "select current_setting('server_version'),\n\
+                 (select default_version from pg_available_extensions where name = 'pg_loyalty')",
+                &[],
+            )
+            .await?;
+        let (server, extension): (String, String) = (row.get(0), row.get(1));
+        let mut on = Vec::new();
+        for (name, wanted) in SETTINGS {
+            let actual: String = client
+                .query_one("select current_setting($1)", &[name])
+                .await?
+                .get(0);
+            if actual != *wanted {
+                bail!("the cluster has {name} = {actual}, not {wanted}");
+            }
+            on.push(format!("{name} {wanted}"));
+        }
+        let cores = std::thread::available_parallelism()?;
+        let quick = if plan.quick {
+            "Quick: small sizes, the figures mean little.\n"
+        } else {
+            ""
+        };
+        Ok(format!(
+            "{quick}pg_loyalty {extension}, PostgreSQL {server}\n\
+             {cores} cores for server and clients together, {} of memory, \
+             {} synced 8 kB writes a second, one after the other\n\
+             {}\n\
+             {} accounts with 3 lots each; medians of {} interleaved rounds of {} s\n",
+            memory()?,
+            grouped(sync_rate(&self.dir)?),
+            on.join(", "),
+            grouped(plan.accounts as f64),
+            plan.rounds,
+            plan.seconds,
+        ))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.dir, &self.cluster) {
+            eprintln!("dev: the measured cluster is not wholly removed: {error:#}");
+        }
+    }
+}
+
+fn remove(dir: &Path, cluster: &Cluster) -> Result<()> {
+    cluster.stop()?;
+    fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))
+}
+
+fn memory() -> Result<String> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo cannot be read")?;
+    let kib: f64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .context("/proc/meminfo has no MemTotal")?
+        .trim()
+        .parse()?;
+    Ok(format!("{:.0} GiB", kib / (1 << 20) as f64))
+}
+
+/// Writes of one block that reach the disk, a second: what durable commits of
+/// a single client are bounded by.
+fn sync_rate(dir: &Path) -> Result<f64> {
+    let path = dir.join("sync");
+    let file = fs::File::create(&path)?;
+    let block = [0x5a_u8; 8192];
+    // As PostgreSQL does it: into a file that is long enough already.
+    for place in 0..128_u64 {
+        file.write_all_at(&block, place * 8192)?;
+    }
+    file.sync_all()?;
+    let start = Instant::now();
+    let mut writes = 0_u64;
+    while start.elapsed() < Duration::from_secs(1) {
+        file.write_all_at(&block, writes % 128 * 8192)?;
+        file.sync_data()?;
+        writes += 1;
+    }
+    let rate = writes as f64 / start.elapsed().as_secs_f64();
+    fs::remove_file(&path)?;
+    Ok(rate)
+}
