@@ -29,6 +29,14 @@ create table loyalty.program (
     created_at timestamptz not null
 );
 
+create function loyalty.program_changed() returns trigger
+    language c
+    as 'MODULE_PATHNAME', 'loyalty_program_changed';
+comment on function loyalty.program_changed is
+    'Sessions remember the programs they read; this has them read again.';
+create trigger changed after insert or update or delete or truncate on loyalty.program
+    for each statement execute function loyalty.program_changed();
+
 create table loyalty.lot_class (
     program_id integer not null references loyalty.program,
     lot_class smallint not null

@@ -1,12 +1,7 @@
 create function loyalty.balance(
     account_id bigint,
-    as_of timestamptz default null,
-    out balance bigint,
-    out held bigint,
-    out available bigint,
-    out next_expiry_on date,
-    out next_expiry_points bigint
-) returns record
+    as_of timestamptz default null
+) returns loyalty.account_balance
     language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_balance';
 comment on function loyalty.balance(bigint, timestamptz) is
@@ -14,13 +9,8 @@ comment on function loyalty.balance(bigint, timestamptz) is
 
 create function loyalty.balance(
     account_id bigint,
-    as_of date,
-    out balance bigint,
-    out held bigint,
-    out available bigint,
-    out next_expiry_on date,
-    out next_expiry_points bigint
-) returns record
+    as_of date
+) returns loyalty.account_balance
     language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 begin atomic
     -- the last instant of that day where the program is

@@ -38,6 +38,22 @@ comment on column loyalty.receipt.available is 'Points that could be spent after
 comment on column loyalty.receipt.occurred_at is 'When it was booked.';
 comment on column loyalty.receipt.lots is 'The lots it touched, with the points of each.';
 
+-- A named type, since a function's OUT parameters are described anew in every call.
+create type loyalty.account_balance as (
+    balance bigint,
+    held bigint,
+    available bigint,
+    next_expiry_on date,
+    next_expiry_points bigint
+);
+comment on type loyalty.account_balance is
+    'What an account has: balance as booked, points held, points available, the next day on which available ones lapse, and how many.';
+comment on column loyalty.account_balance.balance is 'Points booked.';
+comment on column loyalty.account_balance.held is 'Points set aside by open holds.';
+comment on column loyalty.account_balance.available is 'Points that can be spent.';
+comment on column loyalty.account_balance.next_expiry_on is 'Last day of the available points that lapse next.';
+comment on column loyalty.account_balance.next_expiry_points is 'How many lapse then.';
+
 -- Stored as its canonical text, so it reads the same in every client and dump.
 create type loyalty.expiry_policy;
 

@@ -549,7 +549,7 @@ begin
                 -- extension leaves no trace of an empty lot, here or in the wallet
                 if wallet.lot_granted[i] > coalesce(lot_got[place], 0) then
                     law := 2; problem := format('lot of %s, class %s says it got %s, the journal says %s',
-                                                day, class, wallet.lot_granted[i], lot_got[place]);
+                                                day, class, wallet.lot_granted[i], coalesce(lot_got[place], 0));
                     return next;
                 elsif part = 0 and place is null then
                     continue;
@@ -559,7 +559,7 @@ begin
                 return next;
             elsif lot_got[place] is distinct from wallet.lot_granted[i] then
                 law := 2; problem := format('lot of %s, class %s says it got %s, the journal says %s',
-                                            day, class, wallet.lot_granted[i], lot_got[place]);
+                                            day, class, wallet.lot_granted[i], coalesce(lot_got[place], 0));
                 return next;
             else
                 top := place;

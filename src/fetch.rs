@@ -3,12 +3,16 @@
 //! docs/benchmarks.md), and reads only: all writing goes through SQL, where constraints and
 //! triggers are.
 
+use crate::call::sql_function;
 use crate::error::{Code, Fault, Result};
 use crate::receipt::enum_label;
 use crate::spi::{read_array, read_text, text};
 use loyalty_core::wallet::{Day, EntryNo, Instant};
 use pgrx::pg_sys::{self, Datum};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ffi::{CStr, c_int};
+use std::rc::Rc;
 
 /// Which committed state is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub enum Sight {
     Statement,
     /// What is committed now: for operations, which wait for others and look again.
     Now,
+    /// The same in every isolation level: for what is remembered beyond the transaction.
+    Latest,
 }
 
 /// A wallet row.
@@ -35,9 +41,10 @@ pub struct WalletRow {
 }
 
 /// What operations need of a program row.
+#[derive(Clone)]
 pub struct ProgramRow {
-    pub time_zone: Datum,
-    pub expiry: String,
+    pub time_zone: Rc<str>,
+    pub expiry: Rc<str>,
     pub refund_grace_days: Option<i32>,
 }
 
@@ -50,7 +57,7 @@ impl ProgramRow {
             pg_sys::OidFunctionCall2Coll(
                 pg_sys::Oid::from(pg_sys::F_TIMEZONE_TEXT_TIMESTAMPTZ),
                 pg_sys::InvalidOid,
-                self.time_zone,
+                text(&self.time_zone),
                 Datum::from(instant),
             )
         };
@@ -114,23 +121,77 @@ pub fn wallet(account_id: i64, sight: Sight) -> Result<Option<WalletRow>> {
     }
 }
 
-/// A program.
-pub fn program(program_id: i32, sight: Sight) -> Result<ProgramRow> {
+thread_local! {
+    /// Programs read, until any of them changes: the trigger on the table tells all sessions.
+    static PROGRAMS: RefCell<HashMap<i32, ProgramRow>> = RefCell::new(HashMap::new());
+    /// The table that the known programs are of.
+    static PROGRAM_TABLE: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+}
+
+/// Called once in every backend.
+pub fn init() {
+    // SAFETY: registers a callback that only touches our own memory.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget_programs), Datum::from(0)) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn forget_programs(_argument: Datum, table: pg_sys::Oid) {
+    if table == pg_sys::InvalidOid || table == PROGRAM_TABLE.get() {
+        PROGRAMS.with_borrow_mut(HashMap::clear);
+    }
+}
+
+sql_function! {
+    /// Statement trigger on `loyalty.program`: has all sessions read programs anew once this
+    /// transaction commits, and this one at once.
+    fn program_changed(call) -> () {
+        // SAFETY: the context of a trigger call is TriggerData; that is checked first.
+        unsafe {
+            let context = (*call.fcinfo()).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return Err(Fault::invalid("program_changed is a trigger"));
+            }
+            let data: *const pg_sys::TriggerData = context.cast();
+            pg_sys::CacheInvalidateRelcache((*data).tg_relation);
+        }
+        Ok(())
+    }
+}
+
+/// A program, as it is committed now.
+pub fn program(program_id: i32) -> Result<ProgramRow> {
+    // SAFETY: takes in what other sessions announced: a call that waited sees it too.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    if let Some(known) = PROGRAMS.with_borrow(|known| known.get(&program_id).cloned()) {
+        return Ok(known);
+    }
+    // A parallel query may take no snapshot of its own; what it sees is not for remembering.
+    // SAFETY: asks for the state of the transaction.
+    let sight = match unsafe { pg_sys::IsInParallelMode() } {
+        true => Sight::Statement,
+        false => Sight::Latest,
+    };
     let mut scan = Scan::begin(c"program", c"program_pkey", &[four(1, program_id)], sight)?;
     let missing = || Fault::invalid("a program row is missing");
     let row = scan.next().ok_or_else(missing)?;
     use column::program as c;
-    // SAFETY: both are texts; the copy outlives the row.
-    unsafe {
-        let zone = read_text(row.get(c::TIME_ZONE).ok_or_else(missing)?);
-        Ok(ProgramRow {
-            time_zone: text(&zone),
-            expiry: read_text(row.get(c::EXPIRY).ok_or_else(missing)?),
+    // SAFETY: both are texts.
+    let read = unsafe {
+        ProgramRow {
+            time_zone: read_text(row.get(c::TIME_ZONE).ok_or_else(missing)?).into(),
+            expiry: read_text(row.get(c::EXPIRY).ok_or_else(missing)?).into(),
             refund_grace_days: row
                 .get(c::REFUND_GRACE_DAYS)
                 .map(|days| days.value() as i32),
-        })
+        }
+    };
+    if sight == Sight::Statement {
+        return Ok(read);
     }
+    // SAFETY: the relation is open.
+    PROGRAM_TABLE.set(unsafe { (*scan.heap).rd_id });
+    PROGRAMS.with_borrow_mut(|known| known.insert(program_id, read.clone()));
+    Ok(read)
 }
 
 /// The entry that an idempotency key made (law 6).
@@ -221,9 +282,13 @@ impl Scan {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let heap = pg_sys::table_open(heap_oid, lock);
             let index = pg_sys::index_open(index_oid, lock);
-            let fresh = sight == Sight::Now;
-            if fresh {
-                pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            let fresh = match sight {
+                Sight::Statement => None,
+                Sight::Now => Some(pg_sys::GetTransactionSnapshot()),
+                Sight::Latest => Some(pg_sys::GetLatestSnapshot()),
+            };
+            if let Some(snapshot) = fresh {
+                pg_sys::PushActiveSnapshot(snapshot);
             }
             let mut scan_keys: [pg_sys::ScanKeyData; 2] = Default::default();
             for (scan_key, key) in scan_keys.iter_mut().zip(keys) {
@@ -260,7 +325,7 @@ impl Scan {
                 index,
                 scan,
                 slot,
-                fresh,
+                fresh: fresh.is_some(),
             })
         }
     }

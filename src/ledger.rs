@@ -42,7 +42,7 @@ pub struct Account {
     pub today: Day,
     pub now: Instant,
     /// Its program's expiry policy, as text.
-    pub expiry: String,
+    pub expiry: std::rc::Rc<str>,
     pub refund_grace_days: Option<i32>,
     /// Of a grant under way, the day that counts for its terms.
     pub granted_on: Option<Day>,
@@ -103,7 +103,7 @@ pub fn load(spi: &Spi, account_id: i64, key: Option<&str>, sight: Sight) -> Resu
         Some(key) => fetch::entry_by_key(account_id, key, sight)?,
         None => None,
     };
-    let program = fetch::program(row.program_id, sight)?;
+    let program = fetch::program(row.program_id)?;
     let mut account = read_account(spi, account_id, row, &program);
     account.stored = stored;
     Ok(account)
@@ -122,7 +122,7 @@ pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> 
         let known = match &mut program {
             Some((id, known)) if *id == row.program_id => known,
             other => {
-                let read = fetch::program(row.program_id, Sight::Now)?;
+                let read = fetch::program(row.program_id)?;
                 &mut other.insert((row.program_id, read)).1
             }
         };

@@ -63,4 +63,5 @@ extension_sql_file!(
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     clock::init();
+    fetch::init();
 }

@@ -54,7 +54,7 @@ fn current(account_id: i64, now: Instant) -> Result<Balance> {
         let account = ledger::load(&Spi::connect(), account_id, None, Sight::Statement)?;
         return Ok(of_wallet(&account.wallet, account.today, now));
     }
-    let today = fetch::program(row.program_id, Sight::Statement)?.day_of(now);
+    let today = fetch::program(row.program_id)?.day_of(now);
     let live = || {
         row.lot_expires_on
             .iter()
@@ -131,7 +131,7 @@ fn historic(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
 }
 
 fn day_of(account: &Account, instant: Instant) -> Result<Day> {
-    Ok(fetch::program(account.program_id, Sight::Statement)?.day_of(instant))
+    Ok(fetch::program(account.program_id)?.day_of(instant))
 }
 
 sql_function! {
