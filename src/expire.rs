@@ -51,20 +51,25 @@ macro_rules! book {
                  lot_remaining = d.lot_remaining[d.lapsed + 1:]
             from due d
            where w.ctid = d.place and w.last_entry = d.last_entry
-       returning w.account_id, w.last_entry, w.balance, d.balance as balance_before,
-                 d.lot_expires_on, d.lot_remaining, d.lapsed
+       returning w.account_id, w.last_entry, w.balance, w.balance - d.balance as points,
+                 case when d.lapsed = 1 then d.lot_expires_on[1] end as expires_on,
+                 case when d.lapsed > 1
+                      then loyalty.lapsed_days(d.lot_expires_on, d.lot_remaining, d.lapsed)
+                 end as lot_expires_on,
+                 case when d.lapsed > 1
+                      then loyalty.lapsed_changes(d.lot_remaining, d.lapsed)
+                 end as lot_points
       ), line as (
           insert into loyalty.entry
                  (account_id, points, balance, occurred_at, entry, kind, actor,
                   expires_on, lot_expires_on, lot_points)
-          select b.account_id, b.balance - b.balance_before, b.balance, $6, b.last_entry, 'expire', $7,
-                 case when b.lapsed = 1 then b.lot_expires_on[1] end,
-                 case when b.lapsed > 1 then loyalty.lapsed_days(b.lot_expires_on, b.lot_remaining, b.lapsed) end,
-                 case when b.lapsed > 1 then loyalty.lapsed_changes(b.lot_remaining, b.lapsed) end
+          select b.account_id, b.points, b.balance, $6, b.last_entry, 'expire', $7,
+                 b.expires_on, b.lot_expires_on, b.lot_points
             from booked b
-       returning points, coalesce(cardinality(lot_points), 1) as lots
       )
-      select count(*), coalesce(sum(lots), 0)::bigint, coalesce(-sum(points), 0)::bigint from line"
+      select count(*), coalesce(sum(coalesce(cardinality(b.lot_points), 1)), 0)::bigint,
+             coalesce(-sum(b.points), 0)::bigint
+        from booked b"
         ))
     };
 }
