@@ -11,9 +11,9 @@ mod scratch;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::Context;
+use crate::os;
 use report::Report;
 use scratch::Scratch;
 
@@ -111,7 +111,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             let scratch = Scratch::start(&context)?;
             let report = tokio::select! {
                 report = measure(&scratch, &plan) => report?,
-                name = interrupted() => bail!("stopped by {}", name?),
+                name = os::interrupted() => bail!("stopped by {}", name?),
             };
             let text = report.text();
             print!("{text}");
@@ -131,15 +131,4 @@ async fn measure(scratch: &Scratch, plan: &Plan) -> Result<Report> {
         expire::measure(scratch, plan, &mut report).await?;
     }
     Ok(report)
-}
-
-async fn interrupted() -> Result<&'static str> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => "Ctrl-C",
-        _ = terminate.recv() => "a termination signal",
-        _ = hangup.recv() => "the terminal's end",
-    })
 }

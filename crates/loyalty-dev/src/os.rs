@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown, geteuid};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The user that server processes run as: whoever calls, except that
 /// PostgreSQL refuses root, so root's servers run as `postgres`.
@@ -210,6 +211,18 @@ pub fn log_tail(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Waits until somebody asks this process to end, and says how.
+pub async fn interrupted() -> Result<&'static str> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => "Ctrl-C",
+        _ = terminate.recv() => "a termination signal",
+        _ = hangup.recv() => "the terminal's end",
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::Cluster;
 use crate::context::{Context, path_variable};
@@ -62,17 +61,6 @@ pub async fn test(context: &Context, selection: &Selection) -> Result<()> {
     run.report_crashes();
     drop(run);
     outcome
-}
-
-async fn interrupted() -> Result<&'static str> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => "Ctrl-C",
-        _ = terminate.recv() => "a termination signal",
-        _ = hangup.recv() => "the terminal's end",
-    })
 }
 
 /// `cargo fmt --check`.
@@ -205,7 +193,7 @@ impl TestRun {
                 }
                 Ok(())
             }
-            name = interrupted() => {
+            name = os::interrupted() => {
                 if let Some(group) = cargo.id() {
                     let _gone_already = killpg(Pid::from_raw(group.cast_signed()), Signal::SIGKILL);
                 }
