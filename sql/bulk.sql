@@ -45,3 +45,21 @@ begin atomic
 end;
 comment on function loyalty.spend_many is
     'Up to 10,000 spends in one call. items: array of objects with account_id, points and, if wanted, reason, idempotency_key. Each has its own outcome, as in grant_many.';
+
+create function loyalty.grant_each(
+    account_ids bigint[],
+    points bigint[],
+    reason text,
+    granted_on date,
+    expires_on date,
+    idempotency_keys text[],
+    expiry loyalty.expiry_policy default null
+)
+    returns table (
+        place integer, operation_id bigint, account_id bigint, granted bigint,
+        is_new boolean, code text, message text
+    )
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_grant_each';
+comment on function loyalty.grant_each is
+    'One grant for each place of the arrays, any number of them: the payments of a rule. is_new is false where the key had been used; code is null where all is well, else the SQLSTATE of what that one was refused for. A grant whose last day has passed is booked all the same, and lapses: a payment that downtime delayed.';

@@ -114,27 +114,6 @@ create function loyalty.transfer(
 comment on function loyalty.transfer is
     'Moves points to another account of the same program, soonest expiry first; the lots keep their last day. The receipt is the sender''s.';
 
-create function loyalty.lapsed_lots(lot_expires_on date[], day date) returns integer
-    language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_lapsed_lots';
-create function loyalty.lapsed_points(lot_remaining bigint[], lots integer) returns bigint
-    language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_lapsed_points';
-create function loyalty.due_after(lot_expires_on date[], lot_remaining bigint[], lots integer) returns date
-    language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_due_after';
-create function loyalty.lapsed_days(lot_expires_on date[], lot_remaining bigint[], lots integer) returns date[]
-    language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_lapsed_days';
-create function loyalty.lapsed_changes(lot_remaining bigint[], lots integer) returns bigint[]
-    language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_lapsed_changes';
-comment on function loyalty.lapsed_lots is 'For expire: how many lots at the head of a wallet lie before the day.';
-comment on function loyalty.lapsed_points is 'For expire: what the first so many lots hold.';
-comment on function loyalty.due_after is 'For expire: next_expiry_on of a wallet without its first so many lots.';
-comment on function loyalty.lapsed_days is 'For expire: days of those of the first so many lots that hold anything.';
-comment on function loyalty.lapsed_changes is 'For expire: what booking takes from each of these lots.';
-
 create function loyalty.expire(
     program text,
     as_of date default null,
@@ -148,7 +127,6 @@ create function loyalty.expire(
     set enable_hashjoin = off
     set enable_mergejoin = off
     set enable_seqscan = off
-    set work_mem = '64MB'
     set jit = off
     as 'MODULE_PATHNAME', 'loyalty_expire';
 comment on function loyalty.expire is
@@ -170,6 +148,26 @@ begin atomic
 end;
 comment on function loyalty.expire(text, timestamptz, bigint) is
     'The same, as of the day that the instant has in the program''s time zone.';
+
+create function loyalty.expire_step(
+    program_id integer,
+    as_of date,
+    from_account bigint,
+    row_limit bigint,
+    out last_account bigint,
+    out accounts bigint,
+    out lots bigint,
+    out points bigint
+) returns record
+    language c volatile security definer
+    set search_path = pg_catalog, pg_temp
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+    set enable_seqscan = off
+    set jit = off
+    as 'MODULE_PATHNAME', 'loyalty_expire_step';
+comment on function loyalty.expire_step is
+    'loyalty.expire for the program''s next row_limit accounts behind from_account (null: from the first), of which some are booked. last_account is where to go on, null when there are no more.';
 
 create function loyalty.set_account_status(account_id bigint, status loyalty.account_status) returns void
     language c volatile security definer set search_path = pg_catalog, pg_temp

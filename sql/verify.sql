@@ -384,7 +384,8 @@ begin
                 if part is null or day is null or class is null then
                     continue;
                 end if;
-                if e.kind in ('spend', 'hold', 'grant', 'extend') or e.kind = 'transfer' and part < 0 then
+                -- not a grant: a payment that downtime delayed may come when its lot is over
+                if e.kind in ('spend', 'hold', 'extend') or e.kind = 'transfer' and part < 0 then
                     if day < e.today - 1 then
                         law := 4; problem := format('the lot''s last day, %s, was over', day);
                         return next;

@@ -1,16 +1,19 @@
-//! Thousands of grants or spends in one call: accounts are locked once, in id order, and
-//! written back in one statement (laws 3 and 6 hold for each item as for a single call).
+//! Thousands of grants or spends in one call: account after account, in id order, each read,
+//! changed by all of its items, and written (laws 3 and 6 hold for each item as for a single
+//! call).
 
 use crate::call::sql_function;
 use crate::error::{Code, Fault, Result};
-use crate::ledger::{self, Account, Needs, Posted, Request};
-use crate::operation::{Given, positive, request_hash, terms};
+use crate::fetch::Reader;
+use crate::ledger::{self, Account, Needs, Posted, Request, Sweep};
+use crate::operation::{Given, Wanted, positive, request_hash, terms};
 use crate::receipt::{self, Receipt};
-use crate::spi::{Param, Plan, Spi, text};
+use crate::spi::{Spi, text};
 use chrono::NaiveDate;
-use loyalty_core::wallet::{Entry, EntryNo};
+use loyalty_core::wallet::{Day, Entry};
 use pgrx::pg_sys::{self, Datum};
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Items one call may bring: what one transaction should lock and hold in memory.
@@ -18,22 +21,25 @@ const ITEMS_PER_CALL: usize = 10_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Item {
+struct Item<'a> {
     account_id: Option<i64>,
     points: Option<i64>,
-    reason: Option<String>,
+    #[serde(borrow)]
+    reason: Option<Cow<'a, str>>,
     granted_on: Option<NaiveDate>,
     expires_on: Option<NaiveDate>,
-    idempotency_key: Option<String>,
-    funding: Option<String>,
+    #[serde(borrow)]
+    idempotency_key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    funding: Option<Cow<'a, str>>,
 }
 
-/// An account that items of this call are booked on.
-struct Ongoing {
-    account: Account,
-    posted: Vec<Posted>,
-    /// Keys used in this call, with their item's place and hash.
-    keys: HashMap<String, (Receipt, i32)>,
+/// One thing to book on an account.
+struct Booking<'a> {
+    points: i64,
+    verb: Verb,
+    wanted: Wanted<'a>,
+    request: Request<'a>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,11 +63,18 @@ sql_function! {
 }
 
 fn many(call: &crate::call::Call, verb: Verb) -> Result<()> {
-    let items = read_items(&call.need("items", call.text(0))?, verb)?;
-    let outcomes = {
-        let spi = Spi::connect();
-        book(&spi, &items, verb, call.i32(1))?
-    };
+    let json = call.need("items", call.text(0))?;
+    let items = read_items(&json, verb)?;
+    let bookings: Vec<_> = items
+        .iter()
+        .map(|item| {
+            Ok((
+                item.account_id.ok_or_else(|| null("account_id"))?,
+                booking(item, verb)?,
+            ))
+        })
+        .collect();
+    let outcomes = book(&bookings, call.i32(1))?;
     let sink = call.rows();
     let kind_type = {
         let shape = sink.shape();
@@ -71,7 +84,7 @@ fn many(call: &crate::call::Call, verb: Verb) -> Result<()> {
     for (index, (item, outcome)) in items.iter().zip(outcomes).enumerate() {
         let place = Some(Datum::from(index as i32 + 1));
         match outcome {
-            Ok(receipt) => sink.put(&[
+            Ok((receipt, _)) => sink.put(&[
                 place,
                 Some(Datum::from(receipt.operation_id)),
                 Some(Datum::from(receipt.account_id)),
@@ -102,7 +115,7 @@ fn many(call: &crate::call::Call, verb: Verb) -> Result<()> {
     Ok(())
 }
 
-fn read_items(json: &str, verb: Verb) -> Result<Vec<Item>> {
+fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
     let items: Vec<Item> = serde_json::from_str(json).map_err(|error| {
         Fault::invalid("items are not as they should be")
             .detail(error.to_string())
@@ -131,186 +144,216 @@ fn read_items(json: &str, verb: Verb) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-static STORED: Plan = Plan::new(
-    c"select k.place, e.entry
-        from unnest($1, $2) with ordinality as k (account_id, key, place)
-        join loyalty.entry e on e.account_id = k.account_id and e.idempotency_key = k.key
-         and pg_catalog.hashtextextended(e.idempotency_key, 0)
-           = pg_catalog.hashtextextended(k.key, 0)",
-);
-
-fn book(
-    spi: &Spi,
-    items: &[Item],
-    verb: Verb,
-    program_id: Option<i32>,
-) -> Result<Vec<Result<Receipt>>> {
-    let mut ids: Vec<i64> = items.iter().filter_map(|item| item.account_id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let mut ongoing: HashMap<i64, Ongoing> = ledger::load_many_locked(spi, &ids)?
-        .into_iter()
-        .filter(|account| program_id.is_none_or(|program| program == account.program_id))
-        .map(|account| {
-            let (id, posted, keys) = (account.account_id, Vec::new(), HashMap::new());
-            (
-                id,
-                Ongoing {
-                    account,
-                    posted,
-                    keys,
-                },
-            )
-        })
-        .collect();
-    let stored = stored_entries(spi, items);
-    let outcomes = items
-        .iter()
-        .enumerate()
-        .map(|(place, item)| one(spi, &mut ongoing, item, verb, stored.get(&place).copied()))
-        .collect();
-    let mut changes: Vec<(&Account, &[Posted])> = ongoing
-        .values()
-        .filter(|state| !state.posted.is_empty())
-        .map(|state| (&state.account, state.posted.as_slice()))
-        .collect();
-    changes.sort_by_key(|(account, _)| account.account_id);
-    if !changes.is_empty() && !ledger::save_many(spi, &changes) {
-        return Err(Fault::invalid("an account changed under its own lock"));
-    }
-    Ok(outcomes)
+fn null(name: &str) -> Fault {
+    Fault::new(Code::NullValue, format!("{name} must not be null")).hint("Give it in each item.")
 }
 
-/// Which items were booked by an earlier call, and by which entry.
-fn stored_entries(spi: &Spi, items: &[Item]) -> HashMap<usize, EntryNo> {
-    let keyed: Vec<(usize, i64, &str)> = items
-        .iter()
-        .enumerate()
-        .filter_map(|(place, item)| {
-            Some((place, item.account_id?, item.idempotency_key.as_deref()?))
-        })
-        .collect();
-    if keyed.is_empty() {
-        return HashMap::new();
-    }
-    let ids: Vec<i64> = keyed.iter().map(|(_, id, _)| *id).collect();
-    let keys: Vec<&str> = keyed.iter().map(|(_, _, key)| *key).collect();
-    STORED
-        .run(spi, &[Param::i64s(&ids), Param::texts(&keys)])
-        .iter()
-        .filter_map(|row| {
-            let place = usize::try_from(row.i64(1)? - 1).ok()?;
-            Some((keyed.get(place)?.0, row.i32(2)?))
-        })
-        .collect()
-}
-
-fn one(
-    spi: &Spi,
-    ongoing: &mut HashMap<i64, Ongoing>,
-    item: &Item,
-    verb: Verb,
-    stored: Option<EntryNo>,
-) -> Result<Receipt> {
-    let null = |name: &str| {
-        Fault::new(Code::NullValue, format!("{name} must not be null"))
-            .hint("Give it in each item.")
-    };
-    let account_id = item.account_id.ok_or_else(|| null("account_id"))?;
+/// What an item asks for; refused where it cannot be meant.
+fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
     let points = positive(item.points.ok_or_else(|| null("points"))?)?;
-    let (granted_on, expires_on) = (
-        item.granted_on.map(crate::day::day),
-        item.expires_on.map(crate::day::day),
-    );
     let (reason, key) = (item.reason.as_deref(), item.idempotency_key.as_deref());
-    let hash = match verb {
-        Verb::Grant => request_hash(&[
-            &"grant",
-            &points,
-            &Given(reason),
-            &Given(granted_on),
-            &Given(expires_on),
-            &Given(item.funding.as_deref()),
-            &Given(None::<&str>),
-        ]),
-        Verb::Spend => request_hash(&[&"spend", &points, &Given(reason)]),
+    let wanted = Wanted {
+        granted_on: item.granted_on.map(crate::day::day),
+        expires_on: item.expires_on.map(crate::day::day),
+        policy: None,
+        funding: item.funding.as_deref(),
+        late: false,
+    };
+    let hash = match (verb, key) {
+        (_, None) => 0,
+        (Verb::Grant, _) => grant_hash(points, reason, &wanted),
+        (Verb::Spend, _) => request_hash(&[&"spend", &points, &Given(reason)]),
     };
     let request = Request {
         reason,
         key,
         hash,
-        granted_on,
+        granted_on: wanted.granted_on,
         hold_until: None,
         activity: true,
     };
     ledger::check_request(&request)?;
-    let state = ongoing
-        .get_mut(&account_id)
-        .ok_or_else(|| ledger::no_such_account(account_id))?;
-    if let Some(entry) = stored {
-        return receipt::stored(spi, &state.account, entry, hash);
+    Ok(Booking {
+        points,
+        verb,
+        wanted,
+        request,
+    })
+}
+
+/// The same as of a single `loyalty.grant`.
+fn grant_hash(points: i64, reason: Option<&str>, wanted: &Wanted) -> i32 {
+    request_hash(&[
+        &"grant",
+        &points,
+        &Given(reason),
+        &Given(wanted.granted_on),
+        &Given(wanted.expires_on),
+        &Given(wanted.funding),
+        &Given(wanted.policy),
+    ])
+}
+
+/// A receipt, and whether it is of this call.
+type Outcome = Result<(Receipt, bool)>;
+
+/// Books what can be booked, on accounts of the program if one is given; each booking has its
+/// own outcome, in their order.
+fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<Vec<Outcome>> {
+    let spi = Spi::connect();
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(bookings.len());
+    let mut places: Vec<(i64, usize)> = Vec::with_capacity(bookings.len());
+    for (place, booking) in bookings.iter().enumerate() {
+        outcomes.push(match booking {
+            Ok((account_id, _)) => {
+                places.push((*account_id, place));
+                Err(ledger::no_such_account(*account_id))
+            }
+            Err(fault) => Err(fault.clone()),
+        });
     }
-    if let Some((receipt, first)) = key.and_then(|key| state.keys.get(key)) {
-        return if *first == hash {
-            Ok(receipt.clone())
+    places.sort_unstable();
+    let mut sweep = Sweep::begin(&spi)?;
+    for group in places.chunk_by(|one, other| one.0 == other.0) {
+        sweep.change(group[0].0, |account, reader| {
+            if program_id.is_some_and(|program| program != account.program_id) {
+                return Ok(Vec::new());
+            }
+            let mut posted = Vec::new();
+            let mut keys: HashMap<&str, (Receipt, i32)> = HashMap::new();
+            for (_, place) in group {
+                if let Ok((_, booking)) = &bookings[*place] {
+                    outcomes[*place] = one(&spi, account, reader, booking, &mut keys, &mut posted);
+                }
+            }
+            Ok(posted)
+        })?;
+    }
+    sweep.finish()?;
+    Ok(outcomes)
+}
+
+/// Books one thing; `keys` are those of earlier ones on the account, with what they made.
+fn one<'a>(
+    spi: &Spi,
+    account: &mut Account,
+    reader: &mut Reader,
+    booking: &Booking<'a>,
+    keys: &mut HashMap<&'a str, (Receipt, i32)>,
+    posted: &mut Vec<Posted>,
+) -> Outcome {
+    let request = &booking.request;
+    if let Some(receipt) = ledger::stored_receipt(spi, account, reader, request)? {
+        return Ok((receipt, false));
+    }
+    if let Some((receipt, first)) = request.key.and_then(|key| keys.get(key)) {
+        return if *first == request.hash {
+            Ok((receipt.clone(), false))
         } else {
             Err(receipt::key_reused(receipt.operation_id))
         };
     }
-    let account = &mut state.account;
     let before = account.wallet.clone();
-    let booked = change(
-        spi,
-        account,
-        verb,
-        points,
-        expires_on,
-        item.funding.as_deref(),
-        &request,
-    );
-    let (entries, main) = match booked {
-        Ok(booked) => booked,
-        Err(fault) => {
-            account.wallet = before;
-            return Err(fault);
-        }
-    };
-    let posted = account.post(entries, main, &request)?;
-    let receipt = account.receipt(&posted, main);
-    if let Some(key) = key {
-        state.keys.insert(key.to_owned(), (receipt.clone(), hash));
+    let (entries, main) = change(spi, account, booking).inspect_err(|_| account.wallet = before)?;
+    let new = account.post(entries, main, request)?;
+    let receipt = account.receipt(&new, main);
+    if let Some(key) = request.key {
+        keys.insert(key, (receipt.clone(), request.hash));
     }
-    state.posted.extend(posted);
-    Ok(receipt)
+    posted.extend(new);
+    Ok((receipt, true))
 }
 
-fn change(
-    spi: &Spi,
-    account: &mut Account,
-    verb: Verb,
-    points: i64,
-    expires_on: Option<i32>,
-    funding: Option<&str>,
-    request: &Request,
-) -> Result<(Vec<Entry>, usize)> {
+fn change(spi: &Spi, account: &mut Account, booking: &Booking) -> Result<(Vec<Entry>, usize)> {
     let mut entries = account.prepare(true)?;
     let main = entries.len();
-    match verb {
+    match booking.verb {
         Verb::Grant => {
             account.check_status(Needs::NotClosed)?;
-            let terms = terms(spi, account, request.granted_on, expires_on, None, funding)?;
+            let terms = terms(spi, account, &booking.wanted)?;
             account.granted_on = Some(terms.granted_on);
             entries.extend(
                 account
                     .wallet
-                    .grant(points, terms.expires_on, terms.class)?,
+                    .grant(booking.points, terms.expires_on, terms.class)?,
             );
         }
         Verb::Spend => {
             account.check_status(Needs::Open)?;
-            entries.push(account.wallet.spend(points, account.today, account.now)?);
+            let (today, now) = (account.today, account.now);
+            entries.push(account.wallet.spend(booking.points, today, now)?);
         }
     }
     account.wallet.tidy(account.today);
     Ok((entries, main))
+}
+
+sql_function! {
+    /// `loyalty.grant_each(account_ids, points, reason, granted_on, expires_on, idempotency_keys, expiry)`
+    fn grant_each(call) -> () {
+        let account_ids = call.need("account_ids", call.i64s(0))?;
+        let points = call.need("points", call.i64s(1))?;
+        let reason = call.text(2);
+        let granted_on = call.i32(3);
+        let expires_on: Option<Day> = call.i32(4);
+        let keys = call.need("idempotency_keys", call.texts(5))?;
+        let policy = call.text(6);
+        if points.len() != account_ids.len() || keys.len() != account_ids.len() {
+            return Err(Fault::invalid("account_ids, points and idempotency_keys differ in length")
+                .detail(format!("{}, {} and {}.", account_ids.len(), points.len(), keys.len()))
+                .hint("One of each for every grant."));
+        }
+        let bookings: Vec<_> = account_ids
+            .iter()
+            .zip(&points)
+            .zip(&keys)
+            .map(|((account_id, points), key)| {
+                let points = positive(*points)?;
+                let wanted = Wanted {
+                    granted_on,
+                    expires_on,
+                    policy: policy.as_deref(),
+                    funding: None,
+                    late: true,
+                };
+                let request = Request {
+                    reason: reason.as_deref(),
+                    key: Some(key),
+                    hash: grant_hash(points, reason.as_deref(), &wanted),
+                    granted_on,
+                    hold_until: None,
+                    activity: true,
+                };
+                ledger::check_request(&request)?;
+                Ok((*account_id, Booking { points, verb: Verb::Grant, wanted, request }))
+            })
+            .collect();
+        let outcomes = book(&bookings, None)?;
+        let sink = call.rows();
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            let place = Some(Datum::from(index as i32 + 1));
+            let (account_id, points) = (account_ids[index], points[index]);
+            match outcome {
+                Ok((receipt, is_new)) => sink.put(&[
+                    place,
+                    Some(Datum::from(receipt.operation_id)),
+                    Some(Datum::from(account_id)),
+                    Some(Datum::from(points)),
+                    Some(Datum::from(is_new)),
+                    None,
+                    None,
+                ]),
+                Err(fault) => sink.put(&[
+                    place,
+                    None,
+                    Some(Datum::from(account_id)),
+                    Some(Datum::from(points)),
+                    Some(Datum::from(false)),
+                    Some(text(fault.code.sqlstate().0)),
+                    Some(text(&fault.message)),
+                ]),
+            }
+        }
+        Ok(())
+    }
 }

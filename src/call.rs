@@ -98,10 +98,6 @@ impl Call {
         Call { fcinfo }
     }
 
-    pub fn fcinfo(&self) -> FunctionCallInfo {
-        self.fcinfo
-    }
-
     /// Argument number `index`, from 0.
     pub fn datum(&self, index: usize) -> Option<Datum> {
         // SAFETY: PostgreSQL passes as many arguments as sql/ declares.
@@ -126,6 +122,12 @@ impl Call {
         self.datum(index)
             .map(|datum| unsafe { spi::read_array(datum) })
     }
+    /// The elements of a text[] argument without nulls.
+    pub fn texts(&self, index: usize) -> Option<Vec<String>> {
+        // SAFETY: asked of text[] arguments only.
+        self.datum(index)
+            .map(|datum| unsafe { spi::read_texts(datum) })
+    }
     pub fn i32s(&self, index: usize) -> Option<Vec<i32>> {
         // SAFETY: asked of date[] and integer[] arguments only.
         self.datum(index)
@@ -143,6 +145,19 @@ impl Call {
             Fault::new(Code::NullValue, format!("{name} must not be null"))
                 .hint(format!("Pass {name} => … ."))
         })
+    }
+
+    /// What a trigger function is called with.
+    pub fn trigger_data(&self) -> Result<&pg_sys::TriggerData> {
+        // SAFETY: the context of a trigger call is TriggerData; that is checked first.
+        unsafe {
+            let context = (*self.fcinfo).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return Err(Fault::invalid("this function is a trigger")
+                    .hint("It is called by PostgreSQL when rows of its table change."));
+            }
+            Ok(&*context.cast())
+        }
     }
 
     pub(crate) fn finish<T: IntoAnswer>(&self, result: Result<T>) -> Datum {

@@ -33,10 +33,11 @@ pub enum Code {
     NullValue,
     OutOfRange,
     LimitExceeded,
+    CheckViolated,
 }
 
 impl Code {
-    const ALL: [Code; 12] = [
+    const ALL: [Code; 13] = [
         Code::NotEnough,
         Code::NotFound,
         Code::KeyReused,
@@ -49,6 +50,7 @@ impl Code {
         Code::NullValue,
         Code::OutOfRange,
         Code::LimitExceeded,
+        Code::CheckViolated,
     ];
 
     /// The SQLSTATE and, for codes of our own, the HTTP status.
@@ -67,6 +69,7 @@ impl Code {
             Code::NullValue => ("22004", None),
             Code::OutOfRange => ("22003", None),
             Code::LimitExceeded => ("54000", Some(400)),
+            Code::CheckViolated => ("23514", None),
         }
     }
 }

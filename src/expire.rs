@@ -6,11 +6,10 @@ use crate::clock;
 use crate::day;
 use crate::error::{Code, Fault, Result};
 use crate::fetch::Sight;
-use crate::guard::Operating;
-use crate::ledger::{self, Needs, Posted, Request, operate, sql};
-use crate::receipt::{self, Receipt};
-use crate::spi::{Param, Plan, Spi, array_of_days, array_of_i64};
-use loyalty_core::wallet::{Day, NEVER};
+use crate::ledger::{self, Needs, Request, Sweep, operate};
+use crate::receipt::Receipt;
+use crate::spi::{Param, Plan, Spi};
+use loyalty_core::wallet::Day;
 use pgrx::pg_sys::Datum;
 
 static PROGRAM: Plan = Plan::new(
@@ -26,65 +25,17 @@ static STEP: Plan = Plan::new(
                order by a.account_id limit $3) s",
 );
 
-/// Nearly all wallets: no holds, no lots of a class. One pass, each row found again by its
-/// place; what another operation changed meanwhile no longer has the last entry that was
-/// read, and is left to the whole arithmetic.
-macro_rules! book {
-    ($wallets:literal) => {
-        Plan::new(sql!(
-            "with due as materialized (
-          select o.ctid as place, o.last_entry, o.balance, o.lot_expires_on, o.lot_remaining,
-                 loyalty.lapsed_lots(o.lot_expires_on, $4) as lapsed
-            from ",
-            $wallets,
-            "
-             and o.next_expiry_on < $4 and o.hold_entry is null and o.lot_class is null
-           order by o.account_id
-           limit $5
-      ), booked as (
-          update loyalty.wallet w
-             set balance = d.balance - loyalty.lapsed_points(d.lot_remaining, d.lapsed),
-                 last_entry = d.last_entry + 1,
-                 next_expiry_on = loyalty.due_after(d.lot_expires_on, d.lot_remaining, d.lapsed),
-                 lot_expires_on = d.lot_expires_on[d.lapsed + 1:],
-                 lot_granted = w.lot_granted[d.lapsed + 1:],
-                 lot_remaining = d.lot_remaining[d.lapsed + 1:]
-            from due d
-           where w.ctid = d.place and w.last_entry = d.last_entry
-       returning w.account_id, w.last_entry, w.balance, w.balance - d.balance as points,
-                 case when d.lapsed = 1 then d.lot_expires_on[1] end as expires_on,
-                 case when d.lapsed > 1
-                      then loyalty.lapsed_days(d.lot_expires_on, d.lot_remaining, d.lapsed)
-                 end as lot_expires_on,
-                 case when d.lapsed > 1
-                      then loyalty.lapsed_changes(d.lot_remaining, d.lapsed)
-                 end as lot_points
-      ), line as (
-          insert into loyalty.entry
-                 (account_id, points, balance, occurred_at, entry, kind, actor,
-                  expires_on, lot_expires_on, lot_points)
-          select b.account_id, b.points, b.balance, $6, b.last_entry, 'expire', $7,
-                 b.expires_on, b.lot_expires_on, b.lot_points
-            from booked b
-      )
-      select count(*), coalesce(sum(coalesce(cardinality(b.lot_points), 1)), 0)::bigint,
-             coalesce(-sum(b.points), 0)::bigint
-        from booked b"
-        ))
-    };
-}
-/// Where the program's accounts lie close together, one walk along the wallets' key.
-static BOOK_DENSE: Plan = book!(
-    "loyalty.wallet o
-           where o.account_id > $2 and o.account_id <= $3 and o.program_id = $1"
+/// Accounts of a span with lots past a day. Where the program's accounts lie close together,
+/// one walk along the wallets' key.
+static DUE_DENSE: Plan = Plan::new(
+    c"select w.account_id
+        from loyalty.wallet w
+       where w.account_id > $2 and w.account_id <= $3 and w.program_id = $1
+         and w.next_expiry_on < $4
+       order by w.account_id
+       limit $5",
 );
-static BOOK_SPARSE: Plan = book!(
-    "loyalty.account a
-            join loyalty.wallet o on o.account_id = a.account_id
-           where a.program_id = $1 and a.account_id > $2 and a.account_id <= $3"
-);
-/// The others, which need the whole arithmetic.
-static DUE: Plan = Plan::new(
+static DUE_SPARSE: Plan = Plan::new(
     c"select w.account_id
         from loyalty.account a
         join loyalty.wallet w on w.account_id = a.account_id
@@ -114,57 +65,52 @@ sql_function! {
         ) else {
             return Err(no_such_program(&program));
         };
-        let as_of = call.i32(1).unwrap_or(today);
-        if as_of > today {
-            return Err(Fault::invalid("as_of lies in the future")
-                .detail(format!("Today is {} in the program's time zone.", day::date(today)?))
-                .hint("Points are spendable through their last day; leave as_of out for today."));
-        }
+        let as_of = past(call.i32(1).unwrap_or(today), today)?;
         let mut total = Booked::default();
-        let mut from = 0i64;
-        while total.accounts < batch {
-            let step = [Param::i32(program_id), Param::i64(from), Param::i64(CHUNK)];
-            let step = STEP.run(&spi, &step).first();
-            let Some(to) = step.and_then(|row| row.i64(1)) else {
-                break;
-            };
-            let plan = match step.and_then(|row| row.bool(2)) {
-                Some(true) => &BOOK_DENSE,
-                _ => &BOOK_SPARSE,
-            };
-            let span = [
-                Param::i32(program_id),
-                Param::i64(from),
-                Param::i64(to),
-                Param::day(as_of),
-            ];
-            // What lies between as_of and today stays, and the quick way knows of none.
-            if as_of == today {
-                total.add(&book_plain(&spi, plan, &span, batch - total.accounts));
-            }
+        let mut from = Some(0);
+        while let Some(start) = from.filter(|_| total.accounts < batch) {
             let room = batch - total.accounts;
-            from = to;
-            if room > 0 {
-                let mut due = span.to_vec();
-                due.push(Param::i64(room));
-                let due: Vec<i64> = DUE
-                    .run(&spi, &due)
-                    .iter()
-                    .filter_map(|row| row.i64(1))
-                    .collect();
-                if let Some(last) = due.last() {
-                    total.add(&book(&spi, &due, as_of)?);
-                    if due.len() as i64 == room && total.accounts < batch {
-                        // The limit cut the span short: go on behind the last one looked at.
-                        from = *last;
-                    }
-                }
-            }
+            let (booked, next) = step(&spi, program_id, as_of, start, CHUNK, room)?;
+            total.add(&booked);
+            from = next;
         }
-        let (lots, points) = (total.lots, total.points);
-        drop(spi);
-        Ok(Answer::Row(vec![Some(Datum::from(lots)), Some(Datum::from(points))]))
+        Ok(Answer::Row(vec![Some(Datum::from(total.lots)), Some(Datum::from(total.points))]))
     }
+}
+
+sql_function! {
+    /// `loyalty.expire_step(program_id, as_of, from_account, row_limit)`
+    fn expire_step(call) -> Answer {
+        let program_id = call.need("program_id", call.i32(0))?;
+        let as_of = call.need("as_of", call.i32(1))?;
+        let from = call.i64(2).unwrap_or(0);
+        let limit = call.need("row_limit", call.i64(3))?;
+        if limit <= 0 {
+            return Err(Fault::invalid("row_limit must be above zero"));
+        }
+        let spi = Spi::connect();
+        let as_of = past(as_of, crate::fetch::program(program_id)?.day_of(clock::now()))?;
+        let (booked, next) = step(&spi, program_id, as_of, from, limit, i64::MAX)?;
+        Ok(Answer::Row(vec![
+            next.map(Datum::from),
+            Some(Datum::from(booked.accounts)),
+            Some(Datum::from(booked.lots)),
+            Some(Datum::from(booked.points)),
+        ]))
+    }
+}
+
+/// Breakage is booked for days past only.
+fn past(as_of: Day, today: Day) -> Result<Day> {
+    if as_of <= today {
+        return Ok(as_of);
+    }
+    Err(Fault::invalid("as_of lies in the future")
+        .detail(format!(
+            "Today is {} in the program's time zone.",
+            day::date(today)?
+        ))
+        .hint("Points are spendable through their last day; leave as_of out for today."))
 }
 
 pub fn no_such_program(code: &str) -> Fault {
@@ -189,123 +135,62 @@ impl Booked {
     }
 }
 
-/// Books what is due of a span of accounts, in one statement.
-fn book_plain(spi: &Spi, plan: &'static Plan, span: &[Param], limit: i64) -> Booked {
-    let mut params = span.to_vec();
-    let actor = receipt::actor();
-    params.extend([
-        Param::i64(limit),
-        Param::instant(clock::now()),
-        Param::text(actor.as_str()),
-    ]);
-    let _operating = Operating::begin();
-    let row = plan.run(spi, &params).first();
-    let count = |column| row.and_then(|row| row.i64(column)).unwrap_or(0);
-    Booked {
-        accounts: count(1),
-        lots: count(2),
-        points: count(3),
-    }
-}
-
-sql_function! {
-    /// How many lots at the head of a wallet lie before a day: `loyalty.lapsed_lots`.
-    fn lapsed_lots(call) -> i32 {
-        let (Some(days), Some(day)) = (call.i32s(0), call.i32(1)) else {
-            return Ok(0);
-        };
-        Ok(days.partition_point(|lot| *lot < day) as i32)
-    }
-}
-
-sql_function! {
-    /// What the first so many lots hold: `loyalty.lapsed_points`.
-    fn lapsed_points(call) -> i64 {
-        let (Some(remaining), Some(count)) = (call.i64s(0), call.i32(1)) else {
-            return Ok(0);
-        };
-        Ok(remaining.iter().take(count as usize).sum())
-    }
-}
-
-sql_function! {
-    /// The `next_expiry_on` of a wallet without its first so many lots: `loyalty.due_after`.
-    fn due_after(call) -> Option<i32> {
-        let (Some(days), Some(remaining), Some(count)) =
-            (call.i32s(0), call.i64s(1), call.i32(2))
-        else {
-            return Ok(None);
-        };
-        Ok(days
-            .iter()
-            .zip(&remaining)
-            .skip(count as usize)
-            .find(|(_, points)| **points > 0)
-            .map(|(day, _)| *day)
-            .filter(|day| *day != NEVER))
-    }
-}
-
-sql_function! {
-    /// The days of those of the first so many lots that hold anything: `loyalty.lapsed_days`.
-    fn lapsed_days(call) -> Answer {
-        let (Some(days), Some(remaining), Some(count)) =
-            (call.i32s(0), call.i64s(1), call.i32(2))
-        else {
-            return Ok(Answer::Null);
-        };
-        let days: Vec<Day> = days
-            .into_iter()
-            .zip(&remaining)
-            .take(count as usize)
-            .filter_map(|(day, points)| (*points > 0).then_some(day))
-            .collect();
-        Ok(Answer::Value(array_of_days(&days)))
-    }
-}
-
-sql_function! {
-    /// What booking takes from each of these lots: `loyalty.lapsed_changes`.
-    fn lapsed_changes(call) -> Answer {
-        let (Some(remaining), Some(count)) = (call.i64s(0), call.i32(1)) else {
-            return Ok(Answer::Null);
-        };
-        let changes: Vec<i64> = remaining
-            .iter()
-            .take(count as usize)
-            .filter_map(|points| (*points > 0).then_some(-points))
-            .collect();
-        Ok(Answer::Value(array_of_i64(&changes)))
-    }
-}
-
-/// Books what is due of these accounts.
-fn book(spi: &Spi, account_ids: &[i64], as_of: Day) -> Result<Booked> {
-    let request = Request::default();
+/// Looks at the program's next accounts behind `from`, at most `limit` of them, and books what
+/// is due on at most `room`. With it comes the account to go on from; none when there are no
+/// more.
+fn step(
+    spi: &Spi,
+    program_id: i32,
+    as_of: Day,
+    from: i64,
+    limit: i64,
+    room: i64,
+) -> Result<(Booked, Option<i64>)> {
+    let span = [Param::i32(program_id), Param::i64(from), Param::i64(limit)];
+    let span = STEP.run(spi, &span).first();
+    let Some(to) = span.and_then(|row| row.i64(1)) else {
+        return Ok((Booked::default(), None));
+    };
+    let plan = match span.and_then(|row| row.bool(2)) {
+        Some(true) => &DUE_DENSE,
+        _ => &DUE_SPARSE,
+    };
+    let due = [
+        Param::i32(program_id),
+        Param::i64(from),
+        Param::i64(to),
+        Param::day(as_of),
+        Param::i64(room),
+    ];
+    let due = plan.run(spi, &due);
     let mut booked = Booked::default();
-    let mut changed: Vec<(ledger::Account, Vec<Posted>)> = Vec::new();
-    for mut account in ledger::load_many_locked(spi, account_ids)? {
-        let mut entries = account.wallet.release_lapsed(account.now);
-        // Holds past their time pin nothing; ending them in the journal waits for a booking.
-        let Some(expired) = account.wallet.expire(as_of, account.now) else {
-            continue;
-        };
-        let main = entries.len();
-        booked.accounts += 1;
-        booked.lots += expired.lots.len() as i64;
-        booked.points -= expired.points;
-        entries.push(expired);
-        let posted = account.post(entries, main, &request)?;
-        changed.push((account, posted));
+    let mut last = None;
+    let mut sweep = Sweep::begin(spi)?;
+    for account_id in due.iter().filter_map(|row| row.i64(1)) {
+        let mut lots = None;
+        sweep.change(account_id, |account, _| {
+            lots = None;
+            let mut entries = account.wallet.release_lapsed(account.now);
+            // Holds past their time pin nothing; ending them in the journal waits for a booking.
+            let Some(expired) = account.wallet.expire(as_of, account.now) else {
+                return Ok(Vec::new());
+            };
+            let main = entries.len();
+            lots = Some((expired.lots.len() as i64, expired.points));
+            entries.push(expired);
+            account.post(entries, main, &Request::default())
+        })?;
+        if let Some((lots, points)) = lots {
+            booked.accounts += 1;
+            booked.lots += lots;
+            booked.points -= points;
+        }
+        last = Some(account_id);
     }
-    let changes: Vec<_> = changed
-        .iter()
-        .map(|(account, posted)| (account, posted.as_slice()))
-        .collect();
-    if !changes.is_empty() && !ledger::save_many(spi, &changes) {
-        return Err(Fault::invalid("an account changed under its own lock"));
-    }
-    Ok(booked)
+    sweep.finish()?;
+    // Where the room cut the span short, go on behind the last one looked at.
+    let cut = due.len() as i64 == room;
+    Ok((booked, if cut { last } else { Some(to) }))
 }
 
 sql_function! {
@@ -317,7 +202,7 @@ sql_function! {
         let request = Request { reason: reason.as_deref(), ..Request::default() };
         let empty = {
             let spi = Spi::connect();
-            ledger::load(&spi, account_id, None, Sight::Now)?.wallet.balance() == 0
+            ledger::load(&spi, account_id, Sight::Now)?.wallet.balance() == 0
         };
         if empty {
             return Ok(None);

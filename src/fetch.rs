@@ -1,11 +1,9 @@
 //! Reading one row by its key without the executor: what every operation and every balance
-//! does first. It takes a quarter of the time of the same SELECT through SPI (see
-//! docs/benchmarks.md), and reads only: all writing goes through SQL, where constraints and
-//! triggers are.
+//! does first. It takes a quarter of the time of the same SELECT through SPI. Writing is
+//! `write`'s.
 
 use crate::call::sql_function;
 use crate::error::{Code, Fault, Result};
-use crate::receipt::enum_label;
 use crate::spi::{read_array, read_text, text};
 use loyalty_core::wallet::{Day, EntryNo, Instant};
 use pgrx::pg_sys::{self, Datum};
@@ -30,14 +28,16 @@ pub struct WalletRow {
     pub balance: i64,
     pub debt: i64,
     pub program_id: i32,
-    pub is_open: bool,
-    pub is_closed: bool,
+    /// A value of the enum type.
+    pub status: Datum,
     pub last_entry: EntryNo,
     pub lot_expires_on: Vec<Day>,
     pub lot_granted: Vec<i64>,
     pub lot_remaining: Vec<i64>,
     pub lot_class: Option<Vec<i16>>,
     pub hold_entry: Option<Vec<EntryNo>>,
+    /// Where this version of the row is.
+    pub place: pg_sys::ItemPointerData,
 }
 
 /// What operations need of a program row.
@@ -90,35 +90,89 @@ mod column {
     }
 }
 
+/// Reads wallets and keys as one moment has them.
+pub struct Reader {
+    wallets: Scan,
+    keys: Option<Scan>,
+    moment: Moment,
+}
+
+impl Reader {
+    pub fn open(sight: Sight) -> Result<Self> {
+        let moment = Moment::of(sight);
+        Ok(Reader {
+            wallets: Scan::open(c"wallet", c"wallet_pkey", 1, &moment)?,
+            keys: None,
+            moment,
+        })
+    }
+
+    /// The wallet of an account.
+    pub fn wallet(&mut self, account_id: i64) -> Result<Option<WalletRow>> {
+        let Some(row) = self.wallets.find(&[eight(1, account_id)]) else {
+            return Ok(None);
+        };
+        use column::wallet as c;
+        let missing = || Fault::invalid("a wallet row is incomplete");
+        // SAFETY: each column is asked for as the type it is declared with.
+        unsafe {
+            let days = row.get(c::LOT_EXPIRES_ON).ok_or_else(missing)?;
+            let granted = row.get(c::LOT_GRANTED).ok_or_else(missing)?;
+            let remaining = row.get(c::LOT_REMAINING).ok_or_else(missing)?;
+            Ok(Some(WalletRow {
+                balance: row.get(c::BALANCE).ok_or_else(missing)?.value() as i64,
+                debt: row.get(c::DEBT).map_or(0, |debt| debt.value() as i64),
+                program_id: row.get(c::PROGRAM_ID).ok_or_else(missing)?.value() as i32,
+                status: row.get(c::STATUS).ok_or_else(missing)?,
+                last_entry: row.get(c::LAST_ENTRY).ok_or_else(missing)?.value() as i32,
+                lot_expires_on: read_array(days),
+                lot_granted: read_array(granted),
+                lot_remaining: read_array(remaining),
+                lot_class: row.get(c::LOT_CLASS).map(|array| read_array(array)),
+                hold_entry: row.get(c::HOLD_ENTRY).map(|array| read_array(array)),
+                place: (*row.slot).tts_tid,
+            }))
+        }
+    }
+
+    /// The entry that an idempotency key made (law 6).
+    pub fn entry_by_key(&mut self, account_id: i64, key: &str) -> Result<Option<EntryNo>> {
+        // SAFETY: the function that the index is on, under the collation of the column.
+        let hash = unsafe {
+            pg_sys::OidFunctionCall2Coll(
+                pg_sys::Oid::from(pg_sys::F_HASHTEXTEXTENDED),
+                pg_sys::DEFAULT_COLLATION_OID,
+                text(key),
+                Datum::from(0i64),
+            )
+        };
+        let keys = match &mut self.keys {
+            Some(keys) => keys,
+            none => none.insert(Scan::open(c"entry", c"entry_by_key", 2, &self.moment)?),
+        };
+        let Some(row) = keys.find(&[eight(1, account_id), eight(2, hash.value() as i64)]) else {
+            return Ok(None);
+        };
+        use column::entry as c;
+        // SAFETY: a text.
+        let stored = row
+            .get(c::IDEMPOTENCY_KEY)
+            .map(|stored| unsafe { read_text(stored) });
+        if stored.as_deref() == Some(key) {
+            return Ok(row.get(c::ENTRY).map(|entry| entry.value() as EntryNo));
+        }
+        // Another key with the same hash: the index would refuse ours, and so do we.
+        Err(
+            Fault::new(Code::KeyReused, "the idempotency key cannot be used")
+                .detail("Its hash is that of another key of the account.")
+                .hint("Use another key."),
+        )
+    }
+}
+
 /// The wallet of an account.
 pub fn wallet(account_id: i64, sight: Sight) -> Result<Option<WalletRow>> {
-    let mut scan = Scan::begin(c"wallet", c"wallet_pkey", &[eight(1, account_id)], sight)?;
-    let Some(row) = scan.next() else {
-        return Ok(None);
-    };
-    use column::wallet as c;
-    let missing = || Fault::invalid("a wallet row is incomplete");
-    let status = row.get(c::STATUS).ok_or_else(missing)?;
-    // SAFETY: each column is asked for as the type it is declared with.
-    unsafe {
-        let status = enum_label(status);
-        let days = row.get(c::LOT_EXPIRES_ON).ok_or_else(missing)?;
-        let granted = row.get(c::LOT_GRANTED).ok_or_else(missing)?;
-        let remaining = row.get(c::LOT_REMAINING).ok_or_else(missing)?;
-        Ok(Some(WalletRow {
-            balance: row.get(c::BALANCE).ok_or_else(missing)?.value() as i64,
-            debt: row.get(c::DEBT).map_or(0, |debt| debt.value() as i64),
-            program_id: row.get(c::PROGRAM_ID).ok_or_else(missing)?.value() as i32,
-            is_open: status == c"open",
-            is_closed: status == c"closed",
-            last_entry: row.get(c::LAST_ENTRY).ok_or_else(missing)?.value() as i32,
-            lot_expires_on: read_array(days),
-            lot_granted: read_array(granted),
-            lot_remaining: read_array(remaining),
-            lot_class: row.get(c::LOT_CLASS).map(|array| read_array(array)),
-            hold_entry: row.get(c::HOLD_ENTRY).map(|array| read_array(array)),
-        }))
-    }
+    Reader::open(sight)?.wallet(account_id)
 }
 
 thread_local! {
@@ -145,15 +199,9 @@ sql_function! {
     /// Statement trigger on `loyalty.program`: has all sessions read programs anew once this
     /// transaction commits, and this one at once.
     fn program_changed(call) -> () {
-        // SAFETY: the context of a trigger call is TriggerData; that is checked first.
-        unsafe {
-            let context = (*call.fcinfo()).context;
-            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-                return Err(Fault::invalid("program_changed is a trigger"));
-            }
-            let data: *const pg_sys::TriggerData = context.cast();
-            pg_sys::CacheInvalidateRelcache((*data).tg_relation);
-        }
+        let data = call.trigger_data()?;
+        // SAFETY: the table that the trigger is of is open.
+        unsafe { pg_sys::CacheInvalidateRelcache(data.tg_relation) };
         Ok(())
     }
 }
@@ -171,9 +219,10 @@ pub fn program(program_id: i32) -> Result<ProgramRow> {
         true => Sight::Statement,
         false => Sight::Latest,
     };
-    let mut scan = Scan::begin(c"program", c"program_pkey", &[four(1, program_id)], sight)?;
+    let moment = Moment::of(sight);
+    let mut scan = Scan::open(c"program", c"program_pkey", 1, &moment)?;
     let missing = || Fault::invalid("a program row is missing");
-    let row = scan.next().ok_or_else(missing)?;
+    let row = scan.find(&[four(1, program_id)]).ok_or_else(missing)?;
     use column::program as c;
     // SAFETY: both are texts.
     let read = unsafe {
@@ -194,36 +243,19 @@ pub fn program(program_id: i32) -> Result<ProgramRow> {
     Ok(read)
 }
 
-/// The entry that an idempotency key made (law 6).
-pub fn entry_by_key(account_id: i64, key: &str, sight: Sight) -> Result<Option<EntryNo>> {
-    // SAFETY: the function that the index is on, under the collation of the column.
-    let hash = unsafe {
-        pg_sys::OidFunctionCall2Coll(
-            pg_sys::Oid::from(pg_sys::F_HASHTEXTEXTENDED),
-            pg_sys::DEFAULT_COLLATION_OID,
-            text(key),
-            Datum::from(0i64),
-        )
+/// A table or index of the extension.
+pub fn relation(name: &CStr) -> Result<pg_sys::Oid> {
+    // SAFETY: looks a name up in the catalog.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"loyalty".as_ptr(), false);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
     };
-    let keys = [eight(1, account_id), eight(2, hash.value() as i64)];
-    let mut scan = Scan::begin(c"entry", c"entry_by_key", &keys, sight)?;
-    let Some(row) = scan.next() else {
-        return Ok(None);
-    };
-    use column::entry as c;
-    // SAFETY: a text.
-    let stored = row
-        .get(c::IDEMPOTENCY_KEY)
-        .map(|stored| unsafe { read_text(stored) });
-    if stored.as_deref() == Some(key) {
-        return Ok(row.get(c::ENTRY).map(|entry| entry.value() as EntryNo));
+    if oid != pg_sys::InvalidOid {
+        return Ok(oid);
     }
-    // Another key with the same hash: the index would refuse ours, and so do we.
-    Err(
-        Fault::new(Code::KeyReused, "the idempotency key cannot be used")
-            .detail("Its hash is that of another key of the account.")
-            .hint("Use another key."),
-    )
+    Err(Fault::invalid("the extension's tables are incomplete")
+        .detail(format!("loyalty.{} is missing.", name.to_string_lossy()))
+        .hint("Restore the table or index under its own name."))
 }
 
 struct Key {
@@ -248,14 +280,49 @@ fn four(column: i16, value: i32) -> Key {
     }
 }
 
-/// An index scan under way; it closes what it opened. Locks stay to the end of the
-/// transaction, as after a statement.
+/// A snapshot, held as long as something is read by it.
+struct Moment {
+    snapshot: pg_sys::Snapshot,
+    registered: bool,
+}
+
+impl Moment {
+    fn of(sight: Sight) -> Self {
+        // SAFETY: we run inside a statement, which has a snapshot.
+        unsafe {
+            let fresh = match sight {
+                Sight::Statement => None,
+                Sight::Now => Some(pg_sys::GetTransactionSnapshot()),
+                Sight::Latest => Some(pg_sys::GetLatestSnapshot()),
+            };
+            Moment {
+                snapshot: fresh.map_or_else(
+                    || pg_sys::GetActiveSnapshot(),
+                    |snapshot| pg_sys::RegisterSnapshot(snapshot),
+                ),
+                registered: fresh.is_some(),
+            }
+        }
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        // While an error unwinds, PostgreSQL's abort lets go of it.
+        if self.registered && !std::thread::panicking() {
+            // SAFETY: registered above, once.
+            unsafe { pg_sys::UnregisterSnapshot(self.snapshot) };
+        }
+    }
+}
+
+/// Look-ups by an index, open for several; it closes what it opened. Locks stay to the end of
+/// the transaction, as after a statement.
 struct Scan {
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
-    fresh: bool,
 }
 
 /// The row that a scan stands on.
@@ -264,32 +331,40 @@ struct ScannedRow {
 }
 
 impl Scan {
-    fn begin(table: &CStr, index: &CStr, keys: &[Key], sight: Sight) -> Result<Self> {
-        // SAFETY: relations are opened under lock, and live as long as the scan; the keys are
-        // of the index's column types.
+    fn open(table: &CStr, index: &CStr, keys: c_int, moment: &Moment) -> Result<Self> {
+        let (heap_oid, index_oid) = (relation(table)?, relation(index)?);
+        // SAFETY: relations are opened under lock, and live as long as the scan; so does the
+        // moment's snapshot.
         unsafe {
-            let schema = pg_sys::get_namespace_oid(c"loyalty".as_ptr(), false);
-            let heap_oid = pg_sys::get_relname_relid(table.as_ptr(), schema);
-            let index_oid = pg_sys::get_relname_relid(index.as_ptr(), schema);
-            if heap_oid == pg_sys::InvalidOid || index_oid == pg_sys::InvalidOid {
-                return Err(Fault::invalid("the extension's tables are incomplete")
-                    .detail(format!(
-                        "loyalty.{} or its index is missing.",
-                        table.to_string_lossy()
-                    ))
-                    .hint("Restore the table or index under its own name."));
-            }
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let heap = pg_sys::table_open(heap_oid, lock);
             let index = pg_sys::index_open(index_oid, lock);
-            let fresh = match sight {
-                Sight::Statement => None,
-                Sight::Now => Some(pg_sys::GetTransactionSnapshot()),
-                Sight::Latest => Some(pg_sys::GetLatestSnapshot()),
-            };
-            if let Some(snapshot) = fresh {
-                pg_sys::PushActiveSnapshot(snapshot);
-            }
+            #[cfg(not(feature = "pg18"))]
+            let scan = pg_sys::index_beginscan(heap, index, moment.snapshot, keys, 0);
+            #[cfg(feature = "pg18")]
+            let scan = pg_sys::index_beginscan(
+                heap,
+                index,
+                moment.snapshot,
+                std::ptr::null_mut(),
+                keys,
+                0,
+            );
+            let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
+            Ok(Scan {
+                heap,
+                index,
+                scan,
+                slot,
+            })
+        }
+    }
+
+    /// The row with these keys, as many as the scan was opened for.
+    fn find(&mut self, keys: &[Key]) -> Option<ScannedRow> {
+        // SAFETY: the scan is open; the keys are of the index's column types, the slot is of
+        // the table's shape.
+        unsafe {
             let mut scan_keys: [pg_sys::ScanKeyData; 2] = Default::default();
             for (scan_key, key) in scan_keys.iter_mut().zip(keys) {
                 pg_sys::ScanKeyInit(
@@ -300,39 +375,13 @@ impl Scan {
                     key.value,
                 );
             }
-            let snapshot = pg_sys::GetActiveSnapshot();
-            #[cfg(not(feature = "pg18"))]
-            let scan = pg_sys::index_beginscan(heap, index, snapshot, keys.len() as c_int, 0);
-            #[cfg(feature = "pg18")]
-            let scan = pg_sys::index_beginscan(
-                heap,
-                index,
-                snapshot,
-                std::ptr::null_mut(),
-                keys.len() as c_int,
-                0,
-            );
             pg_sys::index_rescan(
-                scan,
+                self.scan,
                 scan_keys.as_mut_ptr(),
                 keys.len() as c_int,
                 std::ptr::null_mut(),
                 0,
             );
-            let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
-            Ok(Scan {
-                heap,
-                index,
-                scan,
-                slot,
-                fresh: fresh.is_some(),
-            })
-        }
-    }
-
-    fn next(&mut self) -> Option<ScannedRow> {
-        // SAFETY: the scan is open; the slot is of the table's shape.
-        unsafe {
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             if !pg_sys::index_getnext_slot(self.scan, forward, self.slot) {
                 return None;
@@ -350,13 +399,10 @@ impl Drop for Scan {
         if std::thread::panicking() {
             return;
         }
-        // SAFETY: opened in begin, in this order.
+        // SAFETY: opened in open, in this order.
         unsafe {
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
             pg_sys::index_endscan(self.scan);
-            if self.fresh {
-                pg_sys::PopActiveSnapshot();
-            }
             pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE);
             pg_sys::table_close(self.heap, pg_sys::NoLock as pg_sys::LOCKMODE);
         }

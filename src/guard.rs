@@ -1,10 +1,10 @@
 //! The guard on the ledger's tables (laws 1 and 3): rows change through operations only.
 
 use crate::call::{Answer, sql_function};
-use crate::error::{Code, Fault, Result};
+use crate::error::{Code, Fault};
 use crate::receipt::enum_label;
 use crate::spi::{Plan, Spi};
-use loyalty_core::wallet::{Kind, NEVER};
+use loyalty_core::wallet::{Day, EntryNo, Kind, NEVER};
 use pgrx::pg_sys::{self, Datum};
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -44,7 +44,11 @@ sql_function! {
         if OPERATING.get() {
             return Ok(Answer::Value(Datum::from(0)));
         }
-        let (event, table) = trigger(call.fcinfo())?;
+        let data = call.trigger_data()?;
+        let event = data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
+        // SAFETY: the table that the trigger is of is open, and has a name.
+        let table = unsafe { CStr::from_ptr(pg_sys::get_rel_name((*data.tg_relation).rd_id)) };
+        let table = table.to_string_lossy().into_owned();
         if event == pg_sys::TRIGGER_EVENT_INSERT && copying() {
             let spi = Spi::connect();
             let empty = IS_EMPTY
@@ -70,22 +74,6 @@ sql_function! {
     }
 }
 
-/// The event and the table of a trigger call.
-fn trigger(fcinfo: pg_sys::FunctionCallInfo) -> Result<(u32, String)> {
-    // SAFETY: the context of a trigger call is TriggerData; that is checked first.
-    unsafe {
-        let context = (*fcinfo).context;
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            return Err(Fault::invalid("guard_ledger is a trigger"));
-        }
-        let data: *const pg_sys::TriggerData = context.cast();
-        let event = (*data).tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
-        let name = pg_sys::get_rel_name((*(*data).tg_relation).rd_id);
-        let table = CStr::from_ptr(name).to_string_lossy().into_owned();
-        Ok((event, table))
-    }
-}
-
 /// Whether the client's statement is COPY.
 fn copying() -> bool {
     // SAFETY: the portal that runs is valid while it runs.
@@ -103,27 +91,42 @@ sql_function! {
         else {
             return Ok(false);
         };
-        let classes = call.i16s(5);
-        let shaped = granted.len() == days.len()
-            && remaining.len() == days.len()
-            && classes.is_none_or(|classes| classes.len() == days.len());
-        let sum = remaining
-            .iter()
-            .try_fold(0i64, |sum, points| sum.checked_add(*points));
-        let due = days
-            .iter()
-            .zip(&remaining)
-            .find(|(_, remaining)| **remaining > 0)
-            .map(|(day, _)| *day)
-            .filter(|day| *day != NEVER);
-        Ok(shaped
-            && sum == Some(balance)
-            && call.i64(1).is_none_or(|debt| debt > 0)
-            && days.is_sorted()
-            && remaining.iter().all(|points| *points >= 0)
-            && remaining.iter().zip(&granted).all(|(left, got)| left <= got)
-            && call.i32(6) == due)
+        let (debt, classes, due) = (call.i64(1), call.i16s(5), call.i32(6));
+        let classes = classes.as_deref();
+        Ok(is_sound_wallet(balance, debt, &days, &granted, &remaining, classes, due))
     }
+}
+
+/// Whether the lots of a wallet are in spend order, none holds less than nothing or more than
+/// it got, and together they are the balance (laws 1 and 2).
+pub fn is_sound_wallet(
+    balance: i64,
+    debt: Option<i64>,
+    days: &[Day],
+    granted: &[i64],
+    remaining: &[i64],
+    classes: Option<&[i16]>,
+    due: Option<Day>,
+) -> bool {
+    let shaped = granted.len() == days.len()
+        && remaining.len() == days.len()
+        && classes.is_none_or(|classes| classes.len() == days.len());
+    let sum = remaining
+        .iter()
+        .try_fold(0i64, |sum, points| sum.checked_add(*points));
+    let first_due = days
+        .iter()
+        .zip(remaining)
+        .find(|(_, remaining)| **remaining > 0)
+        .map(|(day, _)| *day)
+        .filter(|day| *day != NEVER);
+    shaped
+        && sum == Some(balance)
+        && debt.is_none_or(|debt| debt > 0)
+        && days.is_sorted()
+        && remaining.iter().all(|points| *points >= 0)
+        && remaining.iter().zip(granted).all(|(left, got)| left <= got)
+        && due == first_due
 }
 
 sql_function! {
@@ -135,9 +138,13 @@ sql_function! {
             return Ok(false);
         };
         // SAFETY: the argument is a value of the enum type.
-        let Some(kind) = Kind::parse(unsafe { enum_label(kind) }) else {
-            return Ok(false);
-        };
-        Ok(entry > 0 && balance >= 0 && kind.allows(points))
+        let kind = Kind::parse(unsafe { enum_label(kind) });
+        Ok(kind.is_some_and(|kind| is_sound_entry(entry, kind, points, balance)))
     }
+}
+
+/// Whether an entry is numbered from 1, leaves a balance that is not negative, and moves
+/// points the way its kind does (laws 2 and 3).
+pub fn is_sound_entry(entry: EntryNo, kind: Kind, points: i64, balance: i64) -> bool {
+    entry > 0 && balance >= 0 && kind.allows(points)
 }

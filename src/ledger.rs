@@ -1,25 +1,21 @@
 //! Reading an account's wallet, and writing it back with what happened (laws 1, 3 and 6).
 //!
-//! A single operation reads without a lock, and its one writing statement succeeds only if
-//! the wallet's last entry is still the one it read: any other operation would have added
-//! one. Whoever comes too late takes the row lock and does it again, so that waiting is fair.
+//! An operation reads without a lock, and its write succeeds only if the wallet's row is still
+//! the one it read. Whoever comes too late takes the row lock and does it again, so that
+//! waiting is fair.
 
-use crate::call::{element_type, form_row, row_array};
 use crate::clock;
 use crate::day;
 use crate::error::{Code, Fault, Result};
-use crate::fetch::{self, ProgramRow, Sight, WalletRow};
-use crate::guard::Operating;
-use crate::receipt::{self, Receipt};
-use crate::spi::{
-    Param, Plan, Row, Spi, array_of_days, array_of_i16, array_of_i32, array_of_i64,
-    array_of_instants, text,
-};
+use crate::fetch::{self, ProgramRow, Reader, Sight, WalletRow};
+use crate::receipt::{self, Receipt, enum_label};
+use crate::spi::{Param, Plan, Row, Spi};
+use crate::write::Writer;
 use loyalty_core::wallet::{
-    Class, Day, ENTRIES_PER_ACCOUNT, Entry, EntryNo, Hold, Instant, Kind, Lot, Movement, NEVER,
-    Wallet, operation_id,
+    Class, Day, ENTRIES_PER_ACCOUNT, Entry, EntryNo, Hold, Instant, Lot, Movement, NEVER, Wallet,
+    operation_id,
 };
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{self, Datum};
 
 /// Whether an operation is the holder's to make, or must go through a suspension too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +32,10 @@ pub struct Account {
     pub program_id: i32,
     pub is_open: bool,
     pub is_closed: bool,
+    /// Its status as the row has it.
+    pub status: Datum,
+    /// Where its row was found; a row that was changed since is elsewhere.
+    pub place: pg_sys::ItemPointerData,
     /// Number of its last entry; also the version that a write checks.
     pub last_entry: EntryNo,
     pub wallet: Wallet,
@@ -50,8 +50,6 @@ pub struct Account {
     next_entry: EntryNo,
     /// Number that the entry of the operation under way gets.
     pub own_entry: EntryNo,
-    /// The entry that the idempotency key made before.
-    stored: Option<EntryNo>,
 }
 
 /// What one call asks for, beyond what each operation adds.
@@ -67,21 +65,9 @@ pub struct Request<'a> {
     pub activity: bool,
 }
 
-/// A C string literal made of string literals.
-macro_rules! sql {
-    ($($part:expr),+) => {
-        match std::ffi::CStr::from_bytes_with_nul(concat!($($part,)+ "\0").as_bytes()) {
-            Ok(sql) => sql,
-            Err(_) => panic!("SQL with a zero byte"),
-        }
-    };
-}
-pub(crate) use sql;
-
 static LOCK_MANY: Plan = Plan::new(
-    c"select w.account_id, w.balance, w.debt, w.program_id, w.status = 'open', w.status = 'closed',
-             w.last_entry, w.lot_expires_on, w.lot_granted, w.lot_remaining, w.lot_class,
-             w.hold_entry
+    c"select w.account_id, w.balance, w.debt, w.program_id, w.status, w.last_entry,
+             w.lot_expires_on, w.lot_granted, w.lot_remaining, w.lot_class, w.hold_entry, w.ctid
         from loyalty.wallet w where w.account_id = any($1)
        order by w.account_id for no key update of w",
 );
@@ -94,58 +80,53 @@ static HOLDS: Plan = Plan::new(
         from loyalty.entry where account_id = $1 and entry = any($2) order by entry",
 );
 
-/// Reads one account; `key` looks for what it stored.
-pub fn load(spi: &Spi, account_id: i64, key: Option<&str>, sight: Sight) -> Result<Account> {
-    // The key is read after the wallet: an operation between the two would be noticed by its
-    // key here, or else by its entry when this one writes.
-    let row = fetch::wallet(account_id, sight)?.ok_or_else(|| no_such_account(account_id))?;
-    let stored = match key {
-        Some(key) => fetch::entry_by_key(account_id, key, sight)?,
-        None => None,
+/// Reads one account.
+pub fn load(spi: &Spi, account_id: i64, sight: Sight) -> Result<Account> {
+    find(spi, &mut Reader::open(sight)?, account_id)?.ok_or_else(|| no_such_account(account_id))
+}
+
+fn find(spi: &Spi, reader: &mut Reader, account_id: i64) -> Result<Option<Account>> {
+    let Some(row) = reader.wallet(account_id)? else {
+        return Ok(None);
     };
     let program = fetch::program(row.program_id)?;
-    let mut account = read_account(spi, account_id, row, &program);
-    account.stored = stored;
-    Ok(account)
+    Ok(Some(read_account(spi, account_id, row, &program)))
 }
 
 /// Reads accounts with their rows locked, in id order, which keeps callers from deadlock.
 /// Those that are not there are left out.
 pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> {
     // The row that was waited for comes back as it is now: no need to read it again.
-    let locked = LOCK_MANY.run(spi, &[Param::i64s(account_ids)]);
-    let mut accounts = Vec::with_capacity(locked.len());
-    let mut program: Option<(i32, ProgramRow)> = None;
-    for locked in locked.iter() {
-        let (account_id, row) =
-            read_locked(locked).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
-        let known = match &mut program {
-            Some((id, known)) if *id == row.program_id => known,
-            other => {
-                let read = fetch::program(row.program_id)?;
-                &mut other.insert((row.program_id, read)).1
-            }
-        };
-        accounts.push(read_account(spi, account_id, row, known));
-    }
-    Ok(accounts)
+    LOCK_MANY
+        .run(spi, &[Param::i64s(account_ids)])
+        .iter()
+        .map(|row| of_row(spi, row))
+        .collect()
 }
 
-fn read_locked(row: Row) -> Option<(i64, WalletRow)> {
+/// An account of a row with the columns of `LOCK_MANY`.
+pub fn of_row(spi: &Spi, row: Row) -> Result<Account> {
+    let (account_id, wallet) =
+        read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
+    let program = fetch::program(wallet.program_id)?;
+    Ok(read_account(spi, account_id, wallet, &program))
+}
+
+fn read_row(row: Row) -> Option<(i64, WalletRow)> {
     Some((
         row.i64(1)?,
         WalletRow {
             balance: row.i64(2)?,
             debt: row.i64(3).unwrap_or(0),
             program_id: row.i32(4)?,
-            is_open: row.bool(5)?,
-            is_closed: row.bool(6)?,
-            last_entry: row.i32(7)?,
-            lot_expires_on: row.i32s(8)?,
-            lot_granted: row.i64s(9)?,
-            lot_remaining: row.i64s(10)?,
-            lot_class: row.i16s(11),
-            hold_entry: row.i32s(12),
+            status: row.datum(5)?,
+            last_entry: row.i32(6)?,
+            lot_expires_on: row.i32s(7)?,
+            lot_granted: row.i64s(8)?,
+            lot_remaining: row.i64s(9)?,
+            lot_class: row.i16s(10),
+            hold_entry: row.i32s(11),
+            place: row.place(12)?,
         },
     ))
 }
@@ -159,6 +140,8 @@ pub fn no_such_account(account_id: i64) -> Fault {
 fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &ProgramRow) -> Account {
     let now = clock::now();
     let program_id = row.program_id;
+    // SAFETY: a value of the enum type.
+    let status = unsafe { enum_label(row.status) };
     let classes = row.lot_class.map(|ids| classes_of(spi, program_id, &ids));
     let lots = row
         .lot_expires_on
@@ -182,8 +165,10 @@ fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &ProgramRow
     Account {
         account_id,
         program_id,
-        is_open: row.is_open,
-        is_closed: row.is_closed,
+        is_open: status == c"open",
+        is_closed: status == c"closed",
+        status: row.status,
+        place: row.place,
         granted_on: None,
         next_entry: row.last_entry + 1,
         own_entry: 0,
@@ -197,7 +182,6 @@ fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &ProgramRow
         now,
         expiry: program.expiry.clone(),
         refund_grace_days: program.refund_grace_days,
-        stored: None,
     }
 }
 
@@ -273,6 +257,59 @@ pub fn read_movements(
         .collect()
 }
 
+/// Changes accounts one after the other. They come in id order, each once, which keeps callers
+/// from deadlock; nothing is to be seen of it before `finish`.
+pub struct Sweep<'a> {
+    spi: &'a Spi,
+    reader: Reader,
+    writer: Writer<'a>,
+}
+
+impl<'a> Sweep<'a> {
+    pub fn begin(spi: &'a Spi) -> Result<Self> {
+        Ok(Sweep {
+            spi,
+            reader: Reader::open(Sight::Now)?,
+            writer: Writer::open(spi)?,
+        })
+    }
+
+    /// Has `work` make entries of one account, and writes them. It may be asked twice: if
+    /// another operation came between reading and writing, once more under the row's lock.
+    /// None when there is no such account.
+    pub fn change(
+        &mut self,
+        account_id: i64,
+        mut work: impl FnMut(&mut Account, &mut Reader) -> Result<Vec<Posted>>,
+    ) -> Result<Option<Account>> {
+        pgrx::check_for_interrupts!();
+        if !self.writer.wants_locks() {
+            let Some(mut account) = find(self.spi, &mut self.reader, account_id)? else {
+                return Ok(None);
+            };
+            let posted = work(&mut account, &mut self.reader)?;
+            if self.writer.put(&account, &posted)? {
+                return Ok(Some(account));
+            }
+        }
+        // Whoever was too late waits in the fair queue of the row's lock.
+        LOCK.run(self.spi, &[Param::i64(account_id)]);
+        let mut reader = Reader::open(Sight::Now)?;
+        let Some(mut account) = find(self.spi, &mut reader, account_id)? else {
+            return Ok(None);
+        };
+        let posted = work(&mut account, &mut reader)?;
+        if self.writer.put(&account, &posted)? {
+            return Ok(Some(account));
+        }
+        Err(changed_under_lock())
+    }
+
+    pub fn finish(self) -> Result<()> {
+        self.writer.finish()
+    }
+}
+
 /// Makes one operation on one account: loads it, lets `change` work out the entries, and
 /// writes both. The same key again gives the stored receipt (law 6).
 pub fn operate(
@@ -283,29 +320,33 @@ pub fn operate(
 ) -> Result<Receipt> {
     check_request(request)?;
     let spi = Spi::connect();
-    let mut locked = false;
-    loop {
-        let mut account = load(&spi, account_id, request.key, Sight::Now)?;
-        if let Some(entry) = account.stored {
-            return receipt::stored(&spi, &account, entry, request.hash);
-        }
-        account.check_status(needs)?;
-        let mut entries = account.prepare(request.activity)?;
-        let before = entries.len();
-        account.own_entry = account.next_entry + before as EntryNo;
-        entries.extend(change(&spi, &mut account)?);
-        account.wallet.tidy(account.today);
-        let posted = account.post(entries, before, request)?;
-        if save(&spi, &account, &posted) {
-            return Ok(account.receipt(&posted, before));
-        }
-        if locked {
-            // Under REPEATABLE READ PostgreSQL itself raises 40001 before this.
-            return Err(Fault::invalid("the account changed under its own lock"));
-        }
-        LOCK.run(&spi, &[Param::i64(account_id)]);
-        locked = true;
-    }
+    let mut sweep = Sweep::begin(&spi)?;
+    let mut receipt = None;
+    sweep
+        .change(account_id, |account, reader| {
+            if let Some(stored) = stored_receipt(&spi, account, reader, request)? {
+                receipt = Some(stored);
+                return Ok(Vec::new());
+            }
+            account.check_status(needs)?;
+            let mut entries = account.prepare(request.activity)?;
+            let before = entries.len();
+            account.own_entry = account.next_entry + before as EntryNo;
+            entries.extend(change(&spi, account)?);
+            account.wallet.tidy(account.today);
+            let posted = account.post(entries, before, request)?;
+            let own = account.receipt(&posted, before);
+            receipt = Some(own);
+            Ok(posted)
+        })?
+        .ok_or_else(|| no_such_account(account_id))?;
+    sweep.finish()?;
+    receipt.ok_or_else(|| Fault::invalid("an operation without a receipt"))
+}
+
+/// Cannot be: under REPEATABLE READ PostgreSQL itself raises 40001 when the lock is taken.
+pub fn changed_under_lock() -> Fault {
+    Fault::invalid("the account changed under its own lock")
 }
 
 /// What every operation asks of its key and reason.
@@ -315,14 +356,18 @@ pub fn check_request(request: &Request) -> Result<()> {
 }
 
 /// The receipt that the request's key made before, if it did.
-pub fn stored_receipt(spi: &Spi, account_id: i64, request: &Request) -> Result<Option<Receipt>> {
-    if request.key.is_none() {
+pub fn stored_receipt(
+    spi: &Spi,
+    account: &Account,
+    reader: &mut Reader,
+    request: &Request,
+) -> Result<Option<Receipt>> {
+    let Some(key) = request.key else {
         return Ok(None);
-    }
-    let account = load(spi, account_id, request.key, Sight::Now)?;
-    account
-        .stored
-        .map(|entry| receipt::stored(spi, &account, entry, request.hash))
+    };
+    reader
+        .entry_by_key(account.account_id, key)?
+        .map(|entry| receipt::stored(spi, account, entry, request.hash))
         .transpose()
 }
 
@@ -472,257 +517,6 @@ impl Account {
                 .collect(),
         }
     }
-}
-
-static SAVE_ONE: Plan = Plan::new(
-    c"with w as (
-          update loyalty.wallet
-             set balance = $3, debt = $4, first_entry = 1, last_entry = $5, next_expiry_on = $6,
-                 lot_expires_on = $7, lot_granted = $8, lot_remaining = $9, lot_class = $10,
-                 hold_entry = $11, hold_until = $12
-           where account_id = $1 and last_entry = $2
-       returning account_id)
-      insert into loyalty.entry
-             (account_id, points, balance, occurred_at, entry, kind, expires_on, granted_on,
-              request_hash, refers_to, available, held, debt, actor, reason, idempotency_key,
-              lot_expires_on, lot_points, lot_class, hold_until)
-      select account_id, $13, $3, $14, $5, $15::loyalty.entry_kind, $16, $17,
-             $18, $19, $20, $21, $22, $23, $24, $25,
-             $26, $27, $28, $29
-        from w",
-);
-
-/// Writes a wallet with its new entries. False: another operation was quicker.
-fn save(spi: &Spi, account: &Account, posted: &[Posted]) -> bool {
-    let [one] = posted else {
-        return save_many(spi, &[(account, posted)]);
-    };
-    let state = State::of(account);
-    let lots = LotColumns::of(&one.entry);
-    let _operating = Operating::begin();
-    let saved = SAVE_ONE.run(
-        spi,
-        &[
-            Param::i64(account.account_id),
-            Param::i32(account.last_entry),
-            Param::i64(one.balance),
-            Param::i64(state.debt),
-            Param::i32(one.number),
-            Param::day(state.due),
-            Param::days(&state.days),
-            Param::i64s(&state.granted),
-            Param::i64s(&state.remaining),
-            Param::i16s(state.classes.as_deref()),
-            Param::i32s(state.hold_entries.as_deref()),
-            Param::instants(state.hold_untils.as_deref()),
-            Param::i64(one.entry.points),
-            Param::instant(account.now),
-            Param::text(one.entry.kind.label().to_str().unwrap_or_default()),
-            Param::day(lots.one),
-            Param::day(one.granted_on),
-            Param::i32(one.hash),
-            Param::i32(one.entry.refers_to),
-            Param::i64((one.available != one.balance).then_some(one.available)),
-            Param::i64(nonzero(one.entry.held)),
-            Param::i64(nonzero(one.entry.debt)),
-            Param::text(receipt::actor().as_str()),
-            Param::text(one.reason.as_deref()),
-            Param::text(one.key.as_deref()),
-            Param::of(pg_sys::DATEARRAYOID, lots.days()),
-            Param::of(pg_sys::INT8ARRAYOID, lots.points()),
-            Param::i16s(lots.classes.as_deref()),
-            Param::instant(one.hold_until),
-        ],
-    );
-    saved.len() == 1
-}
-
-static ARRAY_TYPES: Plan = Plan::new(
-    c"select pg_catalog.to_regtype('loyalty.wallet[]')::pg_catalog.oid,
-             pg_catalog.to_regtype('loyalty.entry[]')::pg_catalog.oid",
-);
-/// Adds the entries only if each wallet was still as it was read.
-static SAVE_MANY: Plan = Plan::new(
-    c"with w as (
-          update loyalty.wallet w
-             set balance = c.balance, debt = c.debt, first_entry = 1, last_entry = c.last_entry,
-                 next_expiry_on = c.next_expiry_on, lot_expires_on = c.lot_expires_on,
-                 lot_granted = c.lot_granted, lot_remaining = c.lot_remaining,
-                 lot_class = c.lot_class, hold_entry = c.hold_entry, hold_until = c.hold_until
-            from unnest($1) c
-           where w.account_id = c.account_id and w.last_entry = c.first_entry
-       returning 1)
-      insert into loyalty.entry
-      select e.* from unnest($2) e where (select count(*) from w) = $3",
-);
-
-/// Writes many wallets and their entries, in one statement each. False: some wallet was
-/// changed meanwhile, and the caller must not go on.
-pub fn save_many(spi: &Spi, changes: &[(&Account, &[Posted])]) -> bool {
-    let Some(types) = ARRAY_TYPES.run(spi, &[]).first() else {
-        return false;
-    };
-    let oid = |column| Oid::from(types.i32(column).unwrap_or(0) as u32);
-    let actor = receipt::actor();
-    let (wallet_type, entry_type) = (oid(1), oid(2));
-    // SAFETY: the arrays are of the tables' own row types, whose columns come in the order of
-    // sql/ledger.sql.
-    let (wallets, entries) = unsafe {
-        let (wallet_shape, wallet_element) = element_type(wallet_type);
-        let (entry_shape, entry_element) = element_type(entry_type);
-        let kind_type = pg_sys::SPI_gettypeid(entry_shape, 6);
-        let wallets = changes
-            .iter()
-            .map(|(account, posted)| form_row(wallet_shape, &wallet_row(account, posted)))
-            .collect();
-        let entries = changes
-            .iter()
-            .flat_map(|(account, posted)| posted.iter().map(move |one| (account, one)))
-            .map(|(account, one)| {
-                form_row(entry_shape, &entry_row(account, one, kind_type, &actor))
-            })
-            .collect();
-        (
-            row_array(wallets, wallet_element),
-            row_array(entries, entry_element),
-        )
-    };
-    let _operating = Operating::begin();
-    let expected: usize = changes.iter().map(|(_, posted)| posted.len()).sum();
-    let saved = SAVE_MANY.run(
-        spi,
-        &[
-            Param::of(wallet_type, Some(wallets)),
-            Param::of(entry_type, Some(entries)),
-            Param::i64(changes.len() as i64),
-        ],
-    );
-    saved.len() == expected
-}
-
-fn wallet_row(account: &Account, posted: &[Posted]) -> Vec<Option<Datum>> {
-    let state = State::of(account);
-    vec![
-        Some(Datum::from(account.account_id)),
-        Some(Datum::from(account.wallet.balance())),
-        state.debt.map(Datum::from),
-        None, // program_id
-        None, // status
-        // first_entry carries the version that the write checks
-        Some(Datum::from(account.last_entry)),
-        Some(Datum::from(account.last_entry + posted.len() as EntryNo)),
-        state.due.map(Datum::from),
-        Some(array_of_days(&state.days)),
-        Some(array_of_i64(&state.granted)),
-        Some(array_of_i64(&state.remaining)),
-        state.classes.as_deref().map(array_of_i16),
-        state.hold_entries.as_deref().map(array_of_i32),
-        state.hold_untils.as_deref().map(array_of_instants),
-    ]
-}
-
-fn entry_row(account: &Account, one: &Posted, kind_type: Oid, actor: &str) -> Vec<Option<Datum>> {
-    let lots = LotColumns::of(&one.entry);
-    vec![
-        Some(Datum::from(account.account_id)),
-        Some(Datum::from(one.entry.points)),
-        Some(Datum::from(one.balance)),
-        Some(Datum::from(account.now)),
-        Some(Datum::from(one.number)),
-        Some(receipt::enum_value(kind_type, one.entry.kind.label())),
-        lots.one.map(Datum::from),
-        one.granted_on.map(Datum::from),
-        one.hash.map(Datum::from),
-        one.entry.refers_to.map(Datum::from),
-        (one.available != one.balance).then(|| Datum::from(one.available)),
-        nonzero(one.entry.held).map(Datum::from),
-        nonzero(one.entry.debt).map(Datum::from),
-        one.other.map(|(account_id, _)| Datum::from(account_id)),
-        one.other.map(|(_, entry)| Datum::from(entry)),
-        Some(text(actor)),
-        one.reason.as_deref().map(text),
-        one.key.as_deref().map(text),
-        lots.days(),
-        lots.points(),
-        lots.classes.as_deref().map(array_of_i16),
-        one.hold_until.map(Datum::from),
-    ]
-}
-
-fn nonzero(value: i64) -> Option<i64> {
-    (value != 0).then_some(value)
-}
-
-/// A wallet as its columns.
-struct State {
-    debt: Option<i64>,
-    due: Option<Day>,
-    days: Vec<Day>,
-    granted: Vec<i64>,
-    remaining: Vec<i64>,
-    classes: Option<Vec<i16>>,
-    hold_entries: Option<Vec<EntryNo>>,
-    hold_untils: Option<Vec<Instant>>,
-}
-
-impl State {
-    fn of(account: &Account) -> Self {
-        let wallet = &account.wallet;
-        let lots = &wallet.lots;
-        let holds = Some(&wallet.holds).filter(|holds| !holds.is_empty());
-        State {
-            debt: nonzero(wallet.debt),
-            due: wallet.due_after(),
-            days: lots.iter().map(|lot| lot.expires_on).collect(),
-            granted: lots.iter().map(|lot| lot.granted).collect(),
-            remaining: lots.iter().map(|lot| lot.remaining).collect(),
-            classes: classes(lots.iter().map(|lot| lot.class.id)),
-            hold_entries: holds.map(|holds| holds.iter().map(|hold| hold.entry).collect()),
-            hold_untils: holds.map(|holds| holds.iter().map(|hold| hold.until).collect()),
-        }
-    }
-}
-
-/// The lots of an entry as its columns: a lone lot of class 0 that explains all of the entry
-/// needs its day only.
-struct LotColumns<'a> {
-    one: Option<Day>,
-    lots: &'a [Movement],
-    classes: Option<Vec<i16>>,
-}
-
-impl<'a> LotColumns<'a> {
-    fn of(entry: &'a Entry) -> Self {
-        let whole = match entry.kind {
-            Kind::Hold | Kind::Release => entry.held,
-            _ => entry.points,
-        };
-        match entry.lots.as_slice() {
-            [lot] if lot.class.id == 0 && lot.points.abs() == whole.abs() => LotColumns {
-                one: Some(lot.expires_on),
-                lots: &[],
-                classes: None,
-            },
-            lots => LotColumns {
-                one: None,
-                lots,
-                classes: classes(lots.iter().map(|lot| lot.class.id)),
-            },
-        }
-    }
-    fn days(&self) -> Option<Datum> {
-        let days: Vec<Day> = self.lots.iter().map(|lot| lot.expires_on).collect();
-        (!days.is_empty()).then(|| array_of_days(&days))
-    }
-    fn points(&self) -> Option<Datum> {
-        let points: Vec<i64> = self.lots.iter().map(|lot| lot.points).collect();
-        (!points.is_empty()).then(|| array_of_i64(&points))
-    }
-}
-
-fn classes(ids: impl Iterator<Item = i16>) -> Option<Vec<i16>> {
-    let ids: Vec<i16> = ids.collect();
-    ids.iter().any(|id| *id != 0).then_some(ids)
 }
 
 /// Whether that is the last day of a lot that never expires.

@@ -18,7 +18,9 @@ mod ledger;
 mod operation;
 mod reading;
 mod receipt;
+mod row;
 mod spi;
+mod write;
 
 use pgrx::prelude::*;
 

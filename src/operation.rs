@@ -5,9 +5,11 @@ use crate::call::sql_function;
 use crate::clock;
 use crate::day;
 use crate::error::{Code, Fault, Result};
+use crate::fetch::{Reader, Sight};
 use crate::ledger::{self, Account, Needs, Posted, Request, operate, read_movements};
 use crate::receipt::Receipt;
 use crate::spi::{Param, Plan, Spi};
+use crate::write::Writer;
 use loyalty_core::expiry::ExpiryPolicy;
 use loyalty_core::wallet::{
     Class, Day, Entry, EntryNo, Kind, LapsedRefund, Movement, NEVER, Shortfall, Spent,
@@ -59,6 +61,18 @@ fn no_such_operation(account_id: i64, operation_id: i64) -> Fault {
         .hint("The operation_id is in the receipt, and in loyalty.statement(account_id).")
 }
 
+/// What a grant asks of its lot; what is left open the program decides.
+#[derive(Default)]
+pub struct Wanted<'a> {
+    pub granted_on: Option<Day>,
+    pub expires_on: Option<Day>,
+    pub policy: Option<&'a str>,
+    pub funding: Option<&'a str>,
+    /// Whether the last day may have passed: a payment that downtime delayed is booked, and
+    /// lapses, as it would have been in time.
+    pub late: bool,
+}
+
 /// What a grant's lot will be.
 pub struct Terms {
     pub granted_on: Day,
@@ -69,15 +83,8 @@ pub struct Terms {
 static CLASS: Plan = Plan::new(c"select loyalty.lot_class_of($1, $2, $3)");
 
 /// The terms of a grant, frozen with it (law 9).
-pub fn terms(
-    spi: &Spi,
-    account: &Account,
-    granted_on: Option<Day>,
-    expires_on: Option<Day>,
-    policy: Option<&str>,
-    funding: Option<&str>,
-) -> Result<Terms> {
-    let granted_on = granted_on.unwrap_or(account.today);
+pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
+    let granted_on = wanted.granted_on.unwrap_or(account.today);
     let granted_date = day::date(granted_on)?;
     if granted_on > account.today {
         return Err(Fault::invalid("granted_on lies in the future")
@@ -88,10 +95,11 @@ pub fn terms(
             .hint("Grant on the day itself, by a rule or a schedule."));
     }
     let mut inactivity = None;
-    let expires_on = match expires_on {
+    let expires_on = match wanted.expires_on {
         Some(day) => day,
         None => {
-            let policy: ExpiryPolicy = policy
+            let policy: ExpiryPolicy = wanted
+                .policy
                 .unwrap_or(&account.expiry)
                 .parse()
                 .map_err(crate::expiry::policy_fault)?;
@@ -116,7 +124,7 @@ pub fn terms(
                     "Points are spendable through expires_on, so it is granted_on at the earliest.",
                 ));
         }
-        if expires_on < account.today {
+        if expires_on < account.today && !wanted.late {
             return Err(Fault::invalid("the points would have expired already")
                 .detail(format!(
                     "To expire on {expires_date}; today is {} in the program's time zone.",
@@ -125,7 +133,7 @@ pub fn terms(
                 .hint("Give an expires_on from today on."));
         }
     }
-    let class = if funding.is_none() && inactivity.is_none() {
+    let class = if wanted.funding.is_none() && inactivity.is_none() {
         Class::default()
     } else {
         let id = CLASS
@@ -133,7 +141,7 @@ pub fn terms(
                 spi,
                 &[
                     Param::i32(account.program_id),
-                    Param::text(funding),
+                    Param::text(wanted.funding),
                     Param::i32(inactivity.map(i32::from)),
                 ],
             )
@@ -172,27 +180,25 @@ sql_function! {
         // The day that counts is known once the account is; a null is the program's today.
         request.granted_on = granted_on;
         request.activity = true;
-        grant_points(account_id, points, expires_on, policy.as_deref(), funding.as_deref(), &request)
+        let wanted = Wanted {
+            granted_on,
+            expires_on,
+            policy: policy.as_deref(),
+            funding: funding.as_deref(),
+            late: false,
+        };
+        grant_points(account_id, points, &wanted, &request)
     }
 }
 
 fn grant_points(
     account_id: i64,
     points: i64,
-    expires_on: Option<Day>,
-    policy: Option<&str>,
-    funding: Option<&str>,
+    wanted: &Wanted,
     request: &Request,
 ) -> Result<Receipt> {
     operate(account_id, request, Needs::NotClosed, |spi, account| {
-        let terms = terms(
-            spi,
-            account,
-            request.granted_on,
-            expires_on,
-            policy,
-            funding,
-        )?;
+        let terms = terms(spi, account, wanted)?;
         account.granted_on = Some(terms.granted_on);
         Ok(account
             .wallet
@@ -527,9 +533,13 @@ sql_function! {
         ledger::check_request(&request)?;
         let spi = Spi::connect();
         let mut accounts = ledger::load_many_locked(&spi, &[from, to])?;
-        // Read again under the lock: now the key is known, if it ever was.
-        if let Some(receipt) = ledger::stored_receipt(&spi, from, &request)? {
-            return Ok(receipt);
+        if let Some(sender) = accounts.iter().find(|account| account.account_id == from) {
+            // Under the lock the key is known, if it ever was.
+            let mut reader = Reader::open(Sight::Now)?;
+            let stored = ledger::stored_receipt(&spi, sender, &mut reader, &request)?;
+            if let Some(receipt) = stored {
+                return Ok(receipt);
+            }
         }
         for id in [from, to] {
             if !accounts.iter().any(|account| account.account_id == id) {
@@ -560,9 +570,13 @@ sql_function! {
         let mut received = receiver.post(received, theirs, &told)?;
         sent[own].other = Some((receiver.account_id, received[theirs].number));
         received[theirs].other = Some((sender.account_id, sent[own].number));
-        if !ledger::save_many(&spi, &[(&*sender, &sent), (&*receiver, &received)]) {
-            return Err(Fault::invalid("an account changed under its own lock"));
+        let mut writer = Writer::open(&spi)?;
+        for (account, posted) in [(&*sender, &sent), (&*receiver, &received)] {
+            if !writer.put(account, posted)? {
+                return Err(ledger::changed_under_lock());
+            }
         }
+        writer.finish()?;
         Ok(sender.receipt(&sent, own))
     }
 }

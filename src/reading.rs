@@ -51,7 +51,7 @@ fn current(account_id: i64, now: Instant) -> Result<Balance> {
     let row = fetch::wallet(account_id, Sight::Statement)?
         .ok_or_else(|| ledger::no_such_account(account_id))?;
     if row.hold_entry.is_some() {
-        let account = ledger::load(&Spi::connect(), account_id, None, Sight::Statement)?;
+        let account = ledger::load(&Spi::connect(), account_id, Sight::Statement)?;
         return Ok(of_wallet(&account.wallet, account.today, now));
     }
     let today = fetch::program(row.program_id)?.day_of(now);
@@ -87,7 +87,7 @@ fn of_wallet(wallet: &Wallet, today: Day, now: Instant) -> Balance {
 
 /// As it will be if nothing happens but time: holds lapse, and breakage is booked each night.
 fn projected(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
-    let mut account = ledger::load(spi, account_id, None, Sight::Statement)?;
+    let mut account = ledger::load(spi, account_id, Sight::Statement)?;
     let today = day_of(&account, as_of)?;
     if today > account.today {
         account.wallet.release_lapsed(as_of);
@@ -98,7 +98,7 @@ fn projected(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
 
 /// As it was: the journal up to then, played again.
 fn historic(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
-    let account = ledger::load(spi, account_id, None, Sight::Statement)?;
+    let account = ledger::load(spi, account_id, Sight::Statement)?;
     let today = day_of(&account, as_of)?;
     let mut wallet = Wallet::default();
     let params = [Param::i64(account_id), Param::instant(as_of)];
@@ -141,7 +141,7 @@ sql_function! {
         let points = positive(call.need("points", call.i64(1))?)?;
         let (taken, lots) = {
             let spi = Spi::connect();
-            let account = ledger::load(&spi, account_id, None, Sight::Statement)?;
+            let account = ledger::load(&spi, account_id, Sight::Statement)?;
             account.check_status(ledger::Needs::Open)?;
             let taken = account.wallet.allocate(points, account.today, account.now)?;
             (taken, account.wallet.lots)
@@ -168,7 +168,7 @@ sql_function! {
         let account_id = call.need("account_id", call.i64(0))?;
         let account = {
             let spi = Spi::connect();
-            ledger::load(&spi, account_id, None, Sight::Statement)?
+            ledger::load(&spi, account_id, Sight::Statement)?
         };
         let sink = call.rows();
         for lot in &account.wallet.lots {

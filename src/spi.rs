@@ -2,6 +2,7 @@
 //! backend and kept, values passed as PostgreSQL stores them.
 
 use pgrx::pg_sys::{self, Datum, Oid};
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -41,7 +42,8 @@ impl Plan {
     }
 
     /// Runs it. Each parameter brings its type along.
-    pub fn run(&'static self, _spi: &Spi, params: &[Param]) -> Rows {
+    pub fn run(&'static self, spi: &Spi, params: &[Param]) -> Rows {
+        spi.ensure();
         let plan = self.prepared(params);
         let mut values: Vec<Datum> = params.iter().map(|param| param.value).collect();
         let nulls: Vec<c_char> = params
@@ -49,9 +51,9 @@ impl Plan {
             .map(|param| if param.null { b'n' } else { b' ' } as c_char)
             .collect();
         // SAFETY: as many values and nulls as the plan has parameters; we are connected.
-        let status = unsafe {
+        let status = in_same_context(|| unsafe {
             pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), self.read_only, 0)
-        };
+        });
         if status < 0 {
             pgrx::error!("pg_loyalty: SPI_execute_plan returned {status}");
         }
@@ -73,7 +75,7 @@ impl Plan {
         }
         let mut types: Vec<Oid> = params.iter().map(|param| param.oid).collect();
         // SAFETY: we are connected, and the plan is kept before the connection ends.
-        let plan = unsafe {
+        let plan = in_same_context(|| unsafe {
             let plan = pg_sys::SPI_prepare_cursor(
                 self.sql.as_ptr(),
                 types.len() as c_int,
@@ -86,31 +88,48 @@ impl Plan {
             }
             pg_sys::SPI_keepplan(plan);
             plan
-        };
+        });
         let kept = Box::new(Kept { plan, types });
         self.kept.store(Box::into_raw(kept), Ordering::Relaxed);
         plan
     }
 }
 
-/// A connection to SPI; it ends with the value. What rows point to goes with it.
-pub struct Spi(());
+/// A connection to SPI, made when it is first needed; it ends with the value. What rows point
+/// to goes with it. The current memory context stays the caller's throughout.
+pub struct Spi(Cell<bool>);
 
 impl Spi {
     pub fn connect() -> Self {
-        // SAFETY: balanced by the drop; after an error PostgreSQL itself cleans up.
-        unsafe { pg_sys::SPI_connect() };
-        Spi(())
+        Spi(Cell::new(false))
+    }
+
+    fn ensure(&self) {
+        if !self.0.replace(true) {
+            // SAFETY: balanced by the drop; after an error PostgreSQL itself cleans up.
+            in_same_context(|| unsafe { pg_sys::SPI_connect() });
+        }
     }
 }
 
 impl Drop for Spi {
     fn drop(&mut self) {
         // While an error unwinds, PostgreSQL's own abort ends the connection.
-        if !std::thread::panicking() {
+        if self.0.get() && !std::thread::panicking() {
             // SAFETY: we are connected.
-            unsafe { pg_sys::SPI_finish() };
+            in_same_context(|| unsafe { pg_sys::SPI_finish() });
         }
+    }
+}
+
+/// Runs what switches the memory context, and switches back.
+fn in_same_context<T>(run: impl FnOnce() -> T) -> T {
+    // SAFETY: the context was current, and outlives the SPI calls made in it.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let result = run();
+        pg_sys::CurrentMemoryContext = context;
+        result
     }
 }
 
@@ -151,23 +170,11 @@ impl Param {
     pub fn text<'a>(value: impl Into<Option<&'a str>>) -> Self {
         Param::of(pg_sys::TEXTOID, value.into().map(text))
     }
-    pub fn texts(values: &[&str]) -> Self {
-        Param::of(pg_sys::TEXTARRAYOID, Some(array_of_texts(values)))
-    }
     pub fn i64s(values: &[i64]) -> Self {
         Param::of(pg_sys::INT8ARRAYOID, Some(array_of_i64(values)))
     }
-    pub fn days(values: &[i32]) -> Self {
-        Param::of(pg_sys::DATEARRAYOID, Some(array_of_days(values)))
-    }
     pub fn i32s(values: Option<&[i32]>) -> Self {
         Param::of(pg_sys::INT4ARRAYOID, values.map(array_of_i32))
-    }
-    pub fn i16s(values: Option<&[i16]>) -> Self {
-        Param::of(pg_sys::INT2ARRAYOID, values.map(array_of_i16))
-    }
-    pub fn instants(values: Option<&[i64]>) -> Self {
-        Param::of(pg_sys::TIMESTAMPTZARRAYOID, values.map(array_of_instants))
     }
 }
 
@@ -219,6 +226,12 @@ impl Row {
     }
     pub fn i16(&self, column: c_int) -> Option<i16> {
         self.datum(column).map(|datum| datum.value() as i16)
+    }
+    /// A `ctid`.
+    pub fn place(&self, column: c_int) -> Option<pg_sys::ItemPointerData> {
+        // SAFETY: asked of tid columns only, whose datum points to one.
+        self.datum(column)
+            .map(|datum| unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
     }
     pub fn bool(&self, column: c_int) -> Option<bool> {
         self.datum(column).map(|datum| datum.value() & 1 == 1)
@@ -297,51 +310,67 @@ pub unsafe fn read_array<T: Copy>(datum: Datum) -> Vec<T> {
     }
 }
 
-fn array(mut values: Vec<Datum>, oid: Oid, length: c_int, align: u8) -> Datum {
-    // SAFETY: the values are of that type, passed by value.
+/// The strings of an array of texts without nulls.
+///
+/// # Safety
+/// The datum is a text[], not null.
+pub unsafe fn read_texts(datum: Datum) -> Vec<String> {
+    // SAFETY: by the caller's word; without nulls the array of flags may be left out, but a
+    // null raises.
     unsafe {
-        Datum::from(pg_sys::construct_array(
-            values.as_mut_ptr(),
-            values.len() as c_int,
-            oid,
-            length,
-            true,
-            align as c_char,
-        ))
-    }
-}
-
-pub fn array_of_i64(values: &[i64]) -> Datum {
-    let values = values.iter().map(|value| Datum::from(*value)).collect();
-    array(values, pg_sys::INT8OID, 8, b'd')
-}
-pub fn array_of_instants(values: &[i64]) -> Datum {
-    let values = values.iter().map(|value| Datum::from(*value)).collect();
-    array(values, pg_sys::TIMESTAMPTZOID, 8, b'd')
-}
-pub fn array_of_days(values: &[i32]) -> Datum {
-    let values = values.iter().map(|value| Datum::from(*value)).collect();
-    array(values, pg_sys::DATEOID, 4, b'i')
-}
-pub fn array_of_i32(values: &[i32]) -> Datum {
-    let values = values.iter().map(|value| Datum::from(*value)).collect();
-    array(values, pg_sys::INT4OID, 4, b'i')
-}
-pub fn array_of_i16(values: &[i16]) -> Datum {
-    let values = values.iter().map(|value| Datum::from(*value)).collect();
-    array(values, pg_sys::INT2OID, 2, b's')
-}
-pub fn array_of_texts(values: &[&str]) -> Datum {
-    let mut values: Vec<Datum> = values.iter().map(|value| text(value)).collect();
-    // SAFETY: the values are texts: varlenas, aligned to four bytes.
-    unsafe {
-        Datum::from(pg_sys::construct_array(
-            values.as_mut_ptr(),
-            values.len() as c_int,
+        let array: *mut pg_sys::ArrayType = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast();
+        let (mut values, mut count) = (ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
             pg_sys::TEXTOID,
             -1,
             false,
             b'i' as c_char,
-        ))
+            &mut values,
+            ptr::null_mut(),
+            &mut count,
+        );
+        (0..count as usize)
+            .map(|index| read_text(*values.add(index)))
+            .collect()
     }
+}
+
+/// An array of values that PostgreSQL stores as `T`.
+fn array<T: Copy>(values: &[T], oid: Oid) -> Datum {
+    let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<c_int>();
+    // SAFETY: the layout of a one-dimensional array without nulls: header, length, lower
+    // bound, then the elements; 24 bytes in, so aligned for any of them.
+    unsafe {
+        if values.is_empty() {
+            return Datum::from(pg_sys::construct_empty_array(oid));
+        }
+        let size = header + size_of_val(values);
+        let array: *mut pg_sys::ArrayType = pg_sys::palloc0(size).cast();
+        pgrx::set_varsize_4b(array.cast(), size as i32);
+        (*array).ndim = 1;
+        (*array).elemtype = oid;
+        let bounds = array.cast::<u8>().add(size_of::<pg_sys::ArrayType>());
+        bounds.cast::<c_int>().write(values.len() as c_int);
+        bounds.cast::<c_int>().add(1).write(1);
+        let elements = array.cast::<u8>().add(header);
+        ptr::copy_nonoverlapping(values.as_ptr().cast(), elements, size_of_val(values));
+        Datum::from(array)
+    }
+}
+
+pub fn array_of_i64(values: &[i64]) -> Datum {
+    array(values, pg_sys::INT8OID)
+}
+pub fn array_of_instants(values: &[i64]) -> Datum {
+    array(values, pg_sys::TIMESTAMPTZOID)
+}
+pub fn array_of_days(values: &[i32]) -> Datum {
+    array(values, pg_sys::DATEOID)
+}
+pub fn array_of_i32(values: &[i32]) -> Datum {
+    array(values, pg_sys::INT4OID)
+}
+pub fn array_of_i16(values: &[i16]) -> Datum {
+    array(values, pg_sys::INT2OID)
 }

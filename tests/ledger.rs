@@ -2,6 +2,8 @@
 
 #[path = "ledger/account.rs"]
 mod account;
+#[path = "ledger/addition.rs"]
+mod addition;
 #[path = "ledger/calendar.rs"]
 mod calendar;
 #[path = "ledger/hold.rs"]

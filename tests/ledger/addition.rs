@@ -1,0 +1,120 @@
+//! Tables that a DBA has given triggers and constraints besides: every operation minds them.
+
+use crate::Ledger;
+use anyhow::Result;
+
+/// Every kind of write: single, bulk, both sides of a transfer, expiry.
+const WORK: [&str; 6] = [
+    "select loyalty.grant(1, 100, expires_on => '2025-06-20', idempotency_key => 'g')",
+    "select loyalty.spend_fifo(1, 10)",
+    "select loyalty.transfer(1, 2, 20)",
+    "select count(*) from loyalty.grant_many('[{\"account_id\": 1, \"points\": 5}, {\"account_id\": 2, \"points\": 6}, {\"account_id\": 1, \"points\": 7}]')",
+    "select count(*) from loyalty.grant_each('{1,2}', '{3,4}', 'r', null, null, '{a,b}')",
+    "set loyalty.clock = '2025-07-01 10:00+09'; select loyalty.expire('p')",
+];
+
+async fn worked(ledger: &Ledger) -> Result<String> {
+    for member in ["a", "b"] {
+        ledger.account(member).await?;
+    }
+    for work in WORK {
+        ledger.run(work).await?;
+    }
+    ledger
+        .show("select string_agg(concat_ws(' ', account_id, entry, kind, points, balance, lot_expires_on, idempotency_key), ', ' order by account_id, entry) from loyalty.entry")
+        .await
+}
+
+#[tokio::test]
+async fn a_trigger_of_a_dba_sees_each_row_and_the_ledger_is_the_same() -> Result<()> {
+    let plain = worked(&Ledger::open("addition_none", "").await?).await?;
+    let ledger = Ledger::open("addition_trigger", "").await?;
+    ledger
+        .run(
+            "create table seen (op text, account_id bigint, last_entry integer);
+             create function see() returns trigger language plpgsql as $$
+             begin
+                 insert into public.seen values (tg_table_name, new.account_id, (to_jsonb(new) ->> case tg_table_name when 'entry' then 'entry' else 'last_entry' end)::integer);
+                 return null;
+             end $$;
+             create trigger see after insert on loyalty.entry for each row execute function see();
+             create trigger see after update on loyalty.wallet for each row execute function see();",
+        )
+        .await?;
+    assert_eq!(worked(&ledger).await?, plain);
+    assert_eq!(
+        ledger
+            .show("select count(*) from loyalty.entry e where not exists (select from seen s where s.op = 'entry' and (s.account_id, s.last_entry) = (e.account_id, e.entry))")
+            .await?,
+        "0"
+    );
+    assert_eq!(
+        ledger
+            .show("select count(*) from loyalty.wallet w where not exists (select from seen s where s.op = 'wallet' and (s.account_id, s.last_entry) = (w.account_id, w.last_entry))")
+            .await?,
+        "0"
+    );
+    assert_eq!(
+        ledger.show("select count(*) from loyalty.verify()").await?,
+        "0"
+    );
+    // the same key still gives the stored receipt
+    ledger.run(WORK[0]).await?;
+    assert_eq!(
+        ledger
+            .show("select count(*) from loyalty.entry where idempotency_key = 'g'")
+            .await?,
+        "1"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_constraint_of_a_dba_is_kept_by_every_operation() -> Result<()> {
+    let ledger = Ledger::open("addition_check", "").await?;
+    let a = ledger.account("a").await?;
+    ledger
+        .run("alter table loyalty.wallet add constraint wallet_is_small check (balance <= 150)")
+        .await?;
+    ledger
+        .run(&format!("select loyalty.grant({a}, 150)"))
+        .await?;
+    for call in [
+        format!("select loyalty.grant({a}, 1)"),
+        format!("select * from loyalty.grant_each('{{{a}}}', '{{1}}', 'r', null, null, '{{k}}')"),
+    ] {
+        assert_eq!(ledger.refused(&call).await?, "23514", "{call}");
+    }
+    assert_eq!(ledger.balance(a).await?, "150|0|150|2028-06-30|150");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_of_a_dba_finds_what_operations_wrote() -> Result<()> {
+    let ledger = Ledger::open("addition_index", "").await?;
+    ledger
+        .run(
+            "create index on loyalty.entry (kind, occurred_at);
+             create index on loyalty.wallet (balance)",
+        )
+        .await?;
+    worked(&ledger).await?;
+    ledger
+        .run("set enable_seqscan = off; set enable_bitmapscan = off")
+        .await?;
+    assert_eq!(
+        ledger
+            .show("select count(*) from loyalty.entry where kind = 'grant'")
+            .await?,
+        ledger
+            .show("select count(*) from loyalty.entry where kind::text = 'grant'")
+            .await?
+    );
+    assert_eq!(
+        ledger
+            .show("select count(*) from loyalty.wallet w where not exists (select from loyalty.wallet o where o.balance = w.balance)")
+            .await?,
+        "0"
+    );
+    Ok(())
+}
