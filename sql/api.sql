@@ -198,6 +198,10 @@ begin
     if asking = 'loyalty_anon' then
         perform loyalty.api_refuse(null);
     end if;
+    -- an operator works also while a program is closed
+    if asking <> 'loyalty_operator' then
+        perform loyalty.check_service_hours(loyalty.claim_program_id());
+    end if;
     if path like '/rpc/%' then
         -- a stored answer would be found without writing, and a GET must not depend on that
         if reads and exists (
@@ -209,6 +213,8 @@ begin
                 message = format('GET may not change anything, and %s does', substr(path, 6)),
                 hint = 'Send it as POST, with the arguments as JSON.';
         end if;
+    elsif path = '/member_upload' and current_setting('request.method', true) = 'POST' then
+        perform loyalty.api_admin_program() where asking <> 'loyalty_operator';
     elsif not reads then
         perform loyalty.api_refuse('It can only be read, with GET. Points change by POST /rpc/… .');
     elsif not has_table_privilege(asking, to_regclass(format('loyalty_api.%I', substr(path, 2))), 'select') then
@@ -294,6 +300,14 @@ end;
 comment on function loyalty.own_lots is
     'loyalty.lots of an account that the asking role may see; none of any other.';
 
+create function loyalty.csv_cell(value text) returns text
+    language sql stable parallel safe
+    return case when value ~ E'^[=+@\t\r-]'
+                 and nullif(current_setting('request.headers', true), '')::json ->> 'accept' ~ 'text/csv'
+                then '''' || value else value end;
+comment on function loyalty.csv_cell is
+    'A text that others wrote, for a view: where CSV is asked for, with an apostrophe before what a spreadsheet would run as a formula.';
+
 create view loyalty_api.balance with (security_invoker = true) as
 select a.account_id, a.member_no, p.code as program, p.point_name,
        b.balance, b.held, b.available, b.next_expiry_on, b.next_expiry_points
@@ -332,7 +346,8 @@ comment on column loyalty_api.lot.funding is 'Who pays for them.';
 
 create view loyalty_api.statement with (security_invoker = true) as
 select l.account_id, l.operation_id, l.entry, l.occurred_at, l.day, l.kind, l.points, l.balance,
-       l.held, l.reason, l.granted_on, l.expires_on, l.refers_to, l.other_account_id, l.idempotency_key
+       l.held, loyalty.csv_cell(l.reason) as reason, l.granted_on, l.expires_on, l.refers_to,
+       l.other_account_id, loyalty.csv_cell(l.idempotency_key) as idempotency_key
   from loyalty.statement_line l;
 comment on view loyalty_api.statement is
 $$Statement

@@ -26,7 +26,9 @@ create table loyalty.program (
     expiry loyalty.expiry_policy not null default 'end of month after 3 years',
     refund_grace_days integer
         constraint program_refund_grace_is_sane check (refund_grace_days between 0 and 3660),
-    created_at timestamptz not null
+    created_at timestamptz not null,
+    -- src/fetch.rs reads columns by number: new ones only come behind
+    announces_grants boolean not null default false
 );
 
 create function loyalty.program_changed() returns trigger
@@ -77,6 +79,8 @@ comment on column loyalty.program.expiry is 'When points granted without a day o
 comment on column loyalty.program.refund_grace_days is
     'Refunded points whose last day has passed: null forfeits them (booked as breakage), a number makes them spendable for so many days more.';
 comment on column loyalty.program.created_at is 'When the program was created.';
+comment on column loyalty.program.announces_grants is
+    'Whether members are told of points they receive; set by loyalty.set_notice.';
 
 comment on table loyalty.lot_class is
     'What lots of one class share: who funds them, and whether inactivity lets them lapse. Class 0, without a row, is the program''s own with a fixed last day.';
@@ -134,6 +138,7 @@ begin
             create_program.time_zone, create_program.calendar, create_program.expiry,
             create_program.refund_grace_days, loyalty.now())
     returning * into created;
+    perform loyalty.plan_schedule(created.program_id, 'expire');
     return created;
 end
 $$;

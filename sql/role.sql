@@ -6,7 +6,7 @@ declare
 begin
     foreach role_name in array array[
         'loyalty_anon', 'loyalty_member', 'loyalty_granter',
-        'loyalty_admin', 'loyalty_operator', 'loyalty_authenticator'
+        'loyalty_admin', 'loyalty_operator', 'loyalty_authenticator', 'loyalty_relay'
     ] loop
         if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
             begin

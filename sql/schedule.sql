@@ -1,130 +1,210 @@
-create table loyalty.run (
-    run_id bigint generated always as identity primary key,
+-- What a program does by itself, and when next. The tick reads what is due by an index on
+-- this table and nothing else; what it did is in loyalty.run.
+
+create table loyalty.schedule (
     program_id integer not null references loyalty.program,
     job text not null
-        constraint run_job_is_known check (job in ('expire')),
-    period date not null,
-    started_at timestamptz not null,
-    finished_at timestamptz,
-    chunks integer not null default 0,
-    lots bigint not null default 0,
-    points bigint not null default 0,
-    error text,
-    constraint run_is_once unique (program_id, job, period)
+        constraint schedule_job_is_known
+            check (job in ('expire', 'notice:balance', 'notice:expiry') or job ~ '^rule:.'),
+    done_through date,
+    next_period date,
+    effective_on date,
+    due_at timestamptz,
+    is_paused boolean not null default false,
+    primary key (program_id, job),
+    constraint schedule_is_planned_whole
+        check ((next_period is null) = (due_at is null) and (next_period is null) = (effective_on is null))
 );
-comment on table loyalty.run is
-    'What the schedule did: one row for each program, job and period, which is never done twice.';
-comment on column loyalty.run.run_id is 'Number of the run.';
-comment on column loyalty.run.program_id is 'The program.';
-comment on column loyalty.run.job is 'expire: books breakage after midnight in the program''s time zone.';
-comment on column loyalty.run.period is 'The day that the run is for, in the program''s time zone.';
-comment on column loyalty.run.started_at is 'When it was first claimed.';
-comment on column loyalty.run.finished_at is 'When it was done, by itself or by the run of a later period; null while it is not.';
-comment on column loyalty.run.chunks is 'Transactions it took so far.';
-comment on column loyalty.run.lots is 'Lots booked so far.';
-comment on column loyalty.run.points is 'Points booked so far.';
-comment on column loyalty.run.error is 'What stopped it last; null when nothing did since.';
+create index schedule_by_due_at on loyalty.schedule (due_at) where not is_paused;
+-- for a clock that was ahead: see tick_step
+create index schedule_of_days on loyalty.schedule (due_at) where job = 'expire';
 
--- Work that is due: no run of the job is done for today where the program is. A run that
--- downtime swallowed needs no row of its own, since booking is for all days past.
-create view loyalty.due_run with (security_invoker = true) as
-select p.program_id, p.code, 'expire'::text as job, t.today as period
-  from loyalty.program p
- cross join lateral (select pg_catalog.timezone(p.time_zone, loyalty.now())::date as today) t
-  left join loyalty.run r
-    on r.program_id = p.program_id and r.job = 'expire' and r.period = t.today
- where r.finished_at is null;
-comment on view loyalty.due_run is 'What the next tick will do.';
-comment on column loyalty.due_run.program_id is 'The program.';
-comment on column loyalty.due_run.code is 'Its code.';
-comment on column loyalty.due_run.job is 'What is due.';
-comment on column loyalty.due_run.period is 'For which day.';
+comment on table loyalty.schedule is
+    'The recurring jobs of each program, and when each is due next. The row of job expire is also what ledger work of a program is locked by.';
+comment on column loyalty.schedule.program_id is 'The program.';
+comment on column loyalty.schedule.job is
+    'expire: books breakage after local midnight; rule:CODE: pays by that rule; notice:balance, notice:expiry: queue mails.';
+comment on column loyalty.schedule.done_through is
+    'Periods through this day are done, or lay before the schedule began.';
+comment on column loyalty.schedule.next_period is 'The period to be done next, a nominal day; null when none is to come.';
+comment on column loyalty.schedule.effective_on is
+    'The day that counts for it, in the program''s time zone: of a rule, the nominal day rolled to a business day.';
+comment on column loyalty.schedule.due_at is 'When it is due.';
+comment on column loyalty.schedule.is_paused is 'Whether the tick leaves it alone, until resume_schedule.';
 
-create function loyalty.run_chunk(program_id integer, job text, period date, chunk_size bigint)
-    returns boolean
-    language plpgsql volatile set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    claimed loyalty.run;
-    booked record;
-    problem text;
-begin
-    insert into loyalty.run (program_id, job, period, started_at)
-    values (run_chunk.program_id, run_chunk.job, run_chunk.period, loyalty.now())
-        on conflict on constraint run_is_once do nothing;
-    -- a tick beside this one leaves the row to whoever has it
-    select * into claimed
-      from loyalty.run r
-     where r.program_id = run_chunk.program_id
-       and r.job = run_chunk.job
-       and r.period = run_chunk.period
-       and r.finished_at is null
-       for update skip locked;
-    if not found then
-        return true;
-    end if;
-    begin
-        select e.lots, e.points into booked
-          from loyalty.program p
-         cross join loyalty.expire(p.code, run_chunk.period, run_chunk.chunk_size) e
-         where p.program_id = run_chunk.program_id;
-    exception when others then
-        get stacked diagnostics problem = message_text;
-        update loyalty.run r set error = sqlstate || ' ' || problem where r.run_id = claimed.run_id;
-        return true;
-    end;
-    update loyalty.run r
-       set chunks = r.chunks + 1,
-           lots = r.lots + booked.lots,
-           points = r.points + booked.points,
-           error = null,
-           finished_at = case when booked.lots = 0 then loyalty.now() end
-     where r.run_id = claimed.run_id;
-    if booked.lots = 0 then
-        -- Earlier periods that a crash or an error left open are done by this one. Whoever
-        -- is at one of them now will find nothing left and close it.
-        update loyalty.run
-           set finished_at = loyalty.now()
-         where run_id in (
-                   select r.run_id
-                     from loyalty.run r
-                    where r.program_id = run_chunk.program_id
-                      and r.job = run_chunk.job
-                      and r.period < run_chunk.period
-                      and r.finished_at is null
-                      for update skip locked);
-    end if;
-    return booked.lots = 0;
-end
-$$;
-comment on function loyalty.run_chunk is
-    'Does one chunk of a run, in the caller''s transaction; true when there is no more of it to do now.';
+-- The day's first instant where the program is: an hour that daylight saving skips or has
+-- twice makes it no other day.
+create function loyalty.midnight(day date, time_zone text) returns timestamptz
+    language sql stable parallel safe set search_path = pg_catalog, pg_temp
+    return pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp);
+comment on function loyalty.midnight is 'When the day begins in a time zone.';
 
-create procedure loyalty.tick(chunk_size bigint default 10000)
-    language plpgsql
+create function loyalty.next_rule_period(
+    program_id integer,
+    code text,
+    after_period date,
+    from_day date,
+    out period date,
+    out pays_on date
+) returns record
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    due record;
+    begins date := coalesce(after_period, from_day - 62);
+    last_day constant date := date '2099-12-31'; -- of the calendars
+    reach integer;
 begin
-    -- no SET clause here: a procedure with one cannot commit
-    if chunk_size <= 0 then
-        perform loyalty.raise('22023', 'chunk_size must be above zero',
-            pg_catalog.format('%s given.', chunk_size), 'Accounts that one transaction books.');
-    end if;
-    for due in
-        select d.program_id, d.job, d.period from loyalty.due_run d order by d.program_id, d.job
-    loop
-        loop
-            exit when loyalty.run_chunk(due.program_id, due.job, due.period, chunk_size);
-            commit;
-        end loop;
-        commit;
+    -- most rules pay every month or so: look far only when nothing is near
+    foreach reach in array '{62,400,4000,36500}'::integer[] loop
+        exit when begins >= last_day;
+        select r.period, r.pays_on into next_rule_period.period, next_rule_period.pays_on
+          from loyalty.rule_periods(program_id, code, begins,
+                   least(greatest(begins, from_day) + reach, last_day)) r
+         where after_period is not null or r.pays_on >= from_day
+         order by r.period
+         limit 1;
+        exit when found;
     end loop;
 end
 $$;
-comment on procedure loyalty.tick is
-    'Does all that is due, in chunks that commit: safe to call at any time, from several sessions, again after a crash. pg_cron calls it each minute once install_schedules() was called.';
+comment on function loyalty.next_rule_period is
+    'The first pay period of a rule after a period; after null, the first that pays on from_day or later. Nulls when there is none.';
+
+create function loyalty.plan_schedule(program_id integer, job text) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    zone text;
+    today date;
+    known loyalty.schedule;
+    done date;
+    period date;
+    effective date;
+    due timestamptz;
+begin
+    select p.time_zone, timezone(p.time_zone, loyalty.now())::date into zone, today
+      from loyalty.program p
+     where p.program_id = plan_schedule.program_id;
+    if zone is null then
+        perform loyalty.raise('LY002', 'no such program', format('Number %s given.', plan_schedule.program_id),
+            'select program_id, code from loyalty.program lists them.');
+    end if;
+    select * into known
+      from loyalty.schedule s
+     where s.program_id = plan_schedule.program_id and s.job = plan_schedule.job
+       for update;
+    done := known.done_through;
+    case
+    when plan_schedule.job = 'expire' then
+        period := coalesce(done + 1, today);
+        -- farther than a change of time zone goes: a test clock was ahead
+        if period > today + 2 then
+            period := today;
+        end if;
+        effective := period;
+        due := loyalty.midnight(period, zone);
+    when plan_schedule.job like 'rule:_%' then
+        select n.period, n.pays_on into period, effective
+          from loyalty.next_rule_period(plan_schedule.program_id, substr(plan_schedule.job, 6), done, today) n;
+        due := loyalty.midnight(effective, zone);
+        -- A later version may begin sooner than what is planned now, but not before today.
+        done := coalesce(done, least(period, today) - 1);
+    when plan_schedule.job in ('notice:balance', 'notice:expiry') then
+        select n.period, n.due_at into period, due
+          from loyalty.next_notice(
+                   plan_schedule.program_id, substr(plan_schedule.job, 8),
+                   case when done <= today then loyalty.midnight(done + 1, zone) - interval '1 microsecond'
+                        else loyalty.now()
+                   end) n;
+        effective := period;
+        done := coalesce(done, least(period - 1, today));
+    else
+        perform loyalty.raise('22023', 'no such job', format('%L given.', plan_schedule.job),
+            'There are expire, rule:CODE, notice:balance and notice:expiry.');
+    end case;
+    if period is null and known.job is null then
+        return; -- nothing to come, and nothing to change
+    end if;
+    insert into loyalty.schedule as s (program_id, job, done_through, next_period, effective_on, due_at)
+    values (plan_schedule.program_id, plan_schedule.job, done, period, effective, due)
+        on conflict (program_id, job) do update
+       set done_through = excluded.done_through,
+           next_period = excluded.next_period,
+           effective_on = excluded.effective_on,
+           due_at = excluded.due_at
+     where (s.done_through, s.next_period, s.effective_on, s.due_at)
+           is distinct from (excluded.done_through, excluded.next_period, excluded.effective_on, excluded.due_at);
+end
+$$;
+comment on function loyalty.plan_schedule is
+    'Works out anew when a job of a program is due next. Whoever writes a rule or a notice setting calls it; a rule''s first plan begins with what pays today or later. LY002, 22023.';
+
+create function loyalty.program_replanned() returns trigger
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform loyalty.plan_schedule(s.program_id, s.job)
+       from (select s.program_id, s.job
+               from loyalty.schedule s
+              where s.program_id = new.program_id
+              order by s.job) s;
+    return null;
+end
+$$;
+comment on function loyalty.program_replanned is 'Another time zone or calendar moves what is planned.';
+-- Not on INSERT: create_program plans, and a dump brings the schedule as it was.
+create trigger replanned after update of time_zone, calendar on loyalty.program
+    for each row when ((old.time_zone, old.calendar) is distinct from (new.time_zone, new.calendar))
+    execute function loyalty.program_replanned();
+
+create function loyalty.change_schedule(program text, job text, is_paused boolean)
+    returns setof loyalty.schedule
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    program_number integer := loyalty.program_id(program);
+begin
+    if change_schedule.job is not null and not exists (
+           select from loyalty.schedule s
+            where s.program_id = program_number and s.job = change_schedule.job) then
+        perform loyalty.raise('22023', 'no such job',
+            format('Program %L has no job %L.', program, change_schedule.job),
+            (select 'It has ' || string_agg(s.job, ', ' order by s.job) || '.'
+               from loyalty.schedule s
+              where s.program_id = program_number));
+    end if;
+    update loyalty.schedule s
+       set is_paused = change_schedule.is_paused
+     where s.program_id = program_number
+       and (change_schedule.job is null or s.job = change_schedule.job)
+       and s.is_paused <> change_schedule.is_paused;
+    return query
+    select s.*
+      from loyalty.schedule s
+     where s.program_id = program_number
+       and (change_schedule.job is null or s.job = change_schedule.job)
+     order by s.job;
+end
+$$;
+comment on function loyalty.change_schedule is 'For pause_schedule and resume_schedule.';
+
+create function loyalty.pause_schedule(program text, job text default null) returns setof loyalty.schedule
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select s.* from loyalty.change_schedule(pause_schedule.program, pause_schedule.job, true) s;
+end;
+comment on function loyalty.pause_schedule is
+    'Has the tick leave a job of a program alone (all of its jobs when null) from the next chunk on, also one in the middle of a run. Returns the rows. LY002, 22023.';
+
+create function loyalty.resume_schedule(program text, job text default null) returns setof loyalty.schedule
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select s.* from loyalty.change_schedule(resume_schedule.program, resume_schedule.job, false) s;
+end;
+comment on function loyalty.resume_schedule is
+    'Ends a pause. What was missed meanwhile is caught up as after downtime, each rule period with its own day. LY002, 22023.';
 
 create function loyalty.install_schedules(schedule text default '* * * * *') returns bigint
     language plpgsql volatile set search_path = pg_catalog, pg_temp

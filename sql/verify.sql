@@ -107,6 +107,7 @@ declare
     lot_got numeric[];
     lot_left numeric[];
     lot_pinned numeric[];
+    revived date[];
     hold_entry integer[];
     hold_until timestamptz[];
     undone_of integer[];
@@ -170,7 +171,7 @@ begin
         end if;
         last_entry := 0; last_day := null; total := 0; balance := 0; debt := 0; free := 0;
         lot_day := '{}'; lot_class := '{}';
-        lot_got := '{}'; lot_left := '{}'; lot_pinned := '{}';
+        lot_got := '{}'; lot_left := '{}'; lot_pinned := '{}'; revived := '{}';
         hold_entry := '{}'; hold_until := '{}'; undone_of := '{}'; undone := '{}';
         told_entry := null;
         select * into wallet from loyalty.wallet w where w.account_id = e.owner;
@@ -445,6 +446,10 @@ begin
                     lot_pinned[place] := lot_pinned[place] + part;
                     free := free - part;
                 else
+                    -- a payment so late that the wallet may have dropped the lot, and begun anew
+                    if e.kind = 'grant' and day < e.today and lot_left[place] = 0 then
+                        revived := revived || day;
+                    end if;
                     lot_left[place] := lot_left[place] + part;
                     free := free + part;
                     if part > 0 and (e.kind <> 'refund' or not coalesce(restored[i], false)) then
@@ -558,7 +563,8 @@ begin
             elsif place < top then
                 law := 5; problem := format('lot of %s, class %s is out of order', day, class);
                 return next;
-            elsif lot_got[place] is distinct from wallet.lot_granted[i] then
+            elsif lot_got[place] is distinct from wallet.lot_granted[i]
+                  and not (day = any (revived) and wallet.lot_granted[i] between lot_left[place] and lot_got[place]) then
                 law := 2; problem := format('lot of %s, class %s says it got %s, the journal says %s',
                                             day, class, wallet.lot_granted[i], coalesce(lot_got[place], 0));
                 return next;

@@ -7,6 +7,7 @@ use crate::expire::no_such_program;
 use crate::guard::Operating;
 use crate::ledger;
 use crate::spi::{Param, Plan, Spi, text};
+use loyalty_core::member;
 use pgrx::pg_sys::{self, Datum};
 
 static FIND: Plan = Plan::new(
@@ -36,9 +37,11 @@ static OPEN_MANY: Plan = Plan::new(
       select account_id, program_id from a",
 );
 static OPENED: Plan = Plan::new(
-    c"select m.member_no, a.account_id
+    // each by its key: a join may be planned for the few accounts that there were
+    c"select m.member_no,
+             (select a.account_id from loyalty.account a
+               where a.program_id = $1 and a.member_no = m.member_no)
         from unnest($2) with ordinality m (member_no, place)
-        join loyalty.account a on a.program_id = $1 and a.member_no = m.member_no
        order by m.place",
 );
 static SET_STATUS: Plan = Plan::new(
@@ -56,6 +59,7 @@ sql_function! {
             return Err(Fault::invalid("a member_no has 1 to 100 characters")
                 .hint("The member's number in the program."));
         }
+        check_no_formula(&member_no)?;
         let spi = Spi::connect();
         loop {
             let found = FIND
@@ -89,6 +93,9 @@ sql_function! {
     fn open_accounts(call) -> () {
         let program = call.need("program", call.text(0))?;
         let member_nos = call.need("member_nos", call.datum(1))?;
+        for member_no in call.texts(1).unwrap_or_default() {
+            check_no_formula(&member_no)?;
+        }
         let opened: Vec<(String, i64)> = {
             let spi = Spi::connect();
             let program_id = FIND
@@ -141,6 +148,13 @@ sql_function! {
         SET_STATUS.run(&spi, &[Param::i64(account_id), Param::text(status.as_str())]);
         Ok(())
     }
+}
+
+/// Exports show the number, and a spreadsheet would run it.
+fn check_no_formula(member_no: &str) -> Result<()> {
+    member::check_member_no(member_no).map_err(|flaw| {
+        Fault::invalid(format!("member_no {flaw}")).hint("Begin it with a letter or digit.")
+    })
 }
 
 /// Only an empty account can be closed.

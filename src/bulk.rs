@@ -2,6 +2,7 @@
 //! changed by all of its items, and written (laws 3 and 6 hold for each item as for a single
 //! call).
 
+use crate::announce::News;
 use crate::call::sql_function;
 use crate::error::{Code, Fault, Result};
 use crate::fetch::Reader;
@@ -214,8 +215,9 @@ fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<
     }
     places.sort_unstable();
     let mut sweep = Sweep::begin(&spi)?;
+    let mut news = News::default();
     for group in places.chunk_by(|one, other| one.0 == other.0) {
-        sweep.change(group[0].0, |account, reader| {
+        let changed = sweep.change(group[0].0, |account, reader| {
             if program_id.is_some_and(|program| program != account.program_id) {
                 return Ok(Vec::new());
             }
@@ -228,8 +230,14 @@ fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<
             }
             Ok(posted)
         })?;
+        for (_, place) in group {
+            if let (Some(account), Ok((receipt, true))) = (&changed, &outcomes[*place]) {
+                news.add(account, receipt);
+            }
+        }
     }
     sweep.finish()?;
+    news.announce(&spi);
     Ok(outcomes)
 }
 

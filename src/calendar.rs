@@ -26,6 +26,15 @@ static DAYS: Plan = Plan::stable(
 const REACH_DAYS: i32 = 800;
 
 fn calendar(name: &str, around: NaiveDate) -> Result<Calendar<impl Fn(NaiveDate) -> Option<bool>>> {
+    between(name, around, around)
+}
+
+/// A calendar for days from one to another, and as far beyond as rolls go.
+pub fn between(
+    name: &str,
+    from: NaiveDate,
+    to: NaiveDate,
+) -> Result<Calendar<impl Fn(NaiveDate) -> Option<bool> + use<>>> {
     let spi = Spi::connect();
     let (base, year_end_closed) = match name {
         "JP" | "none" => (name.to_owned(), false),
@@ -46,15 +55,14 @@ fn calendar(name: &str, around: NaiveDate) -> Result<Calendar<impl Fn(NaiveDate)
         year_end_closed,
         ..if base == "JP" { Rules::JP } else { Rules::NONE }
     };
-    let centre = day::day(around);
     let days: HashMap<i32, bool> = DAYS
         .run(
             &spi,
             &[
                 Param::text(name),
                 Param::text(base.as_str()),
-                Param::day(centre.saturating_sub(REACH_DAYS)),
-                Param::day(centre.saturating_add(REACH_DAYS)),
+                Param::day(day::day(from).saturating_sub(REACH_DAYS)),
+                Param::day(day::day(to).saturating_add(REACH_DAYS)),
             ],
         )
         .iter()
@@ -65,7 +73,7 @@ fn calendar(name: &str, around: NaiveDate) -> Result<Calendar<impl Fn(NaiveDate)
     }))
 }
 
-fn fault(error: CalendarError) -> Fault {
+pub fn fault(error: CalendarError) -> Fault {
     Fault::invalid(error.to_string()).hint(error.hint())
 }
 

@@ -14,6 +14,8 @@ pub struct Fault {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
+    /// Of LY007: when to come again.
+    pub retry_after_seconds: Option<i64>,
 }
 
 pub type Result<T> = std::result::Result<T, Fault>;
@@ -27,6 +29,7 @@ pub enum Code {
     AccountClosed,
     AppendOnly,
     HoldNotOpen,
+    Closed,
     NotSignedIn,
     NotAllowed,
     InvalidValue,
@@ -37,13 +40,14 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 13] = [
+    const ALL: [Code; 14] = [
         Code::NotEnough,
         Code::NotFound,
         Code::KeyReused,
         Code::AccountClosed,
         Code::AppendOnly,
         Code::HoldNotOpen,
+        Code::Closed,
         Code::NotSignedIn,
         Code::NotAllowed,
         Code::InvalidValue,
@@ -63,6 +67,7 @@ impl Code {
             Code::AccountClosed => ("LY004", Some(403)),
             Code::AppendOnly => ("LY005", Some(409)),
             Code::HoldNotOpen => ("LY006", Some(409)),
+            Code::Closed => ("LY007", Some(503)),
             Code::NotSignedIn => ("LY009", Some(401)),
             Code::NotAllowed => ("LY010", Some(403)),
             Code::InvalidValue => ("22023", None),
@@ -81,6 +86,7 @@ impl Fault {
             message: message.into(),
             detail: None,
             hint: None,
+            retry_after_seconds: None,
         }
     }
 
@@ -112,8 +118,11 @@ impl Fault {
                     "details": self.detail,
                     "hint": self.hint,
                 });
-                let headers = match status {
-                    401 => serde_json::json!({ "WWW-Authenticate": "Bearer" }),
+                let headers = match (status, self.retry_after_seconds) {
+                    (401, _) => serde_json::json!({ "WWW-Authenticate": "Bearer" }),
+                    (_, Some(seconds)) => {
+                        serde_json::json!({ "Retry-After": seconds.to_string() })
+                    }
                     _ => serde_json::json!({}),
                 };
                 let meta = serde_json::json!({ "status": status, "headers": headers });
@@ -203,10 +212,21 @@ sql_function! {
             .find(|code| code.sqlstate().0 == wanted)
             .unwrap_or(Code::InvalidValue);
         Err(Fault {
-            code,
-            message: call.text(1).unwrap_or_default(),
             detail: call.text(2),
             hint: call.text(3),
+            ..Fault::new(code, call.text(1).unwrap_or_default())
+        })
+    }
+}
+
+sql_function! {
+    /// `loyalty.raise_closed(detail, retry_after_seconds)`
+    fn raise_closed(call) -> () {
+        Err(Fault {
+            detail: call.text(0),
+            retry_after_seconds: call.i64(1),
+            ..Fault::new(Code::Closed, "outside of the service hours")
+                .hint("Come again when the program is open; the header Retry-After tells in how many seconds.")
         })
     }
 }

@@ -46,6 +46,8 @@ pub struct ProgramRow {
     pub time_zone: Rc<str>,
     pub expiry: Rc<str>,
     pub refund_grace_days: Option<i32>,
+    /// Whether members are told of points they receive.
+    pub announces_grants: bool,
 }
 
 impl ProgramRow {
@@ -83,6 +85,7 @@ mod column {
         pub const TIME_ZONE: usize = 5;
         pub const EXPIRY: usize = 7;
         pub const REFUND_GRACE_DAYS: usize = 8;
+        pub const ANNOUNCES_GRANTS: usize = 10;
     }
     pub mod entry {
         pub const ENTRY: usize = 5;
@@ -232,6 +235,9 @@ pub fn program(program_id: i32) -> Result<ProgramRow> {
             refund_grace_days: row
                 .get(c::REFUND_GRACE_DAYS)
                 .map(|days| days.value() as i32),
+            announces_grants: row
+                .get(c::ANNOUNCES_GRANTS)
+                .is_some_and(|yes| yes.value() & 1 == 1),
         }
     };
     if sight == Sight::Statement {

@@ -4,6 +4,7 @@
 //! the one it read. Whoever comes too late takes the row lock and does it again, so that
 //! waiting is fair.
 
+use crate::announce::News;
 use crate::clock;
 use crate::day;
 use crate::error::{Code, Fault, Result};
@@ -44,6 +45,8 @@ pub struct Account {
     /// Its program's expiry policy, as text.
     pub expiry: std::rc::Rc<str>,
     pub refund_grace_days: Option<i32>,
+    /// Whether its program tells members of points they receive.
+    pub announces_grants: bool,
     /// Of a grant under way, the day that counts for its terms.
     pub granted_on: Option<Day>,
     /// Number that the next entry gets.
@@ -182,6 +185,7 @@ fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &ProgramRow
         now,
         expiry: program.expiry.clone(),
         refund_grace_days: program.refund_grace_days,
+        announces_grants: program.announces_grants,
     }
 }
 
@@ -322,6 +326,7 @@ pub fn operate(
     let spi = Spi::connect();
     let mut sweep = Sweep::begin(&spi)?;
     let mut receipt = None;
+    let mut news = News::default();
     sweep
         .change(account_id, |account, reader| {
             if let Some(stored) = stored_receipt(&spi, account, reader, request)? {
@@ -336,11 +341,14 @@ pub fn operate(
             account.wallet.tidy(account.today);
             let posted = account.post(entries, before, request)?;
             let own = account.receipt(&posted, before);
+            news = News::default();
+            news.add(account, &own);
             receipt = Some(own);
             Ok(posted)
         })?
         .ok_or_else(|| no_such_account(account_id))?;
     sweep.finish()?;
+    news.announce(&spi);
     receipt.ok_or_else(|| Fault::invalid("an operation without a receipt"))
 }
 

@@ -4,6 +4,7 @@
 //! between them; `sql/` declares what callers see.
 
 mod account;
+mod announce;
 mod bulk;
 mod calendar;
 mod call;
@@ -15,11 +16,15 @@ mod expiry;
 mod fetch;
 mod guard;
 mod ledger;
+mod member;
+mod notice;
 mod operation;
 mod reading;
 mod receipt;
 mod row;
+mod rule;
 mod spi;
+mod template;
 mod write;
 
 use pgrx::prelude::*;
@@ -48,16 +53,81 @@ extension_sql_file!(
 extension_sql_file!("../sql/bulk.sql", name = "bulk", requires = ["operation"]);
 extension_sql_file!("../sql/reading.sql", name = "reading", requires = ["bulk"]);
 extension_sql_file!("../sql/verify.sql", name = "verify", requires = ["reading"]);
+extension_sql_file!("../sql/member.sql", name = "member", requires = ["verify"]);
+extension_sql_file!(
+    "../sql/service.sql",
+    name = "service",
+    requires = ["member"]
+);
+extension_sql_file!("../sql/rule.sql", name = "rule", requires = ["service"]);
+extension_sql_file!(
+    "../sql/rule_payment.sql",
+    name = "rule_payment",
+    requires = ["rule"]
+);
+extension_sql_file!(
+    "../sql/rule_event.sql",
+    name = "rule_event",
+    requires = ["rule_payment"]
+);
+extension_sql_file!(
+    "../sql/notice.sql",
+    name = "notice",
+    requires = ["rule_event"]
+);
+extension_sql_file!(
+    "../sql/template.sql",
+    name = "template",
+    requires = ["notice"]
+);
+extension_sql_file!(
+    "../sql/template_text.sql",
+    name = "template_text",
+    requires = ["template"]
+);
+extension_sql_file!(
+    "../sql/outbox.sql",
+    name = "outbox",
+    requires = ["template_text"]
+);
+extension_sql_file!(
+    "../sql/delivery.sql",
+    name = "delivery",
+    requires = ["outbox"]
+);
 extension_sql_file!(
     "../sql/schedule.sql",
     name = "schedule",
-    requires = ["verify"]
+    requires = ["delivery"]
 );
-extension_sql_file!("../sql/api.sql", name = "api", requires = ["schedule"]);
+extension_sql_file!("../sql/run.sql", name = "run", requires = ["schedule"]);
+extension_sql_file!("../sql/tick.sql", name = "tick", requires = ["run"]);
+extension_sql_file!("../sql/preview.sql", name = "preview", requires = ["tick"]);
+extension_sql_file!("../sql/api.sql", name = "api", requires = ["preview"]);
+extension_sql_file!(
+    "../sql/member_api.sql",
+    name = "member_api",
+    requires = ["api"]
+);
+extension_sql_file!(
+    "../sql/schedule_api.sql",
+    name = "schedule_api",
+    requires = ["member_api"]
+);
+extension_sql_file!(
+    "../sql/rule_api.sql",
+    name = "rule_api",
+    requires = ["schedule_api"]
+);
+extension_sql_file!(
+    "../sql/notice_api.sql",
+    name = "notice_api",
+    requires = ["rule_api"]
+);
 extension_sql_file!(
     "../sql/privilege.sql",
     name = "privilege",
-    requires = ["api"],
+    requires = ["notice_api"],
     finalize
 );
 

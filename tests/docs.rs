@@ -22,13 +22,29 @@ use loyalty_dev::token::{Claims, Role};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Pages that are run, and how many examples each has at least.
-const EXECUTED: [(&str, usize); 5] = [
+const EXECUTED: [(&str, usize); 10] = [
     ("README.md", 10),
     ("docs/design.md", 3),
     ("docs/sql.md", 25),
+    ("docs/members.md", 8),
+    ("docs/rules.md", 8),
+    ("docs/schedules.md", 9),
+    ("docs/notifications.md", 5),
     ("docs/http.md", 15),
     ("docs/operations.md", 8),
+    ("docs/relay.md", 4),
 ];
+/// Where the functions of schema `loyalty` are, each with an example or under [`STEPS`].
+const SQL_PAGES: [&str; 5] = [
+    "docs/sql.md",
+    "docs/members.md",
+    "docs/rules.md",
+    "docs/schedules.md",
+    "docs/notifications.md",
+];
+/// The section of functions that callers do not use: each a name in backquotes, or its
+/// beginning and an ellipsis.
+const STEPS: &str = "## Steps of other functions";
 /// Pages whose examples another command runs.
 const NOT_EXECUTED: [&str; 1] = ["docs/benchmarks.md"];
 
@@ -489,6 +505,26 @@ async fn docs_http_prints_what_it_shows() -> Result<()> {
     check_in_database("docs/http.md").await
 }
 
+#[tokio::test]
+async fn docs_members_prints_what_it_shows() -> Result<()> {
+    check_in_database("docs/members.md").await
+}
+
+#[tokio::test]
+async fn docs_rules_prints_what_it_shows() -> Result<()> {
+    check_in_database("docs/rules.md").await
+}
+
+#[tokio::test]
+async fn docs_schedules_prints_what_it_shows() -> Result<()> {
+    check_in_database("docs/schedules.md").await
+}
+
+#[tokio::test]
+async fn docs_notifications_prints_what_it_shows() -> Result<()> {
+    check_in_database("docs/notifications.md").await
+}
+
 async fn check_in_database(page: &str) -> Result<()> {
     let db = TestDb::create(page).await?;
     let (program, member_no) = ("club", "M-1");
@@ -508,13 +544,23 @@ async fn docs_operations_prints_what_it_shows() -> Result<()> {
     let settings = "shared_preload_libraries = 'pg_cron'\n\
                     cron.database_name = 'points'\n\
                     cron.use_background_workers = on\n";
-    let cluster = FreshCluster::start("docs_operations", settings)?;
+    check_in_cluster("docs/operations.md", settings).await
+}
+
+/// It makes a login, which belongs to the cluster.
+#[tokio::test]
+async fn docs_relay_prints_what_it_shows() -> Result<()> {
+    check_in_cluster("docs/relay.md", "").await
+}
+
+async fn check_in_cluster(page: &str, settings: &str) -> Result<()> {
+    let cluster = FreshCluster::start(page, settings)?;
     cluster
         .connect("postgres")
         .await?
         .batch_execute("create database points template template0")
         .await?;
-    check("docs/operations.md", Place::Cluster(cluster)).await
+    check(page, Place::Cluster(cluster)).await
 }
 
 #[test]
@@ -529,7 +575,7 @@ fn docs_are_all_run() -> Result<()> {
     Ok(())
 }
 
-/// Each function of the two schemas is on its page, and those that callers use have an example.
+/// Each function of the two schemas is on a page, and those that callers use have an example.
 #[tokio::test]
 async fn docs_show_every_function() -> Result<()> {
     let client = TestDb::create("docs_functions").await?;
@@ -544,39 +590,51 @@ async fn docs_show_every_function() -> Result<()> {
         }
     };
     let mut missing = Vec::new();
-    let page = read("docs/sql.md")?;
-    let lines: Vec<&str> = page.lines().collect();
-    let (_, steps) = page
-        .split_once("\n## Steps of other functions\n")
-        .context("docs/sql.md has no section of steps")?;
-    let run: String = blocks(&lines)?
-        .iter()
-        .filter(|block| block.runs())
-        .map(|block| block.body(&lines) + "\n")
-        .collect();
+    let mut run = String::new();
+    let mut steps = BTreeSet::new();
+    let mut requests = read("docs/http.md")?;
+    for page in SQL_PAGES {
+        let page = read(page)?;
+        let lines: Vec<&str> = page.lines().collect();
+        for block in blocks(&lines)?.iter().filter(|block| block.runs()) {
+            run += &(block.body(&lines) + "\n");
+        }
+        steps.extend(steps_of(&page));
+        requests += &page;
+    }
+    ensure!(!steps.is_empty(), "no page has a section of steps");
     for name in names("loyalty").await? {
-        // listed by name, or by what its name begins with
-        let is_step = steps.split('`').any(|step| match step.strip_suffix('…') {
+        let is_step = steps.iter().any(|step| match step.strip_suffix('…') {
             Some(beginning) => name.starts_with(beginning),
-            None => step == name,
+            None => *step == name,
         });
         let is_shown = run.contains(&format!("loyalty.{name}("));
         if !is_step && !is_shown {
-            missing.push(format!("docs/sql.md: loyalty.{name}"));
+            missing.push(format!("loyalty.{name}"));
         }
     }
-    let page = read("docs/http.md")?;
     for name in names("loyalty_api").await? {
-        if !page.contains(&format!("/rpc/{name}")) {
-            missing.push(format!("docs/http.md: /rpc/{name}"));
+        if !requests.contains(&format!("/rpc/{name}")) {
+            missing.push(format!("/rpc/{name}"));
         }
     }
     ensure!(
         missing.is_empty(),
-        "without an example: {}",
+        "on none of docs/http.md, {}: {}",
+        SQL_PAGES.join(", "),
         missing.join(", ")
     );
     Ok(())
+}
+
+/// What a page lists under [`STEPS`], up to the next heading.
+fn steps_of(page: &str) -> Vec<String> {
+    let section = page
+        .split_once(&format!("\n{STEPS}\n"))
+        .map_or("", |(_, rest)| rest);
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let names = section.split('`').skip(1).step_by(2);
+    names.map(str::to_owned).collect()
 }
 
 #[test]

@@ -12,6 +12,10 @@ mod bad_token;
 mod catalog;
 #[path = "http/errors.rs"]
 mod errors;
+#[path = "http/member.rs"]
+mod member;
+#[path = "http/notice.rs"]
+mod notice;
 #[path = "http/openapi.rs"]
 mod openapi;
 #[path = "http/operations.rs"]
@@ -24,3 +28,5 @@ mod reading;
 mod retry;
 #[path = "http/security.rs"]
 mod security;
+#[path = "http/service_hours.rs"]
+mod service_hours;

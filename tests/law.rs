@@ -67,7 +67,7 @@ fn forgeries(table: &str, columns: &[String]) -> Vec<String> {
             "delete from {t} where false",
             "delete from only {t} using loyalty.program p",
             "truncate {t} cascade",
-            "truncate loyalty.account, loyalty.entry, loyalty.wallet",
+            "truncate loyalty.account, loyalty.entry, loyalty.wallet cascade",
             "merge into {t} t using {t} s on t.account_id = s.account_id when matched then delete",
             "merge into {t} t using {t} s on t.account_id = s.account_id when matched then update set {c} = s.{c}",
             "with gone as (delete from {t} returning *) select count(*) from gone",
@@ -124,10 +124,11 @@ async fn owner_is_refused() -> Result<()> {
         "create role {owner};
          grant usage on schema loyalty to {owner};
          grant pg_read_server_files to {owner};
-         alter table loyalty.account owner to {owner};
-         alter table loyalty.entry owner to {owner};
-         alter table loyalty.wallet owner to {owner};
-         grant select on loyalty.program to {owner};
+         do $$ declare it regclass; begin
+             for it in select oid from pg_class where relnamespace = 'loyalty'::regnamespace and relkind = 'r' loop
+                 execute format('alter table %s owner to {owner}', it);
+             end loop;
+         end $$;
          set local role {owner};"
     );
     for table in &tables {

@@ -508,10 +508,18 @@ async fn operators_tick() -> Result<()> {
             "select loyalty.run_chunk(1, 'expire', '2025-01-01', 1)",
             "select loyalty.install_schedules()",
             "select loyalty.uninstall_schedules()",
-            "select from loyalty.run",
+            "select loyalty.rerun('a', 'expire', '2025-02-01')",
+            "select loyalty.pause_schedule('a')",
+            "select loyalty.preview('a')",
         ] {
             let state = sqlstate(&session.batch_execute(call).await);
             ensure!(state == "42501", "{role}: {call}: {state}");
+        }
+        // administrators see their program's by their token, and have none here
+        let seen = session.query("select from loyalty.run", &[]).await;
+        match role {
+            "loyalty_admin" => ensure!(seen?.is_empty()),
+            _ => ensure!(sqlstate(&seen) == "42501", "{role}"),
         }
     }
     Ok(())

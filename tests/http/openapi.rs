@@ -32,26 +32,62 @@ async fn every_path_column_and_parameter_is_described() -> Result<()> {
     let expected = [
         "/",
         "/balance",
+        "/event",
         "/lot",
+        "/member",
+        "/member_upload",
+        "/notice",
+        "/notice_preference",
+        "/notice_problem",
+        "/notice_setting",
+        "/notice_template",
+        "/rpc/cancel_event",
         "/rpc/capture",
+        "/rpc/change_rule",
+        "/rpc/create_rule",
+        "/rpc/delete_template",
+        "/rpc/end_rule",
+        "/rpc/explain_notices",
+        "/rpc/explain_rule",
         "/rpc/explain_spend",
         "/rpc/grant",
+        "/rpc/grant_by_rule",
         "/rpc/grant_many",
         "/rpc/hold",
+        "/rpc/import_members",
         "/rpc/open_account",
+        "/rpc/pause_schedule",
+        "/rpc/preview",
+        "/rpc/preview_template",
+        "/rpc/record_event",
         "/rpc/refund",
         "/rpc/release",
+        "/rpc/rerun",
+        "/rpc/resume_schedule",
+        "/rpc/retry_failures",
+        "/rpc/retry_notices",
         "/rpc/revoke",
+        "/rpc/set_member",
+        "/rpc/set_notice",
+        "/rpc/set_notice_preference",
+        "/rpc/set_template",
         "/rpc/spend",
         "/rpc/spend_many",
         "/rpc/transfer",
+        "/rule",
+        "/run",
+        "/run_failure",
+        "/schedule",
         "/statement",
     ];
     assert_eq!(paths, expected);
     for (path, methods) in object(&page, "paths")? {
         for (method, operation) in methods.as_object().context("methods")? {
             assert!(described(operation), "{method} {path}");
-            let views_written = !path.starts_with("/rpc/") && method != "get";
+            // Members as text/csv. PostgREST offers what the view could do; that only POST is
+            // granted, text_csv_is_posted_to_member_upload shows.
+            let upload = path == "/member_upload";
+            let views_written = !path.starts_with("/rpc/") && method != "get" && !upload;
             assert!(!views_written, "{method} {path} is on offer");
         }
     }
@@ -67,7 +103,26 @@ async fn every_path_column_and_parameter_is_described() -> Result<()> {
         }
     }
     definitions.sort_unstable();
-    assert_eq!(definitions, ["balance", "lot", "statement"]);
+    assert_eq!(
+        definitions,
+        [
+            "balance",
+            "event",
+            "lot",
+            "member",
+            "member_upload",
+            "notice",
+            "notice_preference",
+            "notice_problem",
+            "notice_setting",
+            "notice_template",
+            "rule",
+            "run",
+            "run_failure",
+            "schedule",
+            "statement"
+        ]
+    );
     Ok(())
 }
 
@@ -103,7 +158,7 @@ async fn every_argument_is_explained_in_its_functions_text() -> Result<()> {
         let listed = text.matches("\n- `").count();
         assert_eq!(listed, arguments.len(), "{path}");
     }
-    assert_eq!(functions, 12);
+    assert_eq!(functions, 33);
     Ok(())
 }
 

@@ -116,5 +116,48 @@ begin
     perform loyalty.spend_many(jsonb_agg(jsonb_build_object(
                'account_id', loyalty.open_account('coin', 'many ' || n), 'points', n)))
        from generate_series(1, 20) n;
+
+    -- notices: sent, given up, failed once, waiting, refused; an own text
+    perform loyalty.set_notice_sender('mile', email => 'Mile club <mile@example.com>',
+        preferences_url => 'https://example.com/me', max_attempts => 3);
+    perform loyalty.enable_notices('mile');
+    perform loyalty.set_notice('mile', 'balance', days_of_month => '{11,31}', at => '06:00');
+    perform loyalty.set_template('mile', 'balance', 'en', 'Yours', 'You have {{ points | number }}.');
+    perform loyalty.set_member('mile', 'late', name => 'Late Comer', email => 'late@example.com', language => 'en');
+    b := loyalty.open_account('mile', 'late');
+    perform loyalty.set_notice_preference(b, 'expiry', false);
+    for n in 1..4 loop
+        perform loyalty.announce_order(b, 'A-' || n, 'Night''s stay', n, 40);
+    end loop;
+    perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty.claim_notices(1) c;
+    perform loyalty.notice_failed(c.notice_id, c.attempt, '550 no', true) from loyalty.claim_notices(1) c;
+    perform loyalty.notice_failed(c.notice_id, c.attempt, '451 later', false) from loyalty.claim_notices(1) c;
+    perform loyalty.grant(b, 7, 'announced');
+
+    -- rules: changed, ended; events to be paid, canceled, paid at once
+    perform loyalty.create_rule('coin', 'anniversary', 'anniversary', '{"fact": "first_service_on", "every_years": 1,
+        "points": 2000, "day_of_month": 15, "cut_off": {"fact_until": "2024-06-01", "first_month": "2025-05"}}', 'Years');
+    perform loyalty.change_rule('coin', 'anniversary', from_day => '2026-01-01', title => 'More years', expiry => '1 year');
+    perform loyalty.create_rule('coin', 'referral', 'event',
+        '{"event": "referral", "points": 5000, "months_after": 1, "day_of_month": 15}');
+    perform loyalty.end_rule('coin', 'referral', '2026-12-31');
+    perform loyalty.create_rule('coin', 'rate', 'purchase', '{"per_amount": 100, "points": 1, "rounding": "down"}');
+    perform loyalty.set_member('coin', 'buyer', facts => '{"first_service_on": "2024-08-31"}');
+    perform loyalty.set_member('coin', 'friend');
+    perform loyalty.record_event('coin', 'referral', 'buyer', 'friend', reference => 'c1');
+    perform loyalty.record_event('coin', 'referral', 'friend', reference => 'c2');
+    -- more points than the next, so that its revoke is of no other grant
+    perform loyalty.record_event('coin', 'purchase', 'buyer', amount => 1000, reference => 'o2');
+    perform loyalty.record_event('coin', 'purchase', 'buyer', amount => 999.99, reference => 'o1');
+    perform loyalty.cancel_event(e.event_id, 'sent back') from loyalty.event e where e.reference in ('c2', 'o2');
+end
+$$;
+
+-- a roster, and hours in which HTTP is closed
+do $$
+begin
+    perform from loyalty.import_members('coin',
+        E'member_no,name,kana,email,phone,team\nspender,Sample,さんぷる,s@example.com,090-1234-5678,A\nnew,Nell,,,,\n');
+    perform loyalty.set_service_hours('coin', '02:00', '05:00');
 end
 $$;

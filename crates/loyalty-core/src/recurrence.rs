@@ -135,12 +135,34 @@ impl Anniversary {
         })
     }
 
+    /// For [`Anniversary::occasion`], which asks for no day.
+    pub fn repeating(interval: Interval, cut_off: Option<CutOff>) -> Self {
+        Anniversary {
+            interval,
+            day_of_month: 1,
+            cut_off,
+        }
+    }
+
     /// The month of the first payment for a fact; `None` beyond what a date can hold.
     pub fn first_month(&self, fact_on: NaiveDate) -> Option<Month> {
         match self.cut_off {
             Some(cut_off) if fact_on <= cut_off.last_fact_on => Some(cut_off.first_month),
             _ => Month::of(fact_on).plus_months(self.interval.months),
         }
+    }
+
+    /// Which payment a month brings for a fact: the months since the fact's own, which stay the
+    /// same whatever the interval becomes. Facts up to the cut-off count as of a year before
+    /// their first month. `None` when the month brings none.
+    pub fn occasion(&self, fact_on: NaiveDate, month: Month) -> Option<u32> {
+        let first_month = self.first_month(fact_on)?;
+        let since_first = u32::try_from(first_month.months_until(month)).ok()?;
+        let before_first = match self.cut_off {
+            Some(cut_off) if fact_on <= cut_off.last_fact_on => 12,
+            _ => self.interval.months,
+        };
+        (since_first % self.interval.months == 0).then_some(since_first + before_first)
     }
 
     /// The month of a fact's payment; `None` beyond what a date can hold.

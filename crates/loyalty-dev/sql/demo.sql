@@ -1,21 +1,25 @@
--- An invented coin program, day by day from June 2024 through July 2028 by the
--- test clock. Everything is derived from the member's number, so that each run
--- tells the same story. One transaction: it is played wholly or not at all.
-begin;
+-- An invented coin program that runs itself, from its founding on 30 April 2024 through
+-- July 2028 by the test clock: here is what happens to it; what follows from that is the
+-- doing of its rules and of loyalty.tick(). Everything derives from the member's number, so
+-- that each run tells the same story.
+--
+-- For psql. The tick commits as it goes, and so does the story, day by day. Interrupted, it
+-- goes on from the day it had reached when it is played again.
+\set ON_ERROR_STOP on
 
-set local client_min_messages = warning;
+set client_min_messages = warning;
 
-select loyalty.create_program(
-    code => 'coin',
-    name => 'Sample Coin Club',
-    point_name => 'coin',
-    -- C6: to the last day of the month three years after the grant
-    expiry => 'end of month after 3 years'
-);
+select exists (select from loyalty.program where code = 'tour') as is_told,
+       to_regclass('public.demo_story') is null as is_new \gset
 
--- Members 1 to 400 were served before the program began, member 401 is the
--- guide's example (C2), the rest join until June 2028.
-create temporary table demo_member on commit drop as
+\if :is_told
+\echo 'The demo was played before.'
+\quit
+\endif
+
+-- Members 1 to 400 were served before the program began, member 401 is the guide's example
+-- (C2), the rest join until June 2028.
+create temporary table demo_member as
 select n,
        'M' || to_char(n, 'FM0000') as member_no,
        case when n <= 400 then date '2010-04-01' + n * 12
@@ -23,125 +27,229 @@ select n,
             else date '2024-06-21' + (n - 401) * 1465 / 600
        end as first_service,
        -- every fifth newcomer was referred
-       case when n > 400 and n % 5 = 0 then n % 400 + 1 end as referrer,
-       null::bigint as account_id
+       case when n > 400 and n % 5 = 0 then 'M' || to_char(n % 400 + 1, 'FM0000') end as referrer,
+       (array['佐藤', '鈴木', '高橋', '田中', '伊藤', '渡辺', '山本'])[1 + n % 7]
+           || ' ' || (array['花子', '太郎', '美咲', '健', '葵'])[1 + n % 5] as name,
+       (array['サトウ', 'スズキ', 'タカハシ', 'タナカ', 'イトウ', 'ワタナベ', 'ヤマモト'])[1 + n % 7]
+           || ' ' || (array['ハナコ', 'タロウ', 'ミサキ', 'ケン', 'アオイ'])[1 + n % 5] as kana,
+       date '1950-01-01' + n * 17 as birth_date,
+       -- one in ten gave an address
+       case when n % 10 = 1 then 'm' || to_char(n, 'FM0000') || '@example.com' end as email,
+       case when n % 30 = 1 then 'en' else 'ja' end as language
   from generate_series(1, 1000) n;
-create index on demo_member (first_service);
-create index on demo_member (n);
 
-create temporary table demo_criterion (kind text, valid_from date, coins bigint) on commit drop;
-insert into demo_criterion values
-    ('anniversary', '2024-06-01', 2000), -- C2
-    ('referral', '2024-06-01', 5000),    -- C5
-    ('referral', '2027-04-01', 6000);    -- C7: changed; what was granted keeps its terms
+\if :is_new
+begin;
 
-create temporary table demo_order (account_id bigint, operation_id bigint, day date, n integer)
-    on commit drop;
+-- This cluster's own tick goes by the real clock, and would run ahead of the story.
+select loyalty.uninstall_schedules() \g /dev/null
+
+-- What a shop keeps of its own, and how far the story has come.
+create table public.demo_order (
+    member_no text not null,
+    day date not null,
+    operation_id bigint not null,
+    primary key (member_no, day)
+);
+comment on table public.demo_order is 'Orders of the demo, until it is told.';
+create table public.demo_story (played_through date not null);
+comment on table public.demo_story is 'The last day of the demo that happened, until it is told.';
+insert into public.demo_story values ('2024-04-30');
+
+set local loyalty.clock = '2024-04-30 10:00 Asia/Tokyo';
 
 do $$
-declare
-    first_day constant date := '2024-06-01';
-    today date;
-    anniversary_coins bigint;
-    referral_coins bigint;
 begin
-    for today in select d::date from generate_series(first_day, date '2028-07-31', interval '1 day') d
-    loop
-        -- after midnight: book what lapsed with the month
-        if extract(day from today) = 1 then
-            perform set_config('loyalty.clock', today || ' 00:05 Asia/Tokyo', true);
-            perform loyalty.expire(program => 'coin');
-        end if;
+    perform loyalty.create_program(
+        code => 'coin',
+        name => 'Sample Coin Club',
+        point_name => 'coin',
+        -- C6: to the last day of the month three years after the grant
+        expiry => 'end of month after 3 years');
 
-        perform set_config('loyalty.clock', today || ' 09:00 Asia/Tokyo', true);
+    -- C2, C3
+    perform loyalty.create_rule(
+        program => 'coin', code => 'anniversary', kind => 'anniversary', title => 'Anniversary',
+        terms => '{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15,
+                   "cut_off": {"fact_until": "2024-06-01", "first_month": "2025-05"}}');
+    -- C4: 500 a year from five years on; an eighth year gives 4,000
+    perform loyalty.create_rule(
+        program => 'coin', code => 'special', kind => 'tenure', title => 'Years with us',
+        terms => jsonb_build_object(
+            'fact', 'contract_since', 'key_date', '2024-06-01', 'pays_on', '2024-05-29',
+            'table', (select jsonb_agg(jsonb_build_object('years', years, 'points', 500 * years) order by years)
+                        from generate_series(5, 20) years)));
+    -- C5
+    perform loyalty.create_rule(
+        program => 'coin', code => 'referral', kind => 'event', title => 'Referral',
+        terms => '{"event": "referral", "points": 5000, "months_after": 1, "day_of_month": 15}');
 
-        update demo_member m
-           set account_id = loyalty.open_account(program => 'coin', member_no => m.member_no)
-         where m.account_id is null
-           and (m.first_service = today or today = first_day and m.first_service < today);
+    -- C10
+    perform loyalty.set_service_hours('coin', closed_from => '02:00', closed_until => '05:00');
 
-        -- C4: five or more years at the start; an eighth year gives 4,000
-        if today = first_day then
-            perform loyalty.grant(
-                account_id => m.account_id,
-                points => 500 * years,
-                reason => 'special: year ' || years,
-                granted_on => date '2024-05-29',
-                idempotency_key => 'special')
-               from demo_member m
-              cross join lateral (
-                    select extract(year from age(first_day, m.first_service))::bigint as years) a
-              where m.account_id is not null and years >= 5;
-        end if;
+    -- C18
+    perform loyalty.set_notice_sender(
+        'coin', email => 'Sample Coin Club <points@example.com>',
+        preferences_url => 'https://coin.example.com/notices');
+    perform loyalty.set_notice('coin', 'points_received', is_enabled => true);
+    perform loyalty.set_notice('coin', 'balance', is_enabled => true, days_of_month => '{1,15}', at => '13:00');
+    perform loyalty.set_notice('coin', 'expiry', is_enabled => true, days_before => 7, at => '08:45');
+    perform loyalty.set_notice('coin', 'order_received', is_enabled => true);
+end
+$$;
+commit;
+\endif
 
-        -- C2, C3, C5: on the 15th, or the next business day
-        if today = loyalty.business_day_of_month(month => today, day_of_month => 15) then
-            select coins into strict anniversary_coins
-              from demo_criterion
-             where kind = 'anniversary' and valid_from <= today
-             order by valid_from desc limit 1;
-            select coins into strict referral_coins
-              from demo_criterion
-             where kind = 'referral' and valid_from <= today
-             order by valid_from desc limit 1;
-
-            perform loyalty.grant(
-                account_id => m.account_id,
-                points => anniversary_coins,
-                reason => 'anniversary',
-                idempotency_key => 'anniversary/' || to_char(today, 'YYYY-MM'))
-               from demo_member m
-              cross join lateral (
-                    select case when m.first_service <= first_day then date '2024-05-15'
-                                else m.first_service end as counted_from) c
-              where m.account_id is not null
-                and extract(month from counted_from) = extract(month from today)
-                and extract(year from counted_from) < extract(year from today);
-
-            perform loyalty.grant(
-                account_id => receiver.account_id,
-                points => referral_coins,
-                reason => 'referral of ' || friend.member_no,
-                idempotency_key => 'referral/' || friend.member_no)
-               from demo_member friend
-               join demo_member receiver on receiver.n in (friend.n, friend.referrer)
-              where friend.referrer is not null
-                and date_trunc('month', friend.first_service)
-                    = date_trunc('month', today) - interval '1 month';
-        end if;
-
-        -- orders, some of which come back
-        if extract(day from today) = 20 then
-            insert into demo_order
-            select m.account_id, r.operation_id, today, m.n
-              from demo_member m
-             cross join lateral (
-                    select (array[1200, 1800, 3500])[1 + m.n % 3]::bigint as price) p
-             cross join lateral loyalty.balance(account_id => m.account_id) b
-             cross join lateral loyalty.spend_fifo(
-                    account_id => m.account_id,
-                    points => price,
-                    reason => 'order',
-                    idempotency_key => 'order/' || today) r
-             where m.account_id is not null
-               and (m.n + extract(month from today)::integer) % 11 = 0
-               and b.available >= price;
-        elsif extract(day from today) = 25 then
-            perform loyalty.refund(
-                account_id => o.account_id,
-                operation_id => o.operation_id,
-                reason => 'returned',
-                idempotency_key => 'return/' || o.day)
-               from demo_order o
-              where o.day = today - 5 and o.n % 10 = 3;
-        end if;
-    end loop;
-    perform set_config('loyalty.clock', '', true);
+-- The tick, at a moment at which something may be due.
+create procedure pg_temp.reach(moment timestamp) language plpgsql as $$
+begin
+    perform set_config('loyalty.clock', moment || ' Asia/Tokyo', false);
+    if exists (select from loyalty.schedule s where s.due_at <= loyalty.now()) then
+        call loyalty.tick();
+    end if;
 end
 $$;
 
+-- What the world does on a day, at nine in the morning.
+create procedure pg_temp.live(today date) language plpgsql as $$
+declare
+    roster text;
+    refused record;
+    buyer record;
+    order_id bigint;
+begin
+    perform set_config('loyalty.clock', today || ' 09:00 Asia/Tokyo', false);
+
+    -- the members who begin this month; at first, all who began before
+    if extract(day from today) = 1 then
+        select string_agg(
+                   format('%s,%s,%s,%s,%s,%s,%s,%s', m.member_no, m.name, m.kana, m.birth_date, m.email,
+                          m.language, m.first_service, m.first_service), E'\n' order by m.n)
+          into roster
+          from demo_member m
+         where m.first_service < today + interval '1 month'
+           and (m.first_service >= today or today = '2024-05-01');
+        if roster is not null then
+            select i.* into refused
+              from loyalty.import_members(
+                       program => 'coin', all_or_nothing => true,
+                       csv => E'member_no,name,kana,birth_date,email,language,first_service_on,contract_since\n'
+                              || roster) i
+             where i.outcome = 'problem';
+            if found then
+                raise exception 'the roster has a problem: %', refused;
+            end if;
+            -- every other one with an address wants no mails about the balance
+            perform loyalty.set_notice_preference(a.account_id, 'balance', is_wanted => false)
+               from demo_member m
+               join loyalty.account a
+                 on a.program_id = loyalty.program_id('coin') and a.member_no = m.member_no
+              where m.n % 20 = 11
+                and m.first_service < today + interval '1 month'
+                and (m.first_service >= today or today = '2024-05-01');
+        end if;
+    end if;
+
+    -- C5: referrals, on the day of signing
+    perform loyalty.record_event(
+                'coin', 'referral', member_no => m.referrer, other_member_no => m.member_no,
+                occurred_on => today, reference => 'contract ' || m.member_no)
+       from demo_member m
+      where m.first_service = today and m.referrer is not null;
+
+    -- C7: announced a month before; what was granted keeps its terms
+    if today = '2027-03-01' then
+        perform loyalty.change_rule(
+            'coin', 'referral', from_day => '2027-04-01',
+            terms => '{"event": "referral", "points": 6000, "months_after": 1, "day_of_month": 15}');
+    end if;
+
+    -- orders, some of which come back
+    if extract(day from today) = 20 then
+        for buyer in
+            select m.n, m.member_no, a.account_id, i.price, i.item
+              from demo_member m
+              join loyalty.account a
+                on a.program_id = loyalty.program_id('coin') and a.member_no = m.member_no
+              join (values (0, 1200, '焼き菓子の詰め合わせ'), (1, 1800, 'お食事券'), (2, 3500, 'ハウスキーピング'))
+                   as i (place, price, item)
+                on i.place = m.n % 3
+             where (m.n + extract(month from today)::integer) % 11 = 0
+             order by m.n
+        loop
+            if (select b.available from loyalty.balance(buyer.account_id) b) >= buyer.price then
+                select s.operation_id into order_id
+                  from loyalty.spend_fifo(
+                           account_id => buyer.account_id, points => buyer.price, reason => buyer.item,
+                           idempotency_key => 'order/' || today) s;
+                insert into public.demo_order values (buyer.member_no, today, order_id);
+                perform loyalty.announce_order(
+                    buyer.account_id, order_no => format('%s/%s', buyer.member_no, today), item => buyer.item,
+                    quantity => 1, points => buyer.price);
+            end if;
+        end loop;
+    elsif extract(day from today) = 25 then
+        perform loyalty.refund(
+                    account_id => a.account_id, operation_id => o.operation_id, reason => 'Returned',
+                    idempotency_key => 'return/' || o.day)
+           from public.demo_order o
+           join demo_member m on m.member_no = o.member_no
+           join loyalty.account a
+             on a.program_id = loyalty.program_id('coin') and a.member_no = o.member_no
+          where o.day = today - 5 and m.n % 10 in (1, 3);
+    end if;
+end
+$$;
+
+-- The relay of the story. Only what is left of its last two weeks travels in the real world.
+create procedure pg_temp.post(today date) language plpgsql as $$
+begin
+    while today < '2028-07-18' and exists (select from loyalty.notice n where n.due_at is not null) loop
+        perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty.claim_notices(how_many => 1000) c;
+    end loop;
+end
+$$;
+
+do $$
+declare
+    today date := (select s.played_through from public.demo_story s);
+begin
+    loop
+        call pg_temp.reach(today + time '13:00');
+        call pg_temp.post(today);
+        exit when today = '2028-07-31';
+        today := today + 1;
+        call pg_temp.reach(today + time '00:05');
+        call pg_temp.reach(today + time '08:45');
+        call pg_temp.live(today);
+        update public.demo_story set played_through = today;
+        commit;
+    end loop;
+end
+$$;
+
+begin;
+reset loyalty.clock;
+-- The story ends in a future that the real clock is yet to reach.
+do $$ begin perform loyalty.pause_schedule('coin'); end $$;
+drop table public.demo_story, public.demo_order;
+
 -- A program that lives by the real clock, for the reader's own calls.
 select loyalty.create_program(code => 'tour', name => 'Guided tour');
+-- Who is given points gets a mail, or a short message without an address for mail.
+select loyalty.set_notice_sender(
+           program => 'tour',
+           email => 'Guided tour <points@example.com>',
+           sms => 'TOUR',
+           language => 'en',
+           preferences_url => 'https://points.example.com/notices');
+select loyalty.enable_notices(program => 'tour');
+select loyalty.set_member(
+           program => 'tour', member_no => 'T001', name => 'Hanako Yamada',
+           email => 'hanako@example.com', language => 'en');
+select loyalty.set_member(
+           program => 'tour', member_no => 'T002', name => '山田 太郎',
+           phone => '+819012345678', language => 'ja');
 select loyalty.grant(
            account_id => loyalty.open_account(program => 'tour', member_no => 'T001'),
            points => 1200,

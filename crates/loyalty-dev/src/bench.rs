@@ -1,13 +1,17 @@
-//! `./dev bench`: speed and size of the ledger, against bare SQL on the same
-//! private cluster with fsync on.
+//! `./dev bench`: speed and size of the ledger and of what runs by itself,
+//! against bare SQL on the same private cluster with fsync on.
 
 mod driver;
 mod expire;
 mod ledger;
 mod load;
+mod program;
 mod progress;
 mod report;
+mod runs;
 mod scratch;
+mod tick;
+mod watch;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -31,6 +35,9 @@ pub struct BenchArgs {
     /// Lots that one expiry run books [default: 1000000]
     #[arg(long, value_parser = clap::value_parser!(i64).range(1_000..=10_000_000))]
     expire_lots: Option<i64>,
+    /// Members that a run pays, or queues mails to [default: 1000000]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1_000..=10_000_000))]
+    members: Option<i64>,
     /// Small sizes, to see that it works; the figures mean little
     #[arg(long)]
     quick: bool,
@@ -59,6 +66,19 @@ enum Topic {
     Expire,
     /// Bytes on disk for each grant
     Size,
+    /// A rule's run over all members against an INSERT of the same rows, and spends meanwhile
+    Runs,
+    /// A balance mail to all members against the same
+    Notices,
+    /// The tick with nothing due
+    Tick,
+}
+
+impl Topic {
+    /// Whether it is measured by single and bulk calls on one database.
+    fn is_of_ledger(self) -> bool {
+        !matches!(self, Self::Expire | Self::Runs | Self::Notices | Self::Tick)
+    }
 }
 
 /// How much of everything, as asked for.
@@ -69,6 +89,7 @@ struct Plan {
     seconds: u32,
     accounts: i64,
     expire_lots: i64,
+    members: i64,
     /// Accounts of each kind in the measurement of small grants.
     small_accounts: i64,
     small_grants: i64,
@@ -89,6 +110,7 @@ impl Plan {
             seconds: args.seconds.unwrap_or(if args.quick { 1 } else { 5 }),
             accounts: args.accounts.unwrap_or(size(100_000, 2_000)),
             expire_lots: args.expire_lots.unwrap_or(size(1_000_000, 20_000)),
+            members: args.members.unwrap_or(size(1_000_000, 20_000)),
             small_accounts: size(20, 4),
             small_grants: size(10_000, 1_000),
             quick: args.quick,
@@ -124,11 +146,17 @@ pub fn run(args: BenchArgs) -> Result<()> {
 
 async fn measure(scratch: &Scratch, plan: &Plan) -> Result<Report> {
     let mut report = Report::new(scratch.surroundings(plan).await?);
-    if plan.topics.iter().any(|topic| *topic != Topic::Expire) {
+    if plan.topics.iter().any(|topic| topic.is_of_ledger()) {
         ledger::measure(scratch, plan, &mut report).await?;
     }
     if plan.wants(Topic::Expire) {
         expire::measure(scratch, plan, &mut report).await?;
+    }
+    if plan.wants(Topic::Runs) || plan.wants(Topic::Notices) {
+        runs::measure(scratch, plan, &mut report).await?;
+    }
+    if plan.wants(Topic::Tick) {
+        tick::measure(scratch, plan, &mut report).await?;
     }
     Ok(report)
 }

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::os::{Owner, log_tail, run};
@@ -29,6 +32,7 @@ pub struct Cluster {
 /// is for programs that know no sockets, with a password.
 const LOGIN_RULES: &str = "# type database user address method\n\
     local all all trust\n\
+    local replication all trust\n\
     host all all 127.0.0.1/32 scram-sha-256\n";
 
 impl Cluster {
@@ -150,6 +154,57 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends the server as a power cut would: no process of it gets to do anything more.
+    pub fn crash(&self) -> Result<()> {
+        let pid_file = self.data.join("postmaster.pid");
+        let text = fs::read_to_string(&pid_file)
+            .with_context(|| format!("{} cannot be read", pid_file.display()))?;
+        let postmaster: i32 = text
+            .lines()
+            .next()
+            .and_then(|line| line.trim().parse().ok())
+            .with_context(|| format!("{} names no process", pid_file.display()))?;
+        kill_tree(postmaster)?;
+        // Where nobody reaps the dead, their numbers still look alive to the next start.
+        let lock = format!(".s.PGSQL.{}.lock", self.port);
+        for left_behind in [pid_file, self.socket_dir.join(lock)] {
+            fs::remove_file(left_behind)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a running standby a primary.
+    pub fn promote(&self) -> Result<()> {
+        run(self
+            .owner
+            .command(self.bin.join("pg_ctl"))
+            .args(["promote", "--wait", "--silent", "--timeout", "60"])
+            .arg("--pgdata")
+            .arg(&self.data))
+        .map(drop)
+    }
+
+    /// Copies a running cluster into this one's directory, as its streaming standby.
+    pub fn copy_of(&self, primary: &Cluster) -> Result<()> {
+        let dir = self
+            .data
+            .parent()
+            .context("a data directory has a parent")?;
+        self.owner.private_dir(dir)?;
+        run(self
+            .owner
+            .command(self.bin.join("pg_basebackup"))
+            .args(["--username", SUPERUSER, "--checkpoint", "fast"])
+            .args(["--wal-method", "stream", "--write-recovery-conf"])
+            .arg("--port")
+            .arg(primary.port.to_string())
+            .arg("--host")
+            .arg(&primary.socket_dir)
+            .arg("--pgdata")
+            .arg(&self.data))
+        .map(drop)
+    }
+
     /// How a superuser connects to `database`.
     pub fn config(&self, database: &str) -> Config {
         let mut config = Config::new();
@@ -164,6 +219,47 @@ impl Cluster {
     pub async fn connect(&self, database: &str) -> Result<Client> {
         connect(&self.config(database)).await
     }
+}
+
+/// Kills a server's first process and its children. The first is stopped before, so that it
+/// notices no child's end.
+fn kill_tree(first: i32) -> Result<()> {
+    kill(Pid::from_raw(first), Signal::SIGSTOP)?;
+    while parent_and_state(first).is_some_and(|(_, state)| !matches!(state, 'T' | 'Z')) {
+        std::thread::yield_now();
+    }
+    let mut killed = vec![first];
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if parent_and_state(pid).is_some_and(|(parent, _)| parent == first) {
+            killed.push(pid);
+        }
+    }
+    for pid in killed.iter().rev() {
+        // A child may have ended by itself.
+        let _gone = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    let ended = |pid: &i32| parent_and_state(*pid).is_none_or(|(_, state)| state == 'Z');
+    let start = Instant::now();
+    while !killed.iter().all(ended) {
+        if start.elapsed() > Duration::from_secs(20) {
+            bail!("killed processes do not end: {killed:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The parent of a process and its state, a letter; `Z` has ended.
+fn parent_and_state(pid: i32) -> Option<(i32, char)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // "pid (name) state parent …", and a name may hold anything
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((fields.next()?.parse().ok()?, state))
 }
 
 /// Connects and drives the connection in the background.

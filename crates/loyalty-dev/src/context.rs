@@ -14,6 +14,9 @@ use crate::prefix::Prefix;
 pub const DATABASE: &str = "loyalty";
 const PG_PORT: u16 = 17432;
 const API_PORT: u16 = 17480;
+const SMTP_PORT: u16 = 17425;
+const MAIL_PAGE_PORT: u16 = 17426;
+const RELAY_PORT: u16 = 17427;
 
 /// What `./dev` found or installed, handed over in environment variables.
 #[derive(Clone, Debug)]
@@ -28,18 +31,41 @@ pub struct Context {
 }
 
 /// What a later call must remember.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     pub pg_port: u16,
     pub api_port: u16,
     pub api_admin_port: u16,
+    pub smtp_port: u16,
+    /// Where the caught mails are looked at.
+    pub mail_page_port: u16,
+    /// The relay's metrics.
+    pub relay_port: u16,
     pub jwt_secret: String,
     pub authenticator_password: String,
     /// The install script that the database's extension was made from.
     pub install_script_hash: String,
     /// The build of the extension that the cluster was started with.
     pub running_extension: String,
+}
+
+impl Default for Settings {
+    /// Default ports; the secrets are still to be made.
+    fn default() -> Self {
+        Self {
+            pg_port: PG_PORT,
+            api_port: API_PORT,
+            api_admin_port: API_PORT + 1,
+            smtp_port: SMTP_PORT,
+            mail_page_port: MAIL_PAGE_PORT,
+            relay_port: RELAY_PORT,
+            jwt_secret: String::new(),
+            authenticator_password: String::new(),
+            install_script_hash: String::new(),
+            running_extension: String::new(),
+        }
+    }
 }
 
 impl Context {
@@ -112,19 +138,24 @@ impl Context {
 
     /// Copies the PostgREST that `./dev` found to where its user can run it.
     pub fn ensure_postgrest(&self) -> Result<()> {
-        let source = path_variable("LOYALTY_POSTGREST")?;
-        let target = self.postgrest_binary();
+        self.copy_binary(
+            &path_variable("LOYALTY_POSTGREST")?,
+            &self.postgrest_binary(),
+        )
+    }
+
+    /// Copies a program unless it is there already; one that runs keeps its old file.
+    pub fn copy_binary(&self, source: &Path, target: &Path) -> Result<()> {
         let same = |a: &Path, b: &Path| -> bool {
             fs::read(a).is_ok_and(|left| fs::read(b).is_ok_and(|right| left == right))
         };
-        if same(&source, &target) {
+        if same(source, target) {
             return Ok(());
         }
         os::create_dir(&self.state.join("bin"))?;
         let new = target.with_extension("new");
-        fs::copy(&source, &new)
-            .with_context(|| format!("{} cannot be copied", source.display()))?;
-        fs::rename(&new, &target)?;
+        fs::copy(source, &new).with_context(|| format!("{} cannot be copied", source.display()))?;
+        fs::rename(&new, target)?;
         Ok(())
     }
 
@@ -144,9 +175,6 @@ impl Context {
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let settings = Settings {
-                    pg_port: PG_PORT,
-                    api_port: API_PORT,
-                    api_admin_port: API_PORT + 1,
                     jwt_secret: os::random_hex(32)?,
                     authenticator_password: os::random_hex(16)?,
                     ..Settings::default()
@@ -179,6 +207,19 @@ impl Settings {
         move_port("PostgREST", &mut self.api_port, &[self.pg_port])?;
         let taken = [self.pg_port, self.api_port];
         move_port("PostgREST's health check", &mut self.api_admin_port, &taken)
+    }
+
+    pub fn move_taken_mail_ports(&mut self) -> Result<()> {
+        let mut taken = vec![self.pg_port, self.api_port, self.api_admin_port];
+        for (whose, port) in [
+            ("the mail catcher", &mut self.smtp_port),
+            ("the mail catcher's page", &mut self.mail_page_port),
+            ("the relay's metrics", &mut self.relay_port),
+        ] {
+            move_port(whose, port, &taken)?;
+            taken.push(*port);
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,9 @@
-//! The demo: a coin program driven by the test clock from June 2024 through
+//! The demo: a coin program driven by the test clock from May 2024 through
 //! July 2028, and a small program on the real clock for the reader's own calls.
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
@@ -17,17 +17,52 @@ use crate::up::shell_word;
 /// a future where today's calls would be out of time.
 pub const TOUR_PROGRAM: &str = "tour";
 
-/// Plays the demo unless it was played before.
-pub async fn ensure(client: &Client) -> Result<()> {
+/// Plays the demo unless it was played before; one that was interrupted goes on.
+pub async fn ensure(client: &Client, cluster: &Cluster) -> Result<()> {
     let played = "select from loyalty.program where code = $1";
     if client.query_opt(played, &[&TOUR_PROGRAM]).await?.is_some() {
         return Ok(());
     }
-    eprintln!("dev: playing the demo, June 2024 through July 2028");
-    client
-        .batch_execute(include_str!("../sql/demo.sql"))
-        .await
-        .context("the demo failed")
+    eprintln!("dev: playing the demo, May 2024 through July 2028");
+    play(&mut psql_to(cluster))
+}
+
+/// Plays the demo with psql. Its story commits day by day, so it is no one statement.
+pub fn play(psql: &mut Command) -> Result<()> {
+    if !start(psql)?.wait()?.success() {
+        bail!("the demo failed; psql's own words are above");
+    }
+    Ok(())
+}
+
+/// Has psql begin to play the demo.
+pub fn start(psql: &mut Command) -> Result<Child> {
+    let quiet = psql.arg("--quiet").stdout(Stdio::null());
+    feed(quiet, include_bytes!("../sql/demo.sql"))
+}
+
+/// Starts psql with a script on its standard input.
+fn feed(psql: &mut Command, script: &'static [u8]) -> Result<Child> {
+    let mut child = psql
+        .args(["--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file=-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("psql cannot be started")?;
+    if let Some(mut input) = child.stdin.take() {
+        // psql reads on as the story is played
+        std::thread::spawn(move || input.write_all(script));
+    }
+    Ok(child)
+}
+
+fn psql_to(cluster: &Cluster) -> Command {
+    client_program(
+        &cluster.bin,
+        "psql",
+        &cluster.socket_dir,
+        cluster.port,
+        DATABASE,
+    )
 }
 
 /// The account that a program opened first.
@@ -49,22 +84,12 @@ pub async fn first_account(client: &Client, program: &str) -> Result<i64> {
 
 /// What was granted, spent and expired, as psql prints it.
 pub fn print_summary(cluster: &Cluster) -> Result<()> {
-    let mut psql = client_program(
-        &cluster.bin,
-        "psql",
-        &cluster.socket_dir,
-        cluster.port,
-        DATABASE,
-    )
-    .args(["--no-psqlrc", "--quiet", "--pset=footer=off"])
-    .args(["--set=ON_ERROR_STOP=1", "--file=-"])
-    .stdin(Stdio::piped())
-    .spawn()
-    .context("psql cannot be started")?;
-    if let Some(mut input) = psql.stdin.take() {
-        input.write_all(include_bytes!("../sql/demo_summary.sql"))?;
-    }
-    if !psql.wait()?.success() {
+    let mut psql = psql_to(cluster);
+    psql.args(["--quiet", "--pset=footer=off"]);
+    if !feed(&mut psql, include_bytes!("../sql/demo_summary.sql"))?
+        .wait()?
+        .success()
+    {
         bail!("the summary failed; psql's own words are above");
     }
     Ok(())
@@ -80,10 +105,13 @@ pub fn lines(repo: &Path, api_url: &str, account_id: i64) -> String {
 # the lots of its first member, in the order they will be spent
 {dev} psql -c 'select * from loyalty.lots({account_id})'
 
-# what the guide's example member had on her first anniversary
+# what the guide's example member was given, spent and lost
 {dev} psql -c "select s.day, s.kind, s.points, s.expires_on from loyalty.account a, loyalty.statement(a.account_id) s where a.member_no = 'M0401'"
 
-# her balance over HTTP
+# what the coin program's rules paid by themselves, on which days
+{dev} psql -c "select job, period, effective_on, paid, points from loyalty.run where job like 'rule:%' and paid > 0 order by period desc limit 10"
+
+# the first member's balance over HTTP
 curl -sS {bearer} {api_url}/balance
 
 # spend 100 points; the same key spends them once however often it is sent

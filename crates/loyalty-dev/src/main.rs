@@ -11,7 +11,7 @@ use loyalty_dev::prefix::Prefix;
 use loyalty_dev::test::Selection;
 use loyalty_dev::testkit::client_program;
 use loyalty_dev::token::Role;
-use loyalty_dev::{cluster, test, up};
+use loyalty_dev::{cluster, post, test, up};
 
 #[derive(Parser)]
 #[command(
@@ -50,6 +50,11 @@ enum Action {
     Env,
     /// Print a token (JWT) for the API
     Token(TokenArgs),
+    /// List the mails that the local catcher got, or print one
+    Mail {
+        /// The number of a mail in the list
+        number: Option<u64>,
+    },
     /// Build and install the extension into the private PostgreSQL
     Ext,
     /// Rewrite the sources in the standard format
@@ -95,6 +100,7 @@ fn run(cli: Cli) -> Result<()> {
         Action::Psql { args } => psql(&context, &args),
         Action::Env => env(&context),
         Action::Token(args) => block_on(token(&context, args)),
+        Action::Mail { number } => post::print(&context, number),
         Action::Ext => Prefix::ensure(&context).map(drop),
         Action::Fmt => test::reformat(&context),
         Action::Lint => {

@@ -102,6 +102,23 @@ pub fn plain_command(program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// A cargo that does not know that a cargo has called us. `cargo run` tells its program
+/// what package it is, and build scripts that look at that would run anew, and anew again
+/// at the next call from a shell.
+pub fn cargo_command(cargo: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(cargo.as_ref());
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| name_text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// Runs a command quietly; its output becomes the error when it fails.
 pub fn run(command: &mut Command) -> Result<String> {
     let name = program_name(command);

@@ -87,7 +87,7 @@ pub fn reformat(context: &Context) -> Result<()> {
 pub fn lint(context: &Context) -> Result<()> {
     eprintln!("dev: cargo clippy -D warnings");
     run_visible(
-        Command::new(path_variable("LOYALTY_CARGO_CLIPPY")?)
+        os::cargo_command(path_variable("LOYALTY_CARGO_CLIPPY")?)
             .current_dir(&context.repo)
             .args(["clippy", "--quiet", "--workspace", "--all-targets"])
             .args(["--no-default-features", "--features"])
@@ -162,7 +162,7 @@ impl TestRun {
     }
 
     fn cargo_test(&self, selection: &Selection, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(path_variable("LOYALTY_CARGO")?);
+        let mut command = os::cargo_command(path_variable("LOYALTY_CARGO")?);
         command
             .current_dir(&self.context.repo)
             .args(["test", "--workspace", "--no-fail-fast"])

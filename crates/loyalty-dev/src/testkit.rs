@@ -263,6 +263,18 @@ impl FreshCluster {
         Ok(fresh)
     }
 
+    /// A streaming standby of this cluster, to promote by `cluster().promote()`.
+    pub fn standby(&self, label: &str) -> Result<Self> {
+        let server = TestServer::get()?;
+        let dir = server.dir.join(unique_name(label));
+        let port = server.reserve_port()?;
+        let cluster = Cluster::at(&server.bin, &dir, port, &Owner::current()?);
+        cluster.copy_of(&self.cluster)?;
+        let fresh = Self { cluster, dir };
+        fresh.cluster.start()?;
+        Ok(fresh)
+    }
+
     pub async fn connect(&self, database: &str) -> Result<Client> {
         self.cluster.connect(database).await
     }

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use crate::cluster::Cluster;
 use crate::context::{Context, DATABASE, Settings};
 use crate::demo;
+use crate::post;
 use crate::postgrest;
 use crate::prefix::Prefix;
 use crate::testkit::authenticator_uri;
@@ -19,13 +20,19 @@ pub async fn up(context: &Context, fresh: bool) -> Result<()> {
     context.ensure_postgrest()?;
     start_cluster(context, &prefix)?;
     if fresh {
+        post::stop(context)?;
         context.api().stop()?;
         drop_database(context).await?;
     }
     ensure_database(context, &prefix).await?;
     let client = context.cluster()?.connect(DATABASE).await?;
-    demo::ensure(&client).await?;
+    demo::ensure(&client, &context.cluster()?).await?;
+    // Only now: the tick goes by the real clock, the demo by its own.
+    client
+        .batch_execute("select loyalty.install_schedules()")
+        .await?;
     start_api(context, &client).await?;
+    post::start(context, &client).await?;
     demo::print_summary(&context.cluster()?)?;
     print_lines(context, &client).await
 }
@@ -34,6 +41,7 @@ pub async fn up(context: &Context, fresh: bool) -> Result<()> {
 pub fn down(context: &Context, purge: bool) -> Result<()> {
     let was_there = context.state.exists();
     if was_there {
+        post::stop(context)?;
         context.api().stop()?;
         // The cluster may be of another major version than is now asked for.
         let dir = context.state.join("cluster");
@@ -58,6 +66,7 @@ fn start_cluster(context: &Context, prefix: &Prefix) -> Result<()> {
             return Ok(());
         }
         eprintln!("dev: the extension was built anew: restarting PostgreSQL");
+        post::stop(context)?;
         context.api().stop()?;
         cluster.stop()?;
     }
@@ -123,7 +132,6 @@ async fn ensure_database(context: &Context, prefix: &Prefix) -> Result<()> {
         .batch_execute(&format!(
             "create extension pg_cron;\n\
              create extension pg_loyalty;\n\
-             select loyalty.install_schedules();\n\
              alter role loyalty_authenticator login password '{}'",
             settings.authenticator_password
         ))
@@ -202,6 +210,8 @@ async fn print_lines(context: &Context, client: &Client) -> Result<()> {
         "{}",
         demo::lines(&context.repo, &context.api_url()?, account_id)
     );
+    let dev = shell_word(&context.repo.join("dev").to_string_lossy());
+    print!("{}", post::lines(context, &dev, account_id)?);
     Ok(())
 }
 

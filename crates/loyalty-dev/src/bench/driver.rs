@@ -1,8 +1,10 @@
 //! The clients: pgbench for single statements, connections of our own for
 //! calls with a thousand items.
 
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::Barrier;
@@ -120,6 +122,129 @@ fn field(output: &str, label: &str) -> Result<f64> {
         .with_context(|| format!("pgbench printed no \"{label}\""))
 }
 
+/// Calls that come at a steady rate, on average, however long each takes: a call that has to wait
+/// for the one before is late by that, and its time counts from when it should have begun.
+pub struct Steady<'a> {
+    pub database: &'a str,
+    pub script: &'a Script,
+    pub clients: u32,
+    pub per_second: u32,
+    pub ids: Ids,
+}
+
+/// Such calls under way; dropped, they end.
+pub struct Going {
+    pgbench: tokio::process::Child,
+    log: PathBuf,
+}
+
+/// When each call ended, in seconds since 1970, and how long it took, in milliseconds.
+#[derive(Debug, Default, PartialEq)]
+pub struct Times(Vec<(f64, f64)>);
+
+/// pgbench keeps so many bytes of its log to itself; calls of this long fill it.
+const LOG_DELAY: Duration = Duration::from_secs(1);
+
+impl Steady<'_> {
+    pub async fn start(&self, scratch: &Scratch) -> Result<Going> {
+        let file = scratch.file(&format!("{}.sql", self.script.name), &self.script.text())?;
+        let log = file.with_extension("log");
+        let cluster = &scratch.cluster;
+        let mut command = client_program(
+            &cluster.bin,
+            "pgbench",
+            &cluster.socket_dir,
+            cluster.port,
+            self.database,
+        );
+        command
+            .args(["--no-vacuum", "--protocol=prepared", "--jobs=1", "--log"])
+            .args(["--time=100000", "--log-prefix"])
+            .arg(&log)
+            .arg(format!("--client={}", self.clients))
+            .arg(format!("--rate={}", self.per_second))
+            .arg(format!("--define=first={}", self.ids.first))
+            .arg(format!("--define=last={}", self.ids.last))
+            .arg("--file")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let pgbench = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn()
+            .context("pgbench cannot be started")?;
+        let pid = pgbench.id().context("pgbench has ended already")?;
+        let mut going = Going {
+            log: PathBuf::from(format!("{}.{pid}", log.display())),
+            pgbench,
+        };
+        let start = Instant::now();
+        while going.times().is_ok_and(|times| times.0.is_empty()) || !going.log.exists() {
+            if going.pgbench.try_wait()?.is_some() || start.elapsed() > Duration::from_secs(60) {
+                going.stop().await?;
+                bail!("pgbench makes no calls");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(going)
+    }
+}
+
+impl Going {
+    pub async fn stop(mut self) -> Result<Times> {
+        tokio::time::sleep(LOG_DELAY).await;
+        let ended = self.pgbench.try_wait()?;
+        let _gone = self.pgbench.start_kill();
+        let times = self.times();
+        let output = self.pgbench.wait_with_output().await?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        if ended.is_some() || error.contains("aborted") {
+            bail!("pgbench failed: {}", error.trim());
+        }
+        std::fs::remove_file(&self.log)?;
+        times
+    }
+
+    fn times(&self) -> Result<Times> {
+        let log = std::fs::read_to_string(&self.log)
+            .with_context(|| format!("{} cannot be read", self.log.display()))?;
+        Times::read(&log)
+    }
+}
+
+impl Times {
+    /// Lines of "client, number, time, script, end's second, its microsecond, lag"; the last may
+    /// be cut off.
+    fn read(log: &str) -> Result<Self> {
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        whole
+            .lines()
+            .map(|line| {
+                let field = |index| -> Result<f64> {
+                    line.split(' ')
+                        .nth(index)
+                        .and_then(|field| field.parse().ok())
+                        .with_context(|| format!("pgbench logged \"{line}\""))
+                };
+                Ok((field(4)? + field(5)? / 1e6, field(2)? / 1e3))
+            })
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+
+    /// How long the calls took that ended between two moments.
+    pub fn between(&self, from: SystemTime, to: SystemTime) -> Vec<f64> {
+        let seconds = |moment: SystemTime| {
+            moment
+                .duration_since(UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64())
+        };
+        let span = seconds(from)..seconds(to);
+        let inside = self.0.iter().filter(|(end, _)| span.contains(end));
+        inside.map(|(_, time)| *time).collect()
+    }
+}
+
 /// `grant_many` or `spend_many`, called with texts that are ready before the
 /// clock starts; every outcome is fetched.
 pub struct Bulk<'a> {
@@ -180,7 +305,9 @@ impl Bulk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Script, field};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::{Script, Times, field};
 
     #[test]
     fn the_rate_is_read_from_what_pgbench_prints() -> anyhow::Result<()> {
@@ -191,6 +318,24 @@ mod tests {
         assert_eq!(field(output, "tps = ")?, 5321.25);
         assert_eq!(field(output, "number of failed transactions: ")?, 0.0);
         assert!(field("", "tps = ").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn times_are_read_from_whole_lines_of_the_log() -> anyhow::Result<()> {
+        let log = "0 1 1500 0 1700000000 250000 12\n\
+            3 7 800 0 1700000001 500000 0\n\
+            2 9 70";
+        let times = Times::read(log)?;
+        assert_eq!(
+            times,
+            Times(vec![(1_700_000_000.25, 1.5), (1_700_000_001.5, 0.8)])
+        );
+        let second = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let inside = times.between(second(1_700_000_000), second(1_700_000_001));
+        assert_eq!(inside, [1.5]);
+        assert_eq!(Times::read("")?, Times::default());
+        assert!(Times::read("0 1 failed 0 1700000000 250000\n").is_err());
         Ok(())
     }
 

@@ -52,7 +52,7 @@ const UPDATE: Script = Script {
     name: "update",
     statement: "update bare set balance = balance + 1 where id = :id",
 };
-const SPEND: Script = Script {
+pub const SPEND: Script = Script {
     name: "spend",
     statement: "select loyalty.spend_fifo(:id, 1, 'bench', :a || '-' || :b)",
 };
@@ -416,7 +416,7 @@ impl Rounds<'_> {
 }
 
 /// Whether the ledger still holds together after all that.
-async fn verify(client: &Client, report: &mut Report) -> Result<()> {
+pub async fn verify(client: &Client, report: &mut Report) -> Result<()> {
     let progress = Progress::phase("verify()", 0)?;
     let entries: i64 = client
         .query_one("select count(*) from loyalty.entry", &[])

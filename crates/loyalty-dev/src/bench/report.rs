@@ -23,12 +23,15 @@ pub struct Line {
 pub enum Unit {
     PerSecond,
     Milliseconds,
+    Mebibytes,
 }
 
 #[derive(Clone, Copy)]
 pub enum Target {
     AtLeast(f64),
     AtMost(f64),
+    /// Of the figure itself, in its own unit, and not of the ratio.
+    Below(f64),
 }
 
 /// Bytes that one grant takes on disk.
@@ -102,7 +105,13 @@ impl Report {
             let ratio = median(&ratios);
             let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
             let most = ratios.iter().copied().fold(0.0, f64::max);
-            let (target, met) = verdict(line.target, ratio, 1);
+            let (target, met) = match line.target {
+                Some(Target::Below(most)) => (
+                    format!("< {}", line.unit.show(most)),
+                    met_or_missed(median(&line.measured) < most),
+                ),
+                target => verdict(target, ratio, 1),
+            };
             rows.push(vec![
                 line.name.clone(),
                 line.compared_with.clone(),
@@ -132,6 +141,7 @@ impl Unit {
         match self {
             Self::PerSecond => format!("{} /s", grouped(value)),
             Self::Milliseconds => format!("{value:.3} ms"),
+            Self::Mebibytes => format!("{value:.1} MiB"),
         }
     }
 }
@@ -168,8 +178,13 @@ fn verdict(target: Option<Target>, value: f64, digits: usize) -> (String, String
         None => return (String::new(), String::new()),
         Some(Target::AtLeast(least)) => (format!(">= {least:.digits$}"), value >= least),
         Some(Target::AtMost(most)) => (format!("<= {most:.digits$}"), value <= most),
+        Some(Target::Below(most)) => (format!("< {most:.digits$}"), value < most),
     };
-    (text, if met { "met" } else { "missed" }.to_owned())
+    (text, met_or_missed(met))
+}
+
+fn met_or_missed(met: bool) -> String {
+    if met { "met" } else { "missed" }.to_owned()
 }
 
 /// Columns of equal width, the first `names` of them aligned to the left.
@@ -276,6 +291,14 @@ mod tests {
         assert!(text.ends_with("missed\n"), "{text}");
         let text = report(Target::AtMost(0.64)).text();
         assert!(text.ends_with("missed\n"), "{text}");
+    }
+
+    #[test]
+    fn a_target_of_the_figure_itself_does_not_look_at_the_ratio() {
+        let text = report(Target::Below(651.0)).text();
+        assert!(text.contains("< 651 /s  met"), "{text}");
+        let text = report(Target::Below(650.0)).text();
+        assert!(text.contains("< 650 /s  missed"), "{text}");
     }
 
     #[test]

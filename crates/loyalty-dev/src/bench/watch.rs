@@ -1,0 +1,109 @@
+//! A tick under way: how long it takes, and how much memory its session takes meanwhile.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_postgres::Client;
+
+use super::progress::Progress;
+
+/// Often enough to see what a chunk takes before it gives it back.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Looks at the memory for each look at how far the run is.
+const LOOKS_AT_MEMORY: u32 = 20;
+
+/// A run that a tick did.
+pub struct Run {
+    pub took: Duration,
+    pub memory: Memory,
+}
+
+/// Most memory of its own, in MiB, that the server process had until then. Shared buffers are
+/// not in it: they count towards a process as it touches them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    pub at_start: f64,
+    pub at_a_quarter: f64,
+    pub at_the_end: f64,
+}
+
+/// Calls the tick, and looks on from another session.
+pub async fn tick(
+    session: &Client,
+    onlooker: &Client,
+    job: &str,
+    members: i64,
+    progress: &Progress,
+) -> Result<Run> {
+    let pid: i32 = session
+        .query_one("select pg_backend_pid()", &[])
+        .await?
+        .get(0);
+    let at_start = own_memory(pid)?;
+    let mut memory = Memory {
+        at_start,
+        at_a_quarter: at_start,
+        at_the_end: at_start,
+    };
+    let how_far = onlooker
+        .prepare("select members, paid, queued, failed, outcome from loyalty.run where job = $1 order by run_id desc limit 1")
+        .await?;
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut count = 0_u32;
+    let mut looked_at = 0_i64;
+    let start = Instant::now();
+    let ticking = session.batch_execute("call loyalty.tick()");
+    tokio::pin!(ticking);
+    let took = loop {
+        tokio::select! {
+            done = &mut ticking => {
+                let took = start.elapsed();
+                done?;
+                break took;
+            }
+            _ = looks.tick() => {}
+        }
+        memory.at_the_end = memory.at_the_end.max(own_memory(pid)?);
+        count += 1;
+        if count.is_multiple_of(LOOKS_AT_MEMORY) {
+            if let Some(row) = onlooker.query_opt(&how_far, &[&job]).await?
+                && row.get::<_, Option<String>>("outcome").is_none()
+            {
+                let now: i64 = row.get("members");
+                progress.advance((now - looked_at).max(0).unsigned_abs());
+                looked_at = looked_at.max(now);
+            }
+            if looked_at * 4 <= members {
+                memory.at_a_quarter = memory.at_the_end;
+            }
+        }
+    };
+    progress.advance((members - looked_at).max(0).unsigned_abs());
+    let row = onlooker.query_one(&how_far, &[&job]).await?;
+    let done: i64 = row.get::<_, i64>("paid") + row.get::<_, i64>("queued");
+    let failed: i64 = row.get("failed");
+    if row.get::<_, Option<String>>("outcome").as_deref() != Some("done")
+        || done != members
+        || failed != 0
+    {
+        bail!("the run of {job} did {done} of {members} members, and {failed} failed");
+    }
+    Ok(Run { took, memory })
+}
+
+fn own_memory(pid: i32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
+    let kib: f64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .with_context(|| format!("{path} has no RssAnon"))?
+        .trim()
+        .parse()?;
+    Ok(kib / 1024.0)
+}

@@ -1,0 +1,350 @@
+-- What members are told, when and by whom (C18): settings of a program, and what each member
+-- wants. A program tells nothing until set_notice says so.
+
+create table loyalty.notice_setting (
+    program_id integer not null references loyalty.program,
+    kind text not null
+        constraint notice_setting_kind_is_known
+            check (kind in ('points_received', 'balance', 'expiry', 'order_received')),
+    is_enabled boolean not null,
+    days_of_month integer[]
+        constraint notice_setting_days_are_of_a_month
+            check (cardinality(days_of_month) > 0
+                   and 1 <= all (days_of_month) and 31 >= all (days_of_month)),
+    at time
+        constraint notice_setting_at_is_before_midnight check (at < '24:00'),
+    days_before integer
+        constraint notice_setting_days_before_is_sane check (days_before between 0 and 60),
+    send_within interval not null
+        constraint notice_setting_send_within_is_sane
+            check (send_within between interval '1 minute' and interval '30 days'),
+    primary key (program_id, kind),
+    constraint notice_setting_fits_kind check (
+        (days_of_month is not null) = (kind = 'balance')
+        and (days_before is not null) = (kind = 'expiry')
+        and (at is not null) = (kind in ('balance', 'expiry')))
+);
+
+comment on table loyalty.notice_setting is
+    'Which notices a program sends, and when; a kind without a row is not sent. Written by loyalty.set_notice.';
+comment on column loyalty.notice_setting.program_id is 'The program.';
+comment on column loyalty.notice_setting.kind is 'points_received, balance, expiry or order_received.';
+comment on column loyalty.notice_setting.is_enabled is 'Whether it is sent.';
+comment on column loyalty.notice_setting.days_of_month is
+    'Of balance: the days of the month; one that a month does not have is its last.';
+comment on column loyalty.notice_setting.at is 'Of balance and expiry: the time of day in the program''s time zone.';
+comment on column loyalty.notice_setting.days_before is
+    'Of expiry: how many days before the last day the daily notices begin; the last one comes on that day.';
+comment on column loyalty.notice_setting.send_within is
+    'How long a notice may wait to be sent; later it is given up. One of expiry never outlasts its day.';
+
+create table loyalty.notice_sender (
+    program_id integer primary key references loyalty.program,
+    email text
+        constraint notice_sender_email_is_a_mailbox
+            check (char_length(email) <= 300
+                   and email ~ '^([^][<>()@,;:\\"[:cntrl:]]+ <[^][<>()@,;:\\"[:cntrl:][:space:]]+@[A-Za-z0-9.-]+>|[^][<>()@,;:\\"[:cntrl:][:space:]]+@[A-Za-z0-9.-]+)$'),
+    sms text
+        constraint notice_sender_sms_is_short check (sms ~ '^[+A-Za-z0-9][A-Za-z0-9 ._-]{1,19}$'),
+    language text not null default 'ja'
+        constraint notice_sender_language_is_a_tag check (language ~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$'),
+    preferences_url text
+        constraint notice_sender_preferences_url_is_a_url
+            check (char_length(preferences_url) <= 500
+                   and preferences_url ~ '^(https?://|mailto:)[^<>"[:space:][:cntrl:]]+$'),
+    max_attempts integer not null default 10
+        constraint notice_sender_max_attempts_is_sane check (max_attempts between 1 and 100),
+    first_retry interval not null default '1 minute'
+        constraint notice_sender_first_retry_is_sane
+            check (first_retry between interval '1 second' and interval '1 day'),
+    longest_retry interval not null default '2 hours'
+        constraint notice_sender_longest_retry_is_sane
+            check (longest_retry between first_retry and interval '7 days')
+);
+
+comment on table loyalty.notice_sender is
+    'Who a program''s notices come from, and how long sending them is tried. Written by loyalty.set_notice_sender.';
+comment on column loyalty.notice_sender.program_id is 'The program.';
+comment on column loyalty.notice_sender.email is 'Sender of mails, as points@example.com or Sample Club <points@example.com>; null sends none.';
+comment on column loyalty.notice_sender.sms is 'Sender of short messages to members who have no e-mail address; null sends none.';
+comment on column loyalty.notice_sender.language is 'Language of notices to members for whose own language there is no template.';
+comment on column loyalty.notice_sender.preferences_url is 'Where members choose what they are sent; also the mail''s List-Unsubscribe.';
+comment on column loyalty.notice_sender.max_attempts is 'After so many failed attempts a notice is given up.';
+comment on column loyalty.notice_sender.first_retry is 'Wait after the first failed attempt; each further one doubles it.';
+comment on column loyalty.notice_sender.longest_retry is 'The longest wait between two attempts.';
+
+create table loyalty.notice_preference (
+    account_id bigint not null references loyalty.account,
+    kind text not null
+        constraint notice_preference_kind_is_known
+            check (kind in ('points_received', 'balance', 'expiry', 'order_received')),
+    is_wanted boolean not null,
+    changed_at timestamptz not null,
+    primary key (account_id, kind),
+    constraint notice_preference_order_received_stays check (is_wanted or kind <> 'order_received')
+);
+
+comment on table loyalty.notice_preference is
+    'What members chose; without a row a notice is wanted. Order received cannot be refused (C18).';
+comment on column loyalty.notice_preference.account_id is 'The member''s account.';
+comment on column loyalty.notice_preference.kind is 'The kind of notice.';
+comment on column loyalty.notice_preference.is_wanted is 'Whether the member wants it.';
+comment on column loyalty.notice_preference.changed_at is 'When that was chosen.';
+
+create function loyalty.check_notice_kind(kind text) returns void
+    language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if kind is null or kind not in ('points_received', 'balance', 'expiry', 'order_received') then
+        perform loyalty.raise('22023', 'kind is unknown', format('kind: %L given.', left(kind, 100)),
+            'There are points_received, balance, expiry and order_received.');
+    end if;
+end
+$$;
+comment on function loyalty.check_notice_kind is 'Refuses an unknown kind of notice.';
+
+create function loyalty.check_notice_setting(setting loyalty.notice_setting) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wrong text;
+    given text;
+    hint text;
+begin
+    if (setting.days_of_month is not null) <> (setting.kind = 'balance') then
+        wrong := 'days_of_month does not apply to this kind';
+        given := setting.days_of_month;
+        hint := 'Only balance is sent on days of the month.';
+    elsif cardinality(setting.days_of_month) = 0 or array_position(setting.days_of_month, null) is not null
+          or 1 > any (setting.days_of_month) or 31 < any (setting.days_of_month) then
+        wrong := 'days_of_month has what is no day of a month';
+        given := setting.days_of_month;
+        hint := 'Days from 1 to 31, at least one; a day that a month does not have is its last.';
+    elsif (setting.at is not null) <> (setting.kind in ('balance', 'expiry')) then
+        wrong := 'at does not apply to this kind';
+        given := setting.at;
+        hint := 'Only balance and expiry are sent at a time of day.';
+    elsif setting.at >= '24:00' then
+        wrong := 'at must be before midnight';
+        given := setting.at;
+        hint := 'A time from 00:00 to 23:59.';
+    elsif (setting.days_before is not null) <> (setting.kind = 'expiry') then
+        wrong := 'days_before does not apply to this kind';
+        given := setting.days_before;
+        hint := 'Only expiry begins so many days before.';
+    elsif setting.days_before not between 0 and 60 then
+        wrong := 'days_before is out of range';
+        given := setting.days_before;
+        hint := 'From 0 (on the last day only) to 60.';
+    elsif setting.send_within not between interval '1 minute' and interval '30 days' then
+        wrong := 'send_within is out of range';
+        given := setting.send_within;
+        hint := 'From 1 minute to 30 days.';
+    end if;
+    if wrong is not null then
+        perform loyalty.raise('22023', wrong, format('kind %s, %s: %L given.',
+            setting.kind, split_part(wrong, ' ', 1), given), hint);
+    end if;
+end
+$$;
+comment on function loyalty.check_notice_setting is 'Refuses a setting that cannot be, with the name of the wrong field.';
+
+create function loyalty.set_notice(
+    program text,
+    kind text,
+    is_enabled boolean default null,
+    days_of_month integer[] default null,
+    at time default null,
+    days_before integer default null,
+    send_within interval default null
+) returns loyalty.notice_setting
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    wanted loyalty.notice_setting;
+begin
+    perform loyalty.check_notice_kind(set_notice.kind);
+    -- one at a time in a program: two callers must not overwrite what the other one set
+    perform 1 from loyalty.program p
+      where p.program_id = loyalty.program_id(set_notice.program) for no key update;
+    select * into wanted
+      from loyalty.notice_setting s
+     where s.program_id = loyalty.program_id(set_notice.program) and s.kind = set_notice.kind;
+    if not found then
+        wanted.program_id := loyalty.program_id(set_notice.program);
+        wanted.kind := set_notice.kind;
+        wanted.is_enabled := false;
+        wanted.days_of_month := case set_notice.kind when 'balance' then '{1,15}'::integer[] end;
+        wanted.at := case set_notice.kind when 'balance' then time '13:00' when 'expiry' then '08:45' end;
+        wanted.days_before := case set_notice.kind when 'expiry' then 7 end;
+        wanted.send_within := case when set_notice.kind in ('balance', 'expiry')
+                                   then interval '1 day' else '3 days' end;
+    end if;
+    wanted.is_enabled := coalesce(set_notice.is_enabled, wanted.is_enabled);
+    wanted.days_of_month := coalesce(set_notice.days_of_month, wanted.days_of_month);
+    wanted.at := coalesce(set_notice.at, wanted.at);
+    wanted.days_before := coalesce(set_notice.days_before, wanted.days_before);
+    wanted.send_within := coalesce(set_notice.send_within, wanted.send_within);
+    perform loyalty.check_notice_setting(wanted);
+    wanted.days_of_month := (select array_agg(distinct d order by d) from unnest(wanted.days_of_month) d);
+    if wanted.is_enabled and not exists (
+           select from loyalty.notice_sender f
+            where f.program_id = wanted.program_id and (f.email is not null or f.sms is not null)) then
+        perform loyalty.raise('22023', 'is_enabled needs a sender',
+            format('Program %L has neither an e-mail nor an SMS sender.', set_notice.program),
+            'loyalty.set_notice_sender(program => …, email => …) says who the notices come from.');
+    end if;
+    insert into loyalty.notice_setting as s
+    values (wanted.*)
+        on conflict (program_id, kind) do update
+       set is_enabled = excluded.is_enabled, days_of_month = excluded.days_of_month, at = excluded.at,
+           days_before = excluded.days_before, send_within = excluded.send_within;
+    if wanted.kind = 'points_received' then
+        update loyalty.program p
+           set announces_grants = wanted.is_enabled
+         where p.program_id = wanted.program_id and p.announces_grants <> wanted.is_enabled;
+    elsif wanted.kind in ('balance', 'expiry') then
+        perform loyalty.plan_schedule(wanted.program_id, 'notice:' || wanted.kind);
+    end if;
+    return wanted;
+end
+$$;
+comment on function loyalty.set_notice is
+    'Switches a kind of notice on or off and sets when it is sent; what is null stays as it is. At first: off, balance on the 1st and 15th at 13:00, expiry daily at 08:45 from 7 days before the last day. 22023 names the wrong field.';
+
+create function loyalty.enable_notices(program text) returns setof loyalty.notice_setting
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    each_kind text;
+begin
+    foreach each_kind in array array['points_received', 'balance', 'expiry', 'order_received'] loop
+        return next loyalty.set_notice(program, each_kind, true);
+    end loop;
+end
+$$;
+comment on function loyalty.enable_notices is
+    'Switches all four kinds of notices on, each as it is set. 22023 when the program has no sender yet.';
+
+create function loyalty.set_notice_sender(
+    program text,
+    email text default null,
+    sms text default null,
+    language text default null,
+    preferences_url text default null,
+    max_attempts integer default null,
+    first_retry interval default null,
+    longest_retry interval default null
+) returns loyalty.notice_sender
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    written loyalty.notice_sender;
+    broken text;
+begin
+    insert into loyalty.notice_sender as f (program_id) values (loyalty.program_id(set_notice_sender.program))
+        on conflict (program_id) do nothing;
+    update loyalty.notice_sender f
+       set email = nullif(coalesce(set_notice_sender.email, f.email), ''),
+           sms = nullif(coalesce(set_notice_sender.sms, f.sms), ''),
+           language = coalesce(set_notice_sender.language, f.language),
+           preferences_url = nullif(coalesce(set_notice_sender.preferences_url, f.preferences_url), ''),
+           max_attempts = coalesce(set_notice_sender.max_attempts, f.max_attempts),
+           first_retry = coalesce(set_notice_sender.first_retry, f.first_retry),
+           longest_retry = coalesce(set_notice_sender.longest_retry, f.longest_retry)
+     where f.program_id = loyalty.program_id(set_notice_sender.program)
+    returning * into written;
+    return written;
+exception when check_violation then
+    get stacked diagnostics broken = constraint_name;
+    perform case broken
+        when 'notice_sender_email_is_a_mailbox' then
+            loyalty.raise('22023', 'email is no sender of mails', format('email: %L given.', left(email, 100)),
+                'points@example.com, or Sample Club <points@example.com>; the name without any of ( ) < > @ , ; : \ " [ ].')
+        when 'notice_sender_sms_is_short' then
+            loyalty.raise('22023', 'sms is no sender of short messages', format('sms: %L given.', left(sms, 100)),
+                'A number such as +81312345678, or 2 to 20 ASCII letters and digits.')
+        when 'notice_sender_language_is_a_tag' then
+            loyalty.raise('22023', 'language is no language tag', format('language: %L given.', left(language, 100)),
+                'A BCP 47 tag such as ja or en.')
+        when 'notice_sender_preferences_url_is_a_url' then
+            loyalty.raise('22023', 'preferences_url is no URL', format('preferences_url: %L given.', left(preferences_url, 100)),
+                'A URL that begins with https://, http:// or mailto: and has no spaces, up to 500 characters.')
+        when 'notice_sender_max_attempts_is_sane' then
+            loyalty.raise('22023', 'max_attempts is out of range', format('max_attempts: %s given.', max_attempts),
+                'From 1 to 100.')
+        when 'notice_sender_first_retry_is_sane' then
+            loyalty.raise('22023', 'first_retry is out of range', format('first_retry: %s given.', first_retry),
+                'From 1 second to 1 day.')
+        when 'notice_sender_longest_retry_is_sane' then
+            loyalty.raise('22023', 'longest_retry is out of range', format('longest_retry: %s given.', longest_retry),
+                'From first_retry to 7 days.')
+        end;
+    raise;
+end
+$$;
+comment on function loyalty.set_notice_sender is
+    'Who a program''s notices come from, the language where a member''s own has no template, where members choose what they want, and how often sending is tried. What is null stays as it is, an empty string empties it. 22023 names the wrong field.';
+
+create function loyalty.set_notice_preference(account_id bigint, kind text, is_wanted boolean)
+    returns loyalty.notice_preference
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    written loyalty.notice_preference;
+begin
+    perform loyalty.check_notice_kind(set_notice_preference.kind);
+    if set_notice_preference.is_wanted is null then
+        perform loyalty.raise('22004', 'is_wanted must not be null', null, 'true or false.');
+    elsif set_notice_preference.kind = 'order_received' and not set_notice_preference.is_wanted then
+        perform loyalty.raise('22023', 'order_received cannot be refused', null,
+            'It tells of an order that the member placed; the other kinds can be refused.');
+    elsif not exists (
+           select from loyalty.account a where a.account_id = set_notice_preference.account_id) then
+        perform loyalty.raise('LY002', 'no such account',
+            format('Account %s does not exist.', coalesce(set_notice_preference.account_id::text, 'null')),
+            'loyalty.open_account(program, member_no) gives a member''s account.');
+    end if;
+    insert into loyalty.notice_preference as p (account_id, kind, is_wanted, changed_at)
+    values (set_notice_preference.account_id, set_notice_preference.kind,
+            set_notice_preference.is_wanted, loyalty.now())
+        on conflict (account_id, kind) do update
+       set is_wanted = excluded.is_wanted, changed_at = excluded.changed_at
+    returning p.* into written;
+    return written;
+end
+$$;
+comment on function loyalty.set_notice_preference is
+    'Writes whether a member wants a kind of notice. 22023 for an unknown kind, and for order_received, which cannot be refused (C18); LY002.';
+
+create function loyalty.next_notice(program_id integer, kind text, after timestamptz)
+    returns table (period date, due_at timestamptz)
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select d.day, d.due_at
+      from loyalty.notice_setting s
+      join loyalty.program p on p.program_id = s.program_id
+     cross join lateral (
+            select g.day::date as day, pg_catalog.timezone(p.time_zone, g.day::date + s.at) as due_at
+              from pg_catalog.generate_series(0, 62) n
+             cross join lateral (
+                    select pg_catalog.timezone(p.time_zone, next_notice.after)::date - 1 + n as day) g
+             where s.kind = 'expiry'
+                -- a day that the month does not have is its last
+                or extract(day from g.day) = any (s.days_of_month)
+                or extract(day from g.day + 1) = 1
+                   and extract(day from g.day) < any (s.days_of_month)
+             ) d
+     where s.program_id = next_notice.program_id
+       and s.kind = next_notice.kind
+       and s.kind in ('balance', 'expiry')
+       and s.is_enabled
+       and d.due_at > next_notice.after
+     order by d.due_at
+     limit 1;
+end;
+comment on function loyalty.next_notice is
+    'The first occasion after an instant on which a program sends its balance or expiry notices: the day it is for, and when; no row when it sends none.';

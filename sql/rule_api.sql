@@ -1,0 +1,284 @@
+-- Rules and events over HTTP, for administrators of the program; what a member may expect, for members.
+
+create view loyalty_api.rule with (security_invoker = true) as
+select p.code as program, r.code, r.version, r.kind, r.title, r.terms, r.valid_from, r.valid_to,
+       r.expiry::text as expiry, r.created_at, r.created_by
+  from loyalty.rule r
+  join loyalty.program p on p.program_id = r.program_id;
+comment on view loyalty_api.rule is
+$$Rules
+
+What earns points in the program: a row for each version of a rule. The versions in force on a day of payment: ?valid_from=lte.2025-06-16&or=(valid_to.is.null,valid_to.gte.2025-06-16). Administrators only.$$;
+comment on column loyalty_api.rule.program is 'Code of the program.';
+comment on column loyalty_api.rule.code is 'What calls name the rule by.';
+comment on column loyalty_api.rule.version is 'Number of the version, from 1.';
+comment on column loyalty_api.rule.kind is 'anniversary, event, tenure, birthday, purchase or manual.';
+comment on column loyalty_api.rule.title is 'What members read as the reason of a payment.';
+comment on column loyalty_api.rule.terms is 'Who is paid what, and when; the fields depend on the kind.';
+comment on column loyalty_api.rule.valid_from is 'First day of payment on which the version decides.';
+comment on column loyalty_api.rule.valid_to is
+    'Last such day; null while there is no end, the day before valid_from when it was replaced before it began.';
+comment on column loyalty_api.rule.expiry is 'When the points lapse; null goes by the program''s policy.';
+comment on column loyalty_api.rule.created_at is 'When the version was written.';
+comment on column loyalty_api.rule.created_by is 'Who wrote it.';
+
+create view loyalty_api.event with (security_invoker = true) as
+select e.event_id, p.code as program, e.kind, e.account_id, a.member_no, e.other_account_id,
+       o.member_no as other_member_no, e.occurred_on, e.amount, e.reference, e.attributes,
+       e.recorded_at, e.recorded_by, e.canceled_at, e.cancel_reason
+  from loyalty.event e
+  join loyalty.program p on p.program_id = e.program_id
+  join loyalty.account a on a.account_id = e.account_id
+  left join loyalty.account o on o.account_id = e.other_account_id;
+comment on view loyalty_api.event is
+$$Events
+
+What happened that rules pay for, such as referrals and purchases. Of one member: ?member_no=eq.… . Administrators only.$$;
+comment on column loyalty_api.event.event_id is 'Number of the event.';
+comment on column loyalty_api.event.program is 'Code of the program.';
+comment on column loyalty_api.event.kind is 'What happened, as rules call it.';
+comment on column loyalty_api.event.account_id is 'Account of the member that it is about.';
+comment on column loyalty_api.event.member_no is 'Number of that member.';
+comment on column loyalty_api.event.other_account_id is 'Account of the other party.';
+comment on column loyalty_api.event.other_member_no is 'Number of the other party.';
+comment on column loyalty_api.event.occurred_on is 'The day it happened.';
+comment on column loyalty_api.event.amount is 'Of a purchase, the amount spent.';
+comment on column loyalty_api.event.reference is 'Your own number of it.';
+comment on column loyalty_api.event.attributes is 'Whatever else was kept with it.';
+comment on column loyalty_api.event.recorded_at is 'When it was recorded.';
+comment on column loyalty_api.event.recorded_by is 'Who recorded it.';
+comment on column loyalty_api.event.canceled_at is 'When it was canceled; null when it was not.';
+comment on column loyalty_api.event.cancel_reason is 'Why it was canceled.';
+
+create function loyalty.api_rule(program text, written loyalty.rule) returns loyalty_api.rule
+    language sql stable set search_path = pg_catalog, pg_temp
+    return row(program, written.code, written.version, written.kind, written.title, written.terms,
+               written.valid_from, written.valid_to, written.expiry::text, written.created_at,
+               written.created_by)::loyalty_api.rule;
+comment on function loyalty.api_rule is 'A rule as the view loyalty_api.rule shows it.';
+
+create function loyalty_api.create_rule(
+    code text,
+    kind text,
+    terms jsonb,
+    title text default null,
+    valid_from text default null,
+    valid_to text default null,
+    expiry text default null,
+    program text default null
+) returns loyalty_api.rule
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner text := loyalty.api_schedule_program(program);
+begin
+    return loyalty.api_rule(owner, loyalty.create_rule(
+        owner, code, kind, terms, title, loyalty.api_day('valid_from', valid_from),
+        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy));
+end
+$$;
+comment on function loyalty_api.create_rule(text, text, jsonb, text, text, text, text, text) is
+$$Create a rule
+
+Answers with the rule. It pays from now on, never for periods that are over. 400 22023 names the field of terms that is wrong, in details, and shows terms that are right, in hint; 409 23505 when the code is taken. Administrators only.
+
+- `code`: what calls name the rule by, up to 63 letters, digits, "_", "." and "-".
+- `kind`: anniversary, event, tenure, birthday, purchase or manual.
+- `terms`: who is paid what, and when; the fields depend on the kind.
+- `title`: what members read as the reason of a payment; the code when left out.
+- `valid_from`: first day of payment on which it decides, YYYY-MM-DD; today when left out.
+- `valid_to`: last such day, YYYY-MM-DD; without end when left out.
+- `expiry`: when its points lapse, such as "end of month after 3 years"; by the program's policy when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+
+create function loyalty_api.change_rule(
+    code text,
+    terms jsonb default null,
+    title text default null,
+    from_day text default null,
+    valid_to text default null,
+    expiry text default null,
+    program text default null
+) returns loyalty_api.rule
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner text := loyalty.api_schedule_program(program);
+begin
+    return loyalty.api_rule(owner, loyalty.change_rule(
+        owner, code, terms, title, loyalty.api_day('from_day', from_day),
+        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy));
+end
+$$;
+comment on function loyalty_api.change_rule(text, jsonb, text, text, text, text, text) is
+$$Change a rule
+
+Adds a version that decides from a day of payment on, and answers with it; what is left out stays as it was. Points paid before keep their terms. Administrators only.
+
+- `code`: the rule.
+- `terms`: the new terms, whole.
+- `title`: the new title.
+- `from_day`: first day of payment on which the change decides, YYYY-MM-DD, from today on; tomorrow when left out.
+- `valid_to`: last such day, YYYY-MM-DD.
+- `expiry`: when its points lapse.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+
+create function loyalty_api.end_rule(code text, last_day text default null, program text default null)
+    returns loyalty_api.rule
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner text := loyalty.api_schedule_program(program);
+begin
+    return loyalty.api_rule(owner, loyalty.end_rule(owner, code, loyalty.api_day('last_day', last_day)));
+end
+$$;
+comment on function loyalty_api.end_rule(text, text, text) is
+$$End a rule
+
+Answers with its last version. What would be paid later stays unpaid. Administrators only.
+
+- `code`: the rule.
+- `last_day`: last day of payment, YYYY-MM-DD; today when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+
+create function loyalty_api.record_event(
+    kind text,
+    member_no text,
+    other_member_no text default null,
+    occurred_on text default null,
+    amount numeric default null,
+    reference text default null,
+    attributes jsonb default null,
+    program text default null,
+    out event_id bigint,
+    out is_new boolean,
+    out payments jsonb
+) returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if loyalty.api_role() <> 'loyalty_granter' then
+        program := loyalty.api_schedule_program(program);
+    else
+        select p.code into program from loyalty.program p where p.program_id = loyalty.api_program(program);
+    end if;
+    select r.event_id, r.is_new, r.payments into event_id, is_new, payments
+      from loyalty.record_event(
+               program, kind, member_no, other_member_no, loyalty.api_day('occurred_on', occurred_on),
+               amount, loyalty.api_key(reference), attributes) r;
+end
+$$;
+comment on function loyalty_api.record_event(text, text, text, text, numeric, text, jsonb, text) is
+$$Record an event
+
+Records what happened, and answers with its number, whether it is new, and what the rules pay for it: to whom, how much, when (pays_on), and the operation that did (operation_id, null while it is still to come). Granters and administrators only.
+
+- `kind`: what happened, as rules call it, such as "referral" or "purchase".
+- `member_no`: who it is about: who referred, who bought.
+- `other_member_no`: the other party: the friend referred.
+- `occurred_on`: the day it happened, YYYY-MM-DD; today in the program's time zone when left out.
+- `amount`: of a purchase, the amount spent.
+- `reference`: your own number of it, up to 150 characters; repeat the call with the same one and it is recorded once. The header Idempotency-Key may carry it instead.
+- `attributes`: an object of whatever else is to be kept with it.
+- `program`: code of the program. Needed by operators; others have it in the token.$$;
+
+create function loyalty_api.cancel_event(
+    event_id bigint,
+    reason text default null,
+    policy text default 'clamp',
+    program text default null,
+    out revoked bigint
+) returns bigint
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner integer := loyalty.program_id(loyalty.api_schedule_program(program));
+begin
+    if not exists (
+           select from loyalty.event e where e.event_id = cancel_event.event_id and e.program_id = owner) then
+        perform loyalty.raise('LY002', 'no such event', format('The program has no event %s.', coalesce(event_id::text, 'null')),
+            'The event_id of an event is in /event.');
+    end if;
+    revoked := loyalty.cancel_event(event_id, reason, policy);
+end
+$$;
+comment on function loyalty_api.cancel_event(bigint, text, text, text) is
+$$Cancel an event
+
+For a purchase that was refunded, or an event recorded by mistake: what was not paid yet will not be, what was is revoked. Answers with the points taken back. Administrators only.
+
+- `event_id`: number of the event.
+- `reason`: why, in your words, up to 1,000 characters.
+- `policy`: what becomes of points already spent: "clamp" (when left out) leaves them, "debt" books a debt that later grants repay.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+
+create function loyalty_api.grant_by_rule(
+    account_id bigint,
+    rule text,
+    points numeric default null,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return loyalty.grant_by_rule(
+        loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}'),
+        rule, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key));
+end
+$$;
+comment on function loyalty_api.grant_by_rule(bigint, text, numeric, text, text) is
+$$Grant points by a rule
+
+Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. Granters and administrators only.
+
+- `account_id`: who gets them.
+- `rule`: code of the rule.
+- `points`: how many, a whole number from 1; as the rule says when left out.
+- `reason`: why, in your words; the rule's title when left out.
+- `idempotency_key`: up to 150 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
+
+create function loyalty_api.explain_rule(
+    rule text,
+    account_id bigint default null,
+    out kind text,
+    out version integer,
+    out last_paid_on date,
+    out last_points bigint,
+    out period date,
+    out pays_on date,
+    out points bigint,
+    out explanation text
+) returns record
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select e.kind, e.version, e.last_paid_on, e.last_points, e.period, e.pays_on, e.points, e.explanation
+      from loyalty.explain_rule(
+               loyalty.api_account($2, '{loyalty_member,loyalty_admin,loyalty_operator}'), $1) e;
+end;
+comment on function loyalty_api.explain_rule(text, bigint) is
+$$Explain a rule
+
+When a member is paid next by a rule (pays_on), how many points and why, or in explanation why nothing is to come; and what was paid last.
+
+- `rule`: code of the rule.
+- `account_id`: whose. Members leave it out; administrators must give it.$$;
+
+-- Whatever fits no function above, as in api.sql.
+do $$
+declare
+    function_name text;
+begin
+    foreach function_name in array array[
+        'create_rule', 'change_rule', 'end_rule', 'record_event', 'cancel_event', 'grant_by_rule', 'explain_rule'
+    ] loop
+        execute pg_catalog.format(
+            'create function loyalty_api.%1$I(json) returns void
+                 language sql stable security definer set search_path = pg_catalog, pg_temp
+                 return loyalty.api_arguments(%1$L);
+             comment on function loyalty_api.%1$I(json) is %2$L',
+            function_name, 'Tells the arguments of ' || function_name || '.');
+    end loop;
+end
+$$;

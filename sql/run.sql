@@ -1,0 +1,412 @@
+-- Runs: what the schedule did. One row for each program, job and period, claimed once; its
+-- cursor moves in the transaction of the work that it tells of, so a crash loses a chunk of
+-- both or of neither.
+
+create table loyalty.run (
+    run_id bigint generated always as identity primary key,
+    program_id integer not null references loyalty.program,
+    job text not null
+        constraint run_job_is_known
+            check (job in ('expire', 'notice:balance', 'notice:expiry') or job ~ '^rule:.'),
+    period date not null,
+    effective_on date not null,
+    started_at timestamptz not null,
+    reopened_at timestamptz,
+    finished_at timestamptz,
+    outcome text
+        constraint run_outcome_is_known check (outcome in ('done', 'skipped')),
+    last_account bigint,
+    chunks integer not null default 0,
+    members bigint not null default 0,
+    paid bigint not null default 0,
+    failed bigint not null default 0,
+    queued bigint not null default 0,
+    lots bigint not null default 0,
+    points bigint not null default 0,
+    error text,
+    note text,
+    constraint run_is_once unique (program_id, job, period),
+    constraint run_has_an_outcome_when_finished check ((outcome is null) = (finished_at is null))
+);
+create index run_open on loyalty.run (program_id, job, period) where finished_at is null;
+create index run_reopened on loyalty.run (reopened_at) where finished_at is null and reopened_at is not null;
+
+comment on table loyalty.run is
+    'What the schedule did: one row for each program, job and period, which is never done twice.';
+comment on column loyalty.run.run_id is 'Number of the run.';
+comment on column loyalty.run.program_id is 'The program.';
+comment on column loyalty.run.job is 'What was done, as in loyalty.schedule.';
+comment on column loyalty.run.period is
+    'The day that the run is for, in the program''s time zone; of a rule, the nominal one.';
+comment on column loyalty.run.effective_on is
+    'The day that counts, however late the run comes: of a rule, granted_on of what it pays.';
+comment on column loyalty.run.started_at is 'When it was first claimed.';
+comment on column loyalty.run.reopened_at is 'When loyalty.rerun last opened it again.';
+comment on column loyalty.run.finished_at is
+    'When it was done, by itself or by the run of a later period; null while it is not.';
+comment on column loyalty.run.outcome is 'done, or skipped (note says why); null while it runs.';
+comment on column loyalty.run.last_account is 'Where the next chunk goes on: the last account looked at.';
+comment on column loyalty.run.chunks is 'Transactions it took so far.';
+comment on column loyalty.run.members is 'Members looked at, since it was last opened.';
+comment on column loyalty.run.paid is 'Payments granted so far.';
+comment on column loyalty.run.failed is 'Payments refused, listed in loyalty.run_failure.';
+comment on column loyalty.run.queued is 'Notices queued so far.';
+comment on column loyalty.run.lots is 'Lots booked as breakage so far.';
+comment on column loyalty.run.points is 'Points granted, or booked as breakage, so far.';
+comment on column loyalty.run.error is 'What stopped it last; null when nothing did since.';
+comment on column loyalty.run.note is 'Why it was skipped.';
+
+create table loyalty.run_failure (
+    run_id bigint not null references loyalty.run,
+    program_id integer not null references loyalty.program,
+    account_id bigint not null references loyalty.account,
+    idempotency_key text not null default '',
+    points bigint,
+    code text not null,
+    message text not null,
+    failed_at timestamptz not null,
+    primary key (run_id, account_id, idempotency_key)
+);
+comment on table loyalty.run_failure is
+    'Payments that a run could not make; the others went on. They are tried again by retry_failures or rerun, and leave this list when they are made.';
+comment on column loyalty.run_failure.run_id is 'The run.';
+comment on column loyalty.run_failure.program_id is 'The program.';
+comment on column loyalty.run_failure.account_id is 'Whose payment.';
+comment on column loyalty.run_failure.idempotency_key is
+    'Key of the payment; empty where it could not even be worked out.';
+comment on column loyalty.run_failure.points is 'Points of the payment; null where they could not be worked out.';
+comment on column loyalty.run_failure.code is 'SQLSTATE: LY004 for a closed account, 54000 for a full wallet, and so on.';
+comment on column loyalty.run_failure.message is 'What was wrong, in words.';
+comment on column loyalty.run_failure.failed_at is 'When it last failed.';
+
+create function loyalty.accounts_between(program_id integer, after_account bigint, last_account bigint)
+    returns bigint
+    language sql stable set search_path = pg_catalog, pg_temp
+    return (
+        select count(*)
+          from loyalty.account a
+         where a.program_id = accounts_between.program_id
+           and a.account_id > coalesce(after_account, 0)
+           and a.account_id <= coalesce(last_account, 9223372036854775807)
+    );
+comment on function loyalty.accounts_between is
+    'For runs: how many accounts of a program a chunk looked at; nulls are its ends.';
+
+create function loyalty.run_expire_chunk(
+    run loyalty.run,
+    chunk_size bigint,
+    out last_account bigint,
+    out members bigint,
+    out lots bigint,
+    out points bigint
+) returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select e.last_account, e.lots, e.points
+      into run_expire_chunk.last_account, run_expire_chunk.lots, run_expire_chunk.points
+      from loyalty.expire_step((run).program_id, (run).period, (run).last_account, chunk_size) e;
+    members := loyalty.accounts_between((run).program_id, (run).last_account, last_account);
+end
+$$;
+comment on function loyalty.run_expire_chunk is
+    'Does a chunk of an expiry run; last_account null when it was the last.';
+
+create function loyalty.run_rule_step(
+    run loyalty.run,
+    row_limit bigint,
+    out last_account bigint,
+    out members bigint,
+    out paid bigint,
+    out failed bigint,
+    out points bigint
+) returns record
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+    with step as materialized (
+        select *
+          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
+                                     (run).last_account, row_limit)
+    ), outcome as materialized (
+        select g.*
+          from step s
+         cross join lateral loyalty.grant_each(
+                   s.account_ids, s.points, s.reason, (run).effective_on, s.expires_on,
+                   s.idempotency_keys, s.expiry) g
+         where cardinality(s.account_ids) > 0
+    ), failure as (
+        insert into loyalty.run_failure
+               (run_id, program_id, account_id, idempotency_key, points, code, message, failed_at)
+        select (run).run_id, (run).program_id, o.account_id, s.idempotency_keys[o.place], s.points[o.place],
+               o.code, o.message, loyalty.now()
+          from outcome o
+         cross join step s
+         where o.code is not null
+            on conflict (run_id, account_id, idempotency_key) do update
+           set points = excluded.points, code = excluded.code,
+               message = excluded.message, failed_at = excluded.failed_at
+    )
+    select s.last_account, s.looked_at, o.paid, o.failed, o.points
+      from step s
+     cross join (select count(*) filter (where o.code is null and o.is_new) as paid,
+                        count(*) filter (where o.code is not null) as failed,
+                        coalesce(sum(o.granted) filter (where o.code is null and o.is_new), 0)::bigint as points
+                   from outcome o) o
+$$;
+comment on function loyalty.run_rule_step is
+    'Pays the next members of a rule''s run in one statement, and lists those whom it could not.';
+
+create function loyalty.run_rule_chunk(
+    run loyalty.run,
+    chunk_size bigint,
+    out last_account bigint,
+    out members bigint,
+    out paid bigint,
+    out failed bigint,
+    out points bigint
+) returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    done record;
+    row_limit bigint := chunk_size;
+    state text;
+    problem text;
+begin
+    loop
+        begin
+            select * into done from loyalty.run_rule_step(run, row_limit);
+            last_account := done.last_account;
+            members := done.members;
+            paid := done.paid;
+            failed := done.failed;
+            points := done.points;
+            return;
+        exception when others then
+            get stacked diagnostics state = returned_sqlstate, problem = message_text;
+            -- A machine in trouble is no member's fault. Anything else is looked for in
+            -- smaller and smaller steps, until it is one member who is listed and passed over.
+            if left(state, 2) not in ('21', '22', '23', '54', 'LY', 'P0') then
+                raise;
+            end if;
+        end;
+        exit when row_limit = 1;
+        row_limit := greatest(row_limit / 10, 1);
+    end loop;
+    -- One account, whatever its payments are; where not even these can be worked out, the
+    -- next member.
+    paid := 0;
+    points := 0;
+    begin
+        select s.last_account, s.looked_at into last_account, members
+          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
+                                     (run).last_account, 1) s;
+        insert into loyalty.run_failure as f
+               (run_id, program_id, account_id, idempotency_key, points, code, message, failed_at)
+        select (run).run_id, (run).program_id, i.account_id, i.key, i.points, state, problem, loyalty.now()
+          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
+                                     (run).last_account, 1) s
+         cross join lateral unnest(s.account_ids, s.idempotency_keys, s.points) i (account_id, key, points)
+            on conflict (run_id, account_id, idempotency_key) do update
+           set points = excluded.points, code = excluded.code,
+               message = excluded.message, failed_at = excluded.failed_at;
+        get diagnostics failed = row_count;
+    exception when others then
+        select m.account_id into strict last_account
+          from loyalty.member m
+         where m.program_id = (run).program_id
+           and m.account_id > coalesce((run).last_account, 0)
+         order by m.account_id
+         limit 1;
+        insert into loyalty.run_failure (run_id, program_id, account_id, code, message, failed_at)
+        values ((run).run_id, (run).program_id, last_account, state, problem, loyalty.now())
+            on conflict (run_id, account_id, idempotency_key) do update
+           set code = excluded.code, message = excluded.message, failed_at = excluded.failed_at;
+        members := 1;
+        failed := 1;
+    end;
+end
+$$;
+comment on function loyalty.run_rule_chunk is
+    'Does a chunk of a rule''s run; last_account null when it was the last.';
+
+create function loyalty.run_notice_chunk(
+    run loyalty.run,
+    chunk_size bigint,
+    out last_account bigint,
+    out members bigint,
+    out queued bigint
+) returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if (run).job = 'notice:balance' then
+        select n.last_account, n.queued into run_notice_chunk.last_account, run_notice_chunk.queued
+          from loyalty.queue_balance_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
+    else
+        select n.last_account, n.queued into run_notice_chunk.last_account, run_notice_chunk.queued
+          from loyalty.queue_expiry_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
+    end if;
+    members := loyalty.accounts_between((run).program_id, (run).last_account, last_account);
+end
+$$;
+comment on function loyalty.run_notice_chunk is
+    'Does a chunk of a run that queues notices; last_account null when it was the last.';
+
+create function loyalty.advance_schedule(program_id integer, job text, period date) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    -- a period done again, by rerun, moves nothing
+    update loyalty.schedule s
+       set done_through = advance_schedule.period
+     where s.program_id = advance_schedule.program_id
+       and s.job = advance_schedule.job
+       and s.next_period <= advance_schedule.period;
+    perform loyalty.plan_schedule(s.program_id, s.job)
+       from (select s.program_id, s.job
+               from loyalty.schedule s
+              where s.program_id = advance_schedule.program_id
+                and (s.job = advance_schedule.job
+                     -- once a day, days that the calendar opened or closed meanwhile
+                     or advance_schedule.job = 'expire' and s.job like 'rule:%')
+              order by s.job) s;
+end
+$$;
+comment on function loyalty.advance_schedule is 'Plans what comes after a period that is done.';
+
+create function loyalty.finish_run(run_id bigint, outcome text, note text default null) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    finished loyalty.run;
+begin
+    update loyalty.run r
+       set finished_at = loyalty.now(), outcome = finish_run.outcome, note = finish_run.note
+     where r.run_id = finish_run.run_id
+    returning r.* into finished;
+    -- These do all that is due by their day: so are periods before it that a crash or an
+    -- error left open. Whoever is at one of them now closes it alone.
+    if finished.job in ('expire', 'notice:expiry') then
+        update loyalty.run
+           set finished_at = loyalty.now(),
+               outcome = case when job = 'expire' then 'done' else 'skipped' end,
+               note = case when job <> 'expire' then 'Its day was over before it was done.' end
+         where run_id in (
+                   select r.run_id
+                     from loyalty.run r
+                    where r.program_id = finished.program_id
+                      and r.job = finished.job
+                      and r.period < finished.period
+                      and r.finished_at is null
+                      for update skip locked);
+    end if;
+    perform loyalty.advance_schedule(finished.program_id, finished.job, finished.period);
+end
+$$;
+comment on function loyalty.finish_run is 'Closes a run, and plans what comes after it.';
+
+create function loyalty.run_chunk(program_id integer, job text, period date, chunk_size bigint)
+    returns text
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+    -- functions that return sets look dear to the planner, and are not
+    set jit = off
+as $$
+#variable_conflict use_column
+declare
+    claimed loyalty.run;
+    at_account bigint;
+    did_members bigint;
+    did_paid bigint;
+    did_failed bigint;
+    did_queued bigint;
+    did_lots bigint;
+    did_points bigint;
+    state text;
+    problem text;
+begin
+    if chunk_size <= 0 then
+        perform loyalty.raise('22023', 'chunk_size must be above zero',
+            format('%s given.', chunk_size), 'Accounts that one transaction books.');
+    end if;
+    insert into loyalty.run (program_id, job, period, effective_on, started_at)
+    select run_chunk.program_id, run_chunk.job, run_chunk.period,
+           case when run_chunk.job like 'rule:%' then (
+               select r.pays_on
+                 from loyalty.rule_periods(run_chunk.program_id, substr(run_chunk.job, 6),
+                          run_chunk.period - 1, run_chunk.period) r
+                where r.period = run_chunk.period)
+           else run_chunk.period
+           end,
+           loyalty.now()
+     where not exists (
+               select from loyalty.run r
+                where r.program_id = run_chunk.program_id
+                  and r.job = run_chunk.job
+                  and r.period = run_chunk.period)
+        on conflict on constraint run_is_once do nothing;
+    -- a tick beside this one leaves the row to whoever has it
+    select * into claimed
+      from loyalty.run r
+     where r.program_id = run_chunk.program_id
+       and r.job = run_chunk.job
+       and r.period = run_chunk.period
+       for update skip locked;
+    if not found then
+        return 'busy';
+    end if;
+    if claimed.finished_at is not null then
+        -- the clock went back, or the row was restored without its schedule
+        perform loyalty.advance_schedule(claimed.program_id, claimed.job, claimed.period);
+        return 'done';
+    end if;
+    if claimed.job like 'notice:%' and claimed.period < (
+           select timezone(p.time_zone, loyalty.now())::date
+             from loyalty.program p
+            where p.program_id = claimed.program_id) then
+        perform loyalty.finish_run(claimed.run_id, 'skipped', case when claimed.chunks = 0
+            then 'Its day was over before it began.' else 'Its day was over before it was done.' end);
+        return 'done';
+    end if;
+    begin
+        if claimed.job = 'expire' then
+            select c.last_account, c.members, c.lots, c.points
+              into at_account, did_members, did_lots, did_points
+              from loyalty.run_expire_chunk(claimed, chunk_size) c;
+        elsif claimed.job like 'rule:%' then
+            select c.last_account, c.members, c.paid, c.failed, c.points
+              into at_account, did_members, did_paid, did_failed, did_points
+              from loyalty.run_rule_chunk(claimed, chunk_size) c;
+        else
+            select c.last_account, c.members, c.queued
+              into at_account, did_members, did_queued
+              from loyalty.run_notice_chunk(claimed, chunk_size) c;
+        end if;
+        update loyalty.run r
+           set last_account = coalesce(at_account, r.last_account),
+               chunks = r.chunks + 1,
+               members = r.members + coalesce(did_members, 0),
+               paid = r.paid + coalesce(did_paid, 0),
+               failed = r.failed + coalesce(did_failed, 0),
+               queued = r.queued + coalesce(did_queued, 0),
+               lots = r.lots + coalesce(did_lots, 0),
+               points = r.points + coalesce(did_points, 0),
+               error = null
+         where r.run_id = claimed.run_id;
+        if at_account is null then
+            perform loyalty.finish_run(claimed.run_id, 'done');
+            return 'done';
+        end if;
+    exception when others then
+        get stacked diagnostics state = returned_sqlstate, problem = message_text;
+        update loyalty.run r set error = state || ' ' || problem where r.run_id = claimed.run_id;
+        return 'failed';
+    end;
+    return 'more';
+end
+$$;
+comment on function loyalty.run_chunk is
+    'Does one chunk of a run, in the caller''s transaction: more, done, failed (the run says why), or busy in another session.';

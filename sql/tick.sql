@@ -1,0 +1,360 @@
+-- The tick: finds what is due, and has it done chunk by chunk.
+
+create function loyalty.due_periods(program_id integer, job text) returns setof date
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    planned loyalty.schedule;
+    today date;
+begin
+    select s.* into planned
+      from loyalty.schedule s
+     where s.program_id = due_periods.program_id and s.job = due_periods.job
+       and s.due_at <= loyalty.now() and not s.is_paused;
+    select timezone(p.time_zone, loyalty.now())::date into today
+      from loyalty.program p
+     where p.program_id = due_periods.program_id;
+    if planned.job like 'rule:%' then
+        return query
+        select r.period
+          from loyalty.rule_periods(planned.program_id, substr(planned.job, 6), planned.done_through, today) r
+         where r.pays_on <= today;
+    elsif planned.job in ('expire', 'notice:expiry') then
+        return next today;
+    elsif planned.job is not null then
+        return next planned.next_period;
+    end if;
+    return query
+    select r.period
+      from loyalty.run r
+     where r.program_id = due_periods.program_id and r.job = due_periods.job
+       and r.reopened_at is not null and r.finished_at is null
+       and not exists (
+               select from loyalty.schedule s
+                where s.program_id = r.program_id and s.job = r.job
+                  and (s.is_paused or s.due_at <= loyalty.now() and s.next_period <= r.period));
+end
+$$;
+comment on function loyalty.due_periods is 'For due_run: the periods of a job that are due now.';
+
+create view loyalty.due_run with (security_invoker = true) as
+select p.program_id, p.code, d.job, r.period
+  from (select s.program_id, s.job
+          from loyalty.schedule s
+         where s.due_at <= loyalty.now() and not s.is_paused
+         union
+        select r.program_id, r.job
+          from loyalty.run r
+         where r.reopened_at is not null and r.finished_at is null) d
+  join loyalty.program p on p.program_id = d.program_id
+ cross join lateral loyalty.due_periods(d.program_id, d.job) r (period);
+comment on view loyalty.due_run is 'What the next tick will do.';
+comment on column loyalty.due_run.program_id is 'The program.';
+comment on column loyalty.due_run.code is 'Its code.';
+comment on column loyalty.due_run.job is 'What is due, as in loyalty.schedule.';
+comment on column loyalty.due_run.period is
+    'For which day; after downtime a rule has one row for each period missed.';
+
+create function loyalty.claim_period(program_id integer, job text) returns date
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    planned loyalty.schedule;
+    today date;
+    latest date;
+begin
+    select timezone(p.time_zone, loyalty.now())::date into today
+      from loyalty.program p
+     where p.program_id = claim_period.program_id;
+    select s.* into planned
+      from loyalty.schedule s
+     where s.program_id = claim_period.program_id and s.job = claim_period.job;
+    -- What was found before the lock may be done meanwhile. And before a period begins, its
+    -- day is looked up once more: the calendar may have changed since it was planned.
+    if planned.due_at <= loyalty.now() and not planned.is_paused and planned.job <> 'expire'
+       and not exists (select from loyalty.run r
+                        where r.program_id = planned.program_id and r.job = planned.job
+                          and r.period = planned.next_period) then
+        if planned.job = 'notice:expiry' and planned.next_period < today then
+            -- a day missed is not made up for: today's tells the same, and more
+            update loyalty.schedule s
+               set done_through = today - 1
+             where s.program_id = planned.program_id and s.job = planned.job;
+        end if;
+        perform loyalty.plan_schedule(planned.program_id, planned.job);
+        select s.* into planned
+          from loyalty.schedule s
+         where s.program_id = claim_period.program_id and s.job = claim_period.job;
+    end if;
+    if planned.due_at is null or planned.due_at > loyalty.now() or planned.is_paused then
+        return null;
+    end if;
+    if planned.job <> 'expire' then
+        return planned.next_period;
+    end if;
+    -- One run books for all days missed, but no later than the day of a payment that waits
+    -- too: so entries come in the order that they would have had.
+    select min(s.effective_on) into latest
+      from loyalty.schedule s
+     where s.program_id = planned.program_id and s.job like 'rule:%'
+       and s.due_at <= loyalty.now() and not s.is_paused
+       and s.effective_on >= planned.next_period;
+    return least(today, latest);
+end
+$$;
+comment on function loyalty.claim_period is
+    'The period of a job that the tick has to do now, under the lock; null when there is none any more.';
+
+create function loyalty.tick_step(
+    chunk_size bigint,
+    passed_over text[],
+    out worked_on text,
+    out outcome text
+) returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_work record;
+    wanted date;
+    state text;
+    problem text;
+begin
+    if chunk_size <= 0 then
+        perform loyalty.raise('22023', 'chunk_size must be above zero',
+            pg_catalog.format('%s given.', chunk_size), 'Accounts that one transaction books.');
+    end if;
+    if passed_over is null then
+        passed_over := '{}';
+        -- Once a tick: days are planned one ahead, so a row far ahead is of a test clock that
+        -- went back.
+        if exists (select from loyalty.schedule s
+                    where s.job = 'expire' and s.due_at > loyalty.now() + interval '3 days') then
+            perform loyalty.plan_schedule(s.program_id, s.job)
+               from (select j.program_id, j.job
+                       from loyalty.schedule e
+                       join loyalty.schedule j on j.program_id = e.program_id
+                      where e.job = 'expire' and e.due_at > loyalty.now() + interval '3 days'
+                        and j.job not like 'rule:%'
+                      order by j.program_id, j.job) s;
+        end if;
+    end if;
+    -- mostly there is nothing, and two looks into indexes tell
+    if not exists (select from loyalty.schedule s where s.due_at <= loyalty.now() and not s.is_paused)
+       and not exists (select from loyalty.run r where r.reopened_at is not null and r.finished_at is null) then
+        return;
+    end if;
+    -- Ledger jobs of a program go one at a time, in the order they are due: else the entries
+    -- of a member whom two of them reach would come in any order. Programs go side by side.
+    select w.* into found_work
+      from (select s.program_id, s.job, null::date as period, s.due_at,
+                   format('%s %s', s.program_id, s.job) as key
+              from loyalty.schedule s
+             where s.due_at <= loyalty.now() and not s.is_paused
+             union all
+            select r.program_id, r.job, r.period, r.reopened_at,
+                   format('%s %s %s', r.program_id, r.job, r.period)
+              from loyalty.run r
+             where r.reopened_at is not null and r.finished_at is null
+               and not exists (
+                       select from loyalty.schedule s
+                        where s.program_id = r.program_id and s.job = r.job and s.is_paused)) w
+      join loyalty.schedule l
+        on l.program_id = w.program_id
+       and l.job = case when w.job like 'notice:%' then w.job else 'expire' end
+     where w.key <> all (passed_over)
+       -- mails tell of payments that were due before them
+       and not (w.job like 'notice:%' and exists (
+               select from loyalty.schedule b
+                where b.program_id = w.program_id and b.job not like 'notice:%'
+                  and b.due_at <= w.due_at and not b.is_paused
+                  and format('%s %s', b.program_id, b.job) <> all (passed_over)))
+     order by w.due_at, w.program_id, w.job, w.period
+     limit 1
+       for update of l skip locked;
+    if not found then
+        return;
+    end if;
+    worked_on := found_work.key;
+    begin
+        wanted := coalesce(found_work.period, loyalty.claim_period(found_work.program_id, found_work.job));
+        outcome := case when wanted is null then 'done'
+                        else loyalty.run_chunk(found_work.program_id, found_work.job, wanted, chunk_size) end;
+    exception when others then
+        -- what cannot even be begun must not keep the others waiting
+        get stacked diagnostics state = returned_sqlstate, problem = message_text;
+        insert into loyalty.run as r (program_id, job, period, effective_on, started_at, error)
+        select s.program_id, s.job, s.next_period, s.effective_on, loyalty.now(), state || ' ' || problem
+          from loyalty.schedule s
+         where s.program_id = found_work.program_id and s.job = found_work.job
+           and s.next_period is not null
+            on conflict on constraint run_is_once do update set error = excluded.error;
+        outcome := 'failed';
+    end;
+end
+$$;
+comment on function loyalty.tick_step is
+    'One chunk of what is due first and nobody is at, in the caller''s transaction: what it worked on and what run_chunk said; nulls when there is nothing. passed_over: what failed in this tick; null at its start.';
+
+create procedure loyalty.tick(chunk_size bigint default 10000)
+    language plpgsql
+as $$
+-- No SET clause: a procedure with one cannot commit. So it names everything in full, and
+-- leaves all that needs operators to functions.
+declare
+    passed_over text[];
+    step record;
+begin
+    loop
+        select s.worked_on, s.outcome into step from loyalty.tick_step(chunk_size, passed_over) s;
+        commit;
+        exit when step.worked_on is null;
+        passed_over := loyalty.pass_over(passed_over, step.worked_on, step.outcome);
+    end loop;
+end
+$$;
+comment on procedure loyalty.tick is
+    'Does all that is due, in chunks that commit: safe to call at any time, from several sessions, again after a crash. pg_cron calls it each minute once install_schedules() was called.';
+
+create function loyalty.pass_over(passed_over text[], worked_on text, outcome text) returns text[]
+    language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+    return coalesce(passed_over, '{}')
+        || case when outcome in ('failed', 'busy') then array[worked_on] else '{}' end;
+comment on function loyalty.pass_over is 'For tick: what it will not try again this time.';
+
+create function loyalty.rerun(program text, job text, period date) returns loyalty.run
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    program_number integer := loyalty.program_id(program);
+    today date := loyalty.today(program);
+    pays_on date := rerun.period;
+    planned loyalty.schedule;
+    opened loyalty.run;
+begin
+    if rerun.job is null or rerun.period is null then
+        perform loyalty.raise('22004', 'job and period must not be null', null,
+            'loyalty.run lists the runs there were.');
+    end if;
+    select s.* into planned
+      from loyalty.schedule s
+     where s.program_id = program_number and s.job = rerun.job;
+    if not found then
+        perform loyalty.raise('22023', 'no such job', format('Program %L has no job %L.', program, rerun.job),
+            (select 'It has ' || string_agg(s.job, ', ' order by s.job) || '.'
+               from loyalty.schedule s
+              where s.program_id = program_number));
+    end if;
+    if planned.is_paused then
+        perform loyalty.raise('22023', 'the job is paused', format('%s of program %s.', rerun.job, program),
+            'Call loyalty.resume_schedule first.');
+    end if;
+    if rerun.job like 'rule:%' then
+        select r.pays_on into pays_on
+          from loyalty.rule_periods(program_number, substr(rerun.job, 6), rerun.period - 1, rerun.period) r
+         where r.period = rerun.period;
+        if not found then
+            perform loyalty.raise('22023', 'the rule has no such period', format('%s given.', rerun.period),
+                'A period is the nominal day of a payment; loyalty.run lists those there were.');
+        end if;
+    end if;
+    if pays_on > today then
+        perform loyalty.raise('22023', 'the period is still to come',
+            format('It is due on %s; today is %s in the program''s time zone.', pays_on, today),
+            'Wait for its day: the tick does it then.');
+    end if;
+    if rerun.job like 'notice:%' and pays_on < today then
+        perform loyalty.raise('22023', 'the day of these notices is over',
+            format('It was %s; today is %s in the program''s time zone.', pays_on, today),
+            'A notice that comes days late misleads; the next ones tell the same.');
+    end if;
+    insert into loyalty.run as r (program_id, job, period, effective_on, started_at, reopened_at)
+    values (program_number, rerun.job, rerun.period, pays_on, loyalty.now(), loyalty.now())
+        on conflict on constraint run_is_once do update
+       set reopened_at = excluded.reopened_at, finished_at = null, outcome = null, note = null,
+           last_account = null, members = 0, failed = 0
+    returning r.* into opened;
+    delete from loyalty.run_failure f where f.run_id = opened.run_id;
+    return opened;
+end
+$$;
+comment on function loyalty.rerun is
+    'Opens a run again, or one that never was, for the next tick: pays who came later or failed, on the terms of its own day. Whoever was paid is not paid twice. LY002, 22004, 22023.';
+
+create function loyalty.retry_failures(run_id bigint, out retried bigint, out paid bigint, out failed bigint)
+    returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+    set jit = off
+as $$
+#variable_conflict use_column
+declare
+    retrying loyalty.run;
+    points_paid bigint;
+begin
+    select r.* into retrying from loyalty.run r where r.run_id = retry_failures.run_id for update;
+    if not found then
+        perform loyalty.raise('LY002', 'no such run', format('%s given.', retry_failures.run_id),
+            'select run_id from loyalty.run lists them.');
+    end if;
+    select count(*) into retried from loyalty.run_failure f where f.run_id = retrying.run_id;
+    with failure as materialized (
+        -- where not even the payment could be worked out, it is worked out now
+        select f.account_id, f.idempotency_key as listed_key,
+               coalesce(p.idempotency_key, f.idempotency_key) as idempotency_key,
+               coalesce(p.points, f.points) as points
+          from loyalty.run_failure f
+          left join lateral (
+                   select i.points, i.idempotency_key
+                     from loyalty.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period,
+                              f.account_id - 1, 1) s
+                    cross join lateral unnest(s.account_ids, s.points, s.idempotency_keys)
+                              i (account_id, points, idempotency_key)
+                    where i.account_id = f.account_id) p on f.points is null
+         where f.run_id = retrying.run_id
+    ), terms as materialized (
+        select t.reason, t.expires_on, t.expiry
+          from loyalty.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period, 0, 1) t
+    ), payment as (
+        select array_agg(f.account_id order by f.account_id, f.idempotency_key) as account_ids,
+               array_agg(f.points order by f.account_id, f.idempotency_key) as points,
+               array_agg(f.idempotency_key order by f.account_id, f.idempotency_key) as idempotency_keys
+          from failure f
+         where f.points is not null
+    ), outcome as materialized (
+        select g.place, g.account_id, g.granted, g.is_new, g.code, g.message, p.idempotency_keys[g.place] as key
+          from payment p
+         cross join terms t
+         cross join lateral loyalty.grant_each(p.account_ids, p.points, t.reason, retrying.effective_on,
+                        t.expires_on, p.idempotency_keys, t.expiry) g
+         where p.account_ids is not null
+    ), again as (
+        update loyalty.run_failure f
+           set code = o.code, message = o.message, failed_at = loyalty.now()
+          from outcome o
+         where f.run_id = retrying.run_id and f.account_id = o.account_id
+           and f.idempotency_key in (o.key, '') and o.code is not null
+    ), made as (
+        delete from loyalty.run_failure f
+         using failure d
+          left join outcome o on o.account_id = d.account_id and o.key = d.idempotency_key
+         where f.run_id = retrying.run_id and f.account_id = d.account_id
+           and f.idempotency_key = d.listed_key
+           -- paid, or found not to be due
+           and o.code is null
+    )
+    select count(*) filter (where o.code is null and o.is_new),
+           coalesce(sum(o.granted) filter (where o.code is null and o.is_new), 0)
+      into paid, points_paid
+      from outcome o;
+    select count(*) into failed from loyalty.run_failure f where f.run_id = retrying.run_id;
+    update loyalty.run r
+       set paid = r.paid + retry_failures.paid,
+           points = r.points + points_paid,
+           failed = retry_failures.failed
+     where r.run_id = retrying.run_id;
+end
+$$;
+comment on function loyalty.retry_failures is
+    'Tries the payments again that a run lists in run_failure, on the terms of the run''s own day. Returns how many were tried, how many of these were paid, and how many are left. LY002.';

@@ -1,0 +1,163 @@
+//! Notices (C18): what is queued for whom and when, what becomes of it, and the texts.
+
+#[path = "notice/delivery.rs"]
+mod delivery;
+#[path = "notice/occasion.rs"]
+mod occasion;
+#[path = "notice/preference.rs"]
+mod preference;
+#[path = "notice/setting.rs"]
+mod setting;
+#[path = "notice/template.rs"]
+mod template;
+
+use anyhow::{Context as _, Result, ensure};
+use loyalty_dev::testkit::TestDb;
+use loyalty_tests::sqlstate;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+/// A database of its own with the program `club` in Tokyo, which sends all four kinds, and
+/// member `ann`.
+pub struct Club {
+    pub db: TestDb,
+    pub client: Client,
+    pub ann: i64,
+}
+
+impl Club {
+    /// On 2025-06-10 at 10:00 in Tokyo.
+    pub async fn open(name: &str) -> Result<Self> {
+        let db = TestDb::create(name).await?;
+        let client = db.connect().await?;
+        client
+            .batch_execute(
+                "set datestyle = 'ISO'; set timezone = 'UTC';
+                 set loyalty.clock = '2025-06-10 10:00+09';
+                 select loyalty.create_program('club', 'Sample Club', point_name => 'coin');
+                 select loyalty.set_notice_sender('club', email => 'Sample Club <points@example.com>');
+                 select loyalty.enable_notices('club');
+                 select loyalty.set_member('club', 'ann', name => '山田 花子', email => 'ann@example.com')",
+            )
+            .await?;
+        let mut club = Club { db, client, ann: 0 };
+        club.ann = club
+            .number("select loyalty.open_account('club', 'ann')")
+            .await?;
+        Ok(club)
+    }
+
+    pub async fn at(&self, clock: &str) -> Result<()> {
+        self.run(&format!("set loyalty.clock = '{clock}'")).await
+    }
+
+    pub async fn run(&self, sql: &str) -> Result<()> {
+        self.client
+            .batch_execute(sql)
+            .await
+            .with_context(|| sql.to_owned())
+    }
+
+    /// The rows of a query, columns divided by `|`.
+    pub async fn rows(&self, sql: &str) -> Result<Vec<String>> {
+        rows(&self.client, sql).await
+    }
+
+    /// The only row of a query.
+    pub async fn row(&self, sql: &str) -> Result<String> {
+        let rows = self.rows(sql).await?;
+        ensure!(rows.len() == 1, "{sql}: {rows:?}");
+        Ok(rows[0].clone())
+    }
+
+    pub async fn number(&self, sql: &str) -> Result<i64> {
+        Ok(self.row(sql).await?.parse()?)
+    }
+
+    /// The code that a statement is refused with.
+    pub async fn refused(&self, sql: &str) -> Result<String> {
+        let answer = self.client.batch_execute(sql).await;
+        ensure!(answer.is_err(), "not refused: {sql}");
+        Ok(sqlstate(&answer))
+    }
+
+    /// A grant of so many points to an account, which lapse after that day (never when empty).
+    pub async fn grant(&self, account_id: i64, points: i64, expires_on: &str) -> Result<()> {
+        let day = match expires_on {
+            "" => "infinity",
+            day => day,
+        };
+        self.run(&format!(
+            "select loyalty.grant({account_id}, {points}, expires_on => '{day}')"
+        ))
+        .await
+    }
+
+    /// Queues the notices of a kind for the day that it is in the program, in steps of two
+    /// members, as the schedule does; how many.
+    pub async fn queue(&self, kind: &str) -> Result<i64> {
+        queue(&self.client, "club", kind).await
+    }
+
+    /// What there is of a kind for an account, oldest first: occasion, points, day.
+    pub async fn told(&self, account_id: i64, kind: &str) -> Result<Vec<String>> {
+        self.rows(&format!(
+            "select occasion, points, expires_on, expiring_points from loyalty.notice
+              where account_id = {account_id} and kind = '{kind}' order by notice_id"
+        ))
+        .await
+    }
+
+    /// Claims, and reports each as sent: address and subject of each, in order.
+    pub async fn deliver(&self) -> Result<Vec<String>> {
+        let sent = self
+            .rows(
+                "select c.address, c.subject, loyalty.notice_sent(c.notice_id, c.attempt)
+                   from loyalty.claim_notices(1000) with ordinality c order by c.ordinality",
+            )
+            .await?;
+        Ok(sent)
+    }
+}
+
+pub async fn rows(client: &Client, sql: &str) -> Result<Vec<String>> {
+    let messages = client
+        .simple_query(sql)
+        .await
+        .with_context(|| sql.to_owned())?;
+    Ok(messages
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(
+                (0..row.len())
+                    .map(|column| row.get(column).unwrap_or(""))
+                    .collect::<Vec<_>>()
+                    .join("|"),
+            ),
+            _ => None,
+        })
+        .collect())
+}
+
+pub async fn queue(client: &Client, program: &str, kind: &str) -> Result<i64> {
+    let mut queued = 0;
+    let mut last = String::from("null");
+    loop {
+        let step = rows(
+            client,
+            &format!(
+                "select q.last_account, q.queued
+                   from loyalty.program p
+                  cross join loyalty.queue_{kind}_notices(p.program_id, loyalty.today(p.code), {last}, 2) q
+                  where p.code = '{program}'"
+            ),
+        )
+        .await?;
+        ensure!(step.len() == 1, "{step:?}");
+        let (account, count) = step[0].split_once('|').context("two columns")?;
+        queued += count.parse::<i64>()?;
+        if account.is_empty() {
+            return Ok(queued);
+        }
+        last = account.to_owned();
+    }
+}
