@@ -23,25 +23,6 @@ comment on column loyalty_api.member.facts is 'Days that rules go by, as an obje
 comment on column loyalty_api.member.attributes is 'Whatever else the program knows.';
 comment on column loyalty_api.member.updated_at is 'When the record last changed.';
 
-create function loyalty.api_admin_program(program text default null) returns text
-    language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-    wanted integer;
-begin
-    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as an administrator of the program.');
-    end if;
-    wanted := loyalty.api_program(program);
-    if wanted is null then
-        perform loyalty.raise('22004', 'program must not be null', null, 'Say in which program.');
-    end if;
-    return (select p.code from loyalty.program p where p.program_id = wanted);
-end
-$$;
-comment on function loyalty.api_admin_program is
-    'Code of the program that an administrator''s request is about; LY010 for who is none.';
-
 create function loyalty_api.set_member(
     member_no text,
     name text default null,

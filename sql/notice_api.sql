@@ -145,25 +145,6 @@ comment on column loyalty_api.notice_template.html_body is 'The mail as HTML; nu
 comment on column loyalty_api.notice_template.sms_body is 'The short message; null when there is none.';
 comment on column loyalty_api.notice_template.changed_at is 'When it was last written; null when supplied.';
 
-create function loyalty.api_notice_program(program text) returns text
-    language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-    wanted integer;
-begin
-    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as an administrator of the program.');
-    end if;
-    wanted := loyalty.api_program(program);
-    if wanted is null then
-        perform loyalty.raise('22004', 'program must not be null', null, 'Say of which program.');
-    end if;
-    return (select p.code from loyalty.program p where p.program_id = wanted);
-end
-$$;
-comment on function loyalty.api_notice_program is
-    'The program of a request about notices, once it is sure that the asking role may.';
-
 create function loyalty_api.set_notice_preference(kind text, is_wanted boolean, account_id bigint default null)
     returns setof loyalty_api.notice_preference
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -215,7 +196,7 @@ create function loyalty_api.set_notice(
     program text default null
 ) returns loyalty.notice_setting
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.set_notice(loyalty.api_notice_program(program), kind, is_enabled, days_of_month, at,
+    return loyalty.set_notice(loyalty.api_admin_program(program), kind, is_enabled, days_of_month, at,
         days_before, send_within);
 comment on function loyalty_api.set_notice(text, boolean, integer[], time, integer, interval, text) is
 $$Set a notice
@@ -240,7 +221,7 @@ create function loyalty_api.set_template(
     program text default null
 ) returns loyalty.notice_template
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.set_template(loyalty.api_notice_program(program), kind, language, subject, text_body,
+    return loyalty.set_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
         html_body, sms_body);
 comment on function loyalty_api.set_template(text, text, text, text, text, text, text) is
 $$Write a template
@@ -265,7 +246,7 @@ create function loyalty_api.preview_template(
     program text default null
 ) returns loyalty.filled_template
     language sql stable security definer set search_path = pg_catalog, pg_temp
-    return loyalty.preview_template(loyalty.api_notice_program(program), kind, language, subject, text_body,
+    return loyalty.preview_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
         html_body, sms_body);
 comment on function loyalty_api.preview_template(text, text, text, text, text, text, text) is
 $$Preview a template
@@ -282,7 +263,7 @@ Fills a template in with an example and changes nothing: the one in use, or one 
 
 create function loyalty_api.delete_template(kind text, language text, program text default null) returns boolean
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.delete_template(loyalty.api_notice_program(program), kind, language);
+    return loyalty.delete_template(loyalty.api_admin_program(program), kind, language);
 comment on function loyalty_api.delete_template(text, text, text) is
 $$Delete a template
 
@@ -295,7 +276,7 @@ Takes the program's own texts away, so that the supplied ones are used again; wh
 create function loyalty_api.retry_notices(given_up_since timestamptz, kind text default null, program text default null)
     returns bigint
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.retry_notices(loyalty.api_notice_program(program), given_up_since, kind);
+    return loyalty.retry_notices(loyalty.api_admin_program(program), given_up_since, kind);
 comment on function loyalty_api.retry_notices(timestamptz, text, text) is
 $$Retry notices
 

@@ -70,7 +70,7 @@ create function loyalty_api.create_rule(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner text := loyalty.api_schedule_program(program);
+    owner text := loyalty.api_admin_program(program);
 begin
     return loyalty.api_rule(owner, loyalty.create_rule(
         owner, code, kind, terms, title, loyalty.api_day('valid_from', valid_from),
@@ -103,7 +103,7 @@ create function loyalty_api.change_rule(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner text := loyalty.api_schedule_program(program);
+    owner text := loyalty.api_admin_program(program);
 begin
     return loyalty.api_rule(owner, loyalty.change_rule(
         owner, code, terms, title, loyalty.api_day('from_day', from_day),
@@ -128,7 +128,7 @@ create function loyalty_api.end_rule(code text, last_day text default null, prog
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner text := loyalty.api_schedule_program(program);
+    owner text := loyalty.api_admin_program(program);
 begin
     return loyalty.api_rule(owner, loyalty.end_rule(owner, code, loyalty.api_day('last_day', last_day)));
 end
@@ -159,7 +159,7 @@ create function loyalty_api.record_event(
 as $$
 begin
     if loyalty.api_role() <> 'loyalty_granter' then
-        program := loyalty.api_schedule_program(program);
+        program := loyalty.api_admin_program(program);
     else
         select p.code into program from loyalty.program p where p.program_id = loyalty.api_program(program);
     end if;
@@ -193,7 +193,7 @@ create function loyalty_api.cancel_event(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner integer := loyalty.program_id(loyalty.api_schedule_program(program));
+    owner integer := loyalty.program_id(loyalty.api_admin_program(program));
 begin
     if not exists (
            select from loyalty.event e where e.event_id = cancel_event.event_id and e.program_id = owner) then

@@ -61,31 +61,13 @@ comment on column loyalty_api.run_failure.code is 'Code of the error, such as LY
 comment on column loyalty_api.run_failure.message is 'What was wrong, in words.';
 comment on column loyalty_api.run_failure.failed_at is 'When it last failed.';
 
-create function loyalty.api_schedule_program(program text) returns text
-    language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-    wanted integer;
-begin
-    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as an administrator of the program.');
-    end if;
-    wanted := loyalty.api_program(program);
-    if wanted is null then
-        perform loyalty.raise('22004', 'program must not be null', null, 'Say of which program.');
-    end if;
-    return (select p.code from loyalty.program p where p.program_id = wanted);
-end
-$$;
-comment on function loyalty.api_schedule_program is 'The program of a request about schedules, once it is sure that the asking role may.';
-
 -- SQL, not plpgsql, which refuses an argument and a column of the same name
 create function loyalty_api.preview(months integer default 24, program text default null)
     returns table (day date, job text, title text, period date, members bigint, points bigint)
     language sql stable security definer set search_path = pg_catalog, pg_temp
 begin atomic
     select p.*
-      from loyalty.preview(loyalty.api_schedule_program($2), $1) p;
+      from loyalty.preview(loyalty.api_admin_program($2), $1) p;
 end;
 comment on function loyalty_api.preview(integer, text) is
 $$Preview payments
@@ -100,7 +82,7 @@ create function loyalty_api.rerun(job text, period text, program text default nu
 begin atomic
     select r.run_id, p.code, r.job, r.period, r.effective_on, r.started_at, r.reopened_at, r.finished_at,
            r.outcome, r.chunks, r.members, r.paid, r.failed, r.queued, r.lots, r.points, r.error, r.note
-      from loyalty.rerun(loyalty.api_schedule_program($3), $1, loyalty.api_day('period', $2)) r
+      from loyalty.rerun(loyalty.api_admin_program($3), $1, loyalty.api_day('period', $2)) r
       join loyalty.program p on p.program_id = r.program_id;
 end;
 comment on function loyalty_api.rerun(text, text, text) is
@@ -118,7 +100,7 @@ create function loyalty_api.retry_failures(run_id bigint, program text default n
 as $$
 #variable_conflict use_column
 declare
-    code text := loyalty.api_schedule_program(program);
+    code text := loyalty.api_admin_program(program);
 begin
     if not exists (
            select from loyalty.run r
@@ -142,7 +124,7 @@ create function loyalty_api.pause_schedule(job text default null, program text d
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
     select p.code, s.job, s.done_through, s.next_period, s.effective_on, s.due_at, s.is_paused
-      from loyalty.pause_schedule(loyalty.api_schedule_program($2), $1) s
+      from loyalty.pause_schedule(loyalty.api_admin_program($2), $1) s
       join loyalty.program p on p.program_id = s.program_id
      order by s.job;
 end;
@@ -159,7 +141,7 @@ create function loyalty_api.resume_schedule(job text default null, program text 
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
     select p.code, s.job, s.done_through, s.next_period, s.effective_on, s.due_at, s.is_paused
-      from loyalty.resume_schedule(loyalty.api_schedule_program($2), $1) s
+      from loyalty.resume_schedule(loyalty.api_admin_program($2), $1) s
       join loyalty.program p on p.program_id = s.program_id
      order by s.job;
 end;

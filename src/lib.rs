@@ -105,9 +105,14 @@ extension_sql_file!("../sql/tick.sql", name = "tick", requires = ["run"]);
 extension_sql_file!("../sql/preview.sql", name = "preview", requires = ["tick"]);
 extension_sql_file!("../sql/api.sql", name = "api", requires = ["preview"]);
 extension_sql_file!(
+    "../sql/ledger_api.sql",
+    name = "ledger_api",
+    requires = ["api"]
+);
+extension_sql_file!(
     "../sql/member_api.sql",
     name = "member_api",
-    requires = ["api"]
+    requires = ["ledger_api"]
 );
 extension_sql_file!(
     "../sql/schedule_api.sql",
