@@ -82,8 +82,7 @@ async fn a_slow_answer_holds_up_nobody_else() -> Result<()> {
     let held = world.notice(&member(1)).await?;
     assert_eq!((held.state.as_str(), held.attempts), ("waiting", 1));
     catcher.set_script(|_| Act::Accept);
-    world.make_due().await?;
-    world.wait_for("sent", 25).await?;
+    world.retry_until("sent", 25).await?;
     assert_each_got_one(&catcher.caught(), 25)
 }
 
@@ -149,8 +148,7 @@ async fn a_temporary_refusal_is_repeated() -> Result<()> {
     assert_eq!((noted.state.as_str(), noted.attempts), ("waiting", 1));
     assert!(noted.error.unwrap_or_default().contains("greylisted"));
     catcher.set_script(|_| Act::Accept);
-    world.make_due().await?;
-    world.wait_for("sent", 3).await?;
+    world.retry_until("sent", 3).await?;
     assert_eq!(world.notice(&member(2)).await?.attempts, 2);
     assert_each_got_one(&catcher.caught(), 3)
 }

@@ -78,8 +78,7 @@ async fn the_log_holds_nothing_of_the_mails() -> Result<()> {
     world.wait_for("failed", 1).await?;
     relay.wait_for_log("451 4.3.0").await?;
     catcher.set_script(|_| Act::Accept);
-    world.make_due().await?;
-    world.wait_for("sent", 1).await?;
+    world.retry_until("sent", 1).await?;
     let log = relay.log()?;
     assert!(log.contains(r#""channel":"email""#), "{log}");
     let row = world

@@ -108,6 +108,15 @@ impl World {
             .map_err(Into::into)
     }
 
+    /// Retries at once, again and again: a failure may be in the log before it is in the outbox.
+    pub async fn retry_until(&self, state: &str, wanted: usize) -> Result<()> {
+        eventually(&format!("{wanted} notices are {state}"), async || {
+            self.make_due().await?;
+            Ok(self.count(state).await? == wanted)
+        })
+        .await
+    }
+
     /// How the relay connects: as someone who is `loyalty_relay` and nothing else.
     pub fn connection(&self) -> Result<String> {
         let server = TestServer::get()?;
