@@ -28,7 +28,7 @@ begin atomic
                 offset 0) s
          where s.occasion is not null
            and (select w.status from loyalty.wallet w where w.account_id = s.account_id) is distinct from 'closed'
-         order by s.account_id)
+         order by s.account_id, s.occasion)
     select coalesce(p.ids, '{}'), coalesce(p.points, '{}'), coalesce(p.keys, '{}'),
            case when s.looked_at >= anniversary_step.row_limit then s.last_account end, s.looked_at
       from (select array_agg(d.account_id) as ids,

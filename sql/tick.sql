@@ -107,6 +107,36 @@ $$;
 comment on function loyalty.claim_period is
     'The period of a job that the tick has to do now, under the lock; null when there is none any more.';
 
+-- Inlined where it is used, so that a condition on its columns reaches the indexes.
+create function loyalty.due_work(passed_over text[])
+    returns table (program_id integer, job text, period date, due_at timestamptz, key text, turn text)
+    language sql stable
+begin atomic
+    select w.program_id, w.job, w.period, w.due_at, w.key,
+           case when w.job like 'notice:%' then w.job else 'expire' end
+      from (select s.program_id, s.job, null::date as period, s.due_at,
+                   format('%s %s', s.program_id, s.job) as key
+              from loyalty.schedule s
+             where s.due_at <= loyalty.now() and not s.is_paused
+             union all
+            select r.program_id, r.job, r.period, r.reopened_at,
+                   format('%s %s %s', r.program_id, r.job, r.period)
+              from loyalty.run r
+             where r.reopened_at is not null and r.finished_at is null
+               and not exists (
+                       select from loyalty.schedule s
+                        where s.program_id = r.program_id and s.job = r.job and s.is_paused)) w
+     where w.key <> all (due_work.passed_over)
+       -- mails tell of payments that were due before them
+       and not (w.job like 'notice:%' and exists (
+               select from loyalty.schedule b
+                where b.program_id = w.program_id and b.job not like 'notice:%'
+                  and b.due_at <= w.due_at and not b.is_paused
+                  and format('%s %s', b.program_id, b.job) <> all (due_work.passed_over)));
+end;
+comment on function loyalty.due_work is
+    'For tick_step: what is due and may be begun; turn is the job whose row of loyalty.schedule is the lock that it goes under.';
+
 create function loyalty.tick_step(
     chunk_size bigint,
     passed_over text[],
@@ -116,6 +146,7 @@ create function loyalty.tick_step(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+    turn record;
     found_work record;
     wanted date;
     state text;
@@ -147,35 +178,25 @@ begin
     end if;
     -- Ledger jobs of a program go one at a time, in the order they are due: else the entries
     -- of a member whom two of them reach would come in any order. Programs go side by side.
-    select w.* into found_work
-      from (select s.program_id, s.job, null::date as period, s.due_at,
-                   format('%s %s', s.program_id, s.job) as key
-              from loyalty.schedule s
-             where s.due_at <= loyalty.now() and not s.is_paused
-             union all
-            select r.program_id, r.job, r.period, r.reopened_at,
-                   format('%s %s %s', r.program_id, r.job, r.period)
-              from loyalty.run r
-             where r.reopened_at is not null and r.finished_at is null
-               and not exists (
-                       select from loyalty.schedule s
-                        where s.program_id = r.program_id and s.job = r.job and s.is_paused)) w
-      join loyalty.schedule l
-        on l.program_id = w.program_id
-       and l.job = case when w.job like 'notice:%' then w.job else 'expire' end
-     where w.key <> all (passed_over)
-       -- mails tell of payments that were due before them
-       and not (w.job like 'notice:%' and exists (
-               select from loyalty.schedule b
-                where b.program_id = w.program_id and b.job not like 'notice:%'
-                  and b.due_at <= w.due_at and not b.is_paused
-                  and format('%s %s', b.program_id, b.job) <> all (passed_over)))
-     order by w.due_at, w.program_id, w.job, w.period
-     limit 1
-       for update of l skip locked;
-    if not found then
-        return;
-    end if;
+    loop
+        select w.program_id, w.turn into turn
+          from loyalty.due_work(passed_over) w
+          join loyalty.schedule l on l.program_id = w.program_id and l.job = w.turn
+         order by w.due_at, w.program_id, w.job, w.period
+         limit 1
+           for update of l skip locked;
+        if not found then
+            return;
+        end if;
+        -- What comes first is seen only now, under the lock: another session may have let go of
+        -- it after this one had passed over the first job, or have finished that one before.
+        select w.* into found_work
+          from loyalty.due_work(passed_over) w
+         where w.program_id = turn.program_id and w.turn = turn.turn
+         order by w.due_at, w.job, w.period
+         limit 1;
+        exit when found;
+    end loop;
     worked_on := found_work.key;
     begin
         wanted := coalesce(found_work.period, loyalty.claim_period(found_work.program_id, found_work.job));
@@ -299,6 +320,11 @@ begin
             'select run_id from loyalty.run lists them.');
     end if;
     select count(*) into retried from loyalty.run_failure f where f.run_id = retrying.run_id;
+    if retried = 0 then
+        paid := 0;
+        failed := 0;
+        return;
+    end if;
     with failure as materialized (
         -- where not even the payment could be worked out, it is worked out now
         select f.account_id, f.idempotency_key as listed_key,

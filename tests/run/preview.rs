@@ -28,7 +28,9 @@ async fn what_it_says_is_what_comes() -> Result<()> {
         "select (day, period, points)::text from loyalty.preview('p', 2) where job = 'expire' order by day",
     )
     .await?;
-    ensure!(ledger(&client, Available::Compared).await? == before);
+    ledger(&client, Available::Compared)
+        .await?
+        .same_as(&before)?;
     ensure!(
         told.len() > 45 && lapsing.len() == 2,
         "{told:?} {lapsing:?}"

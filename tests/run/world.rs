@@ -2,6 +2,7 @@
 //! ledgers are compared.
 
 use anyhow::{Result, ensure};
+use std::collections::HashSet;
 use tokio_postgres::Client;
 
 /// When the worlds begin.
@@ -72,14 +73,44 @@ pub async fn tick_days(client: &Client, from: &str, to: &str, step: i32, chunk: 
 }
 
 /// All that a ledger is, but for when it was written: entries, wallets, what rules paid, what
-/// expiry booked in all (one run may book for several days).
-#[derive(Debug, PartialEq, Eq)]
+/// expiry booked in all (one run may book for several days). A line for each.
+#[derive(Debug)]
 pub struct Ledger {
-    pub entries: i64,
-    entry: String,
-    wallet: String,
+    pub entries: Vec<String>,
+    wallets: Vec<String>,
     runs: Vec<String>,
     failures: Vec<String>,
+}
+
+impl Ledger {
+    /// Refused with what differs.
+    pub fn same_as(&self, expected: &Ledger) -> Result<()> {
+        for (what, found, expected) in [
+            ("entries", &self.entries, &expected.entries),
+            ("wallets", &self.wallets, &expected.wallets),
+            ("runs", &self.runs, &expected.runs),
+            ("failures", &self.failures, &expected.failures),
+        ] {
+            let without = |lines: &[String], others: &[String]| -> Vec<String> {
+                let others: HashSet<&String> = others.iter().collect();
+                lines
+                    .iter()
+                    .filter(|line| !others.contains(line))
+                    .take(20)
+                    .cloned()
+                    .collect()
+            };
+            ensure!(
+                found == expected,
+                "{what} differ: {} instead of {}; found {:#?} instead of {:#?}",
+                found.len(),
+                expected.len(),
+                without(found, expected),
+                without(expected, found)
+            );
+        }
+        Ok(())
+    }
 }
 
 /// What a stored receipt says of the points available after it; a payment that comes so late
@@ -95,28 +126,16 @@ pub async fn ledger(client: &Client, available: Available) -> Result<Ledger> {
         Available::Compared => "e.available",
         Available::LateIsLess => "0",
     };
-    let row = client
-        .query_one(
-            &format!(
-                "select (select count(*) from loyalty.entry),
-                        (select md5(string_agg((e.account_id, e.entry, e.kind, e.points, e.balance, {available},
-                                    e.held, e.debt, e.granted_on, e.expires_on, e.lot_expires_on, e.lot_points,
-                                    e.lot_class, e.refers_to, e.reason, e.idempotency_key, e.request_hash,
-                                    e.actor)::text, E'\\n' order by e.account_id, e.entry))
-                           from loyalty.entry e),
-                        (select md5(string_agg(w::text, E'\\n' order by w.account_id)) from loyalty.wallet w)"
-            ),
-            &[],
-        )
-        .await?;
-    let lines = async |sql: &str| -> Result<Vec<String>> {
-        let rows = client.query(sql, &[]).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    };
+    let lines = async |sql: &str| texts(client, sql).await;
     Ok(Ledger {
-        entries: row.get(0),
-        entry: row.get::<_, Option<String>>(1).unwrap_or_default(),
-        wallet: row.get::<_, Option<String>>(2).unwrap_or_default(),
+        entries: lines(&format!(
+            "select (e.account_id, e.entry, e.kind, e.points, e.balance, {available}, e.held, e.debt,
+                     e.granted_on, e.expires_on, e.lot_expires_on, e.lot_points, e.lot_class, e.refers_to,
+                     e.reason, e.idempotency_key, e.request_hash, e.actor)::text
+               from loyalty.entry e order by e.account_id, e.entry"
+        ))
+        .await?,
+        wallets: lines("select w::text from loyalty.wallet w order by w.account_id").await?,
         runs: lines(
             "select (r.program_id, r.job, r.period, r.effective_on, r.outcome, r.members, r.paid, r.failed,
                      r.points, r.error)::text
