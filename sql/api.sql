@@ -2,26 +2,23 @@
 -- and leave the rest to the functions of schema loyalty.
 
 create function loyalty.claim(name text) returns text
-    language sql stable parallel safe set search_path = pg_catalog, pg_temp
-    -- claims are '' (not null) on a connection that had some before
-    return nullif(current_setting('request.jwt.claims', true), '')::json ->> name;
+    language c stable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_claim';
 comment on function loyalty.claim is 'A claim of the request''s token; null without one.';
 
 create function loyalty.claim_account_id() returns bigint
-    language sql stable parallel safe set search_path = pg_catalog, pg_temp
-    return case when loyalty.claim('account_id') ~ '^[0-9]{1,18}$'
-                then loyalty.claim('account_id')::bigint end;
+    language c stable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_claim_account_id';
 comment on function loyalty.claim_account_id is 'The account of the member that the token is for.';
 
 create function loyalty.claim_program_id() returns integer
-    language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-    return (select p.program_id from loyalty.program p where p.code = loyalty.claim('program'));
+    language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_claim_program_id';
 comment on function loyalty.claim_program_id is 'The program that the token is for.';
 
 create function loyalty.api_role() returns text
-    language sql stable parallel safe set search_path = pg_catalog, pg_temp
-    -- the role of the request; inside a definer's function current_user is the definer
-    return coalesce(nullif(current_setting('role', true), 'none'), session_user::text);
+    language c stable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_api_role';
 comment on function loyalty.api_role is 'The database role that asks.';
 
 create function loyalty.api_refuse(wanted text) returns void
@@ -108,6 +105,16 @@ begin
                 'The token''s program has no account of the token''s number.', 'Ask for a new token.');
         end if;
         return account_id;
+    elsif asking = 'loyalty_family' then
+        -- it may have ended, or the program have changed its mind, since the token was made
+        if loyalty.family_account_id() is null then
+            perform loyalty.raise('LY010', 'not allowed', 'The token is for no family of a member.',
+                'Ask the member, or the program.');
+        elsif account_id <> loyalty.family_account_id() then
+            perform loyalty.raise('LY010', 'not allowed', 'The token is for another member''s family.',
+                'Leave account_id out.');
+        end if;
+        return loyalty.family_account_id();
     elsif account_id is null then
         perform loyalty.raise('22004', 'account_id must not be null', null, 'Say whose points.');
     end if;
@@ -203,24 +210,81 @@ $$;
 comment on function loyalty.api_day is
     'A day of a request, which arrives as text so that one that does not exist gets an answer of ours.';
 
-create function loyalty.pre_request() returns void
+create function loyalty.is_usual_request() returns boolean
+    language c stable security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_is_usual_request';
+comment on function loyalty.is_usual_request is
+    'For pre_request: whether a member or family asks for what they may, in an open program and a session that goes on. What is not usual is looked at more closely there.';
+
+create function loyalty.is_open_call(function_name text) returns boolean
+    language sql immutable parallel safe
+    return function_name = any (array[
+        -- login and recovery
+        'log_in', 'refresh', 'request_password_reset', 'reset_password', 'request_unlock', 'unlock',
+        'apply_for_login', 'accept_login',
+        -- registration
+        'begin_registration', 'choose_login', 'resend_code', 'verify_code', 'log_in_to_link', 'confirm_registration',
+        'confirm_login_change',
+        -- families and staff
+        'approve_family', 'register_family', 'accept_invitation']);
+comment on function loyalty.is_open_call is
+    'Whether anybody may call a function of loyalty_api, also without a token. Such a function looks at service hours itself.';
+
+create function loyalty.believed_claims() returns jsonb
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+    ours json;
+begin
+    if claims is null or not exists (select from loyalty.identity_provider) then
+        return null;
+    elsif loyalty.api_role() = 'loyalty_anon' and claims -> 'iss' is null then
+        return null;
+    end if;
+    -- PostgREST believes each key of its set for each claim. Only a token signed with a key of
+    -- ours may claim rights; it is read again since the one checked need not be the one shown.
+    ours := loyalty.own_claims(split_part(
+        nullif(current_setting('request.headers', true), '')::json ->> 'authorization', ' ', 2));
+    if (ours ->> 'role', ours ->> 'program', ours ->> 'account_id', ours ->> 'sub', ours ->> 'sid')
+       is not distinct from
+       (claims ->> 'role', claims ->> 'program', claims ->> 'account_id', claims ->> 'sub', claims ->> 'sid') then
+        return null;
+    end if;
+    return loyalty.provider_claims(claims);
+end
+$$;
+comment on function loyalty.believed_claims is
+    'For pre_request: the claims that an outside provider''s token stands for; null for a token of our own, or none. LY009, LY010.';
+
+create function loyalty.check_request() returns void
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     asking text := loyalty.api_role();
     path text := current_setting('request.path', true);
     reads boolean := current_setting('request.method', true) in ('GET', 'HEAD');
+    is_open boolean := path like '/rpc/%' and loyalty.is_open_call(substr(path, 6));
 begin
     -- the OpenAPI page is for everybody
     if path = '/' then
         return;
     end if;
-    if asking = 'loyalty_anon' then
+    if is_open then
+        -- an attempt that is rolled back would not count
+        if nullif(current_setting('request.headers', true), '')::json ->> 'prefer' ~* 'tx\s*=\s*rollback' then
+            perform loyalty.raise('22023', 'this call cannot be rolled back', null, 'Leave Prefer: tx=rollback out.');
+        end if;
+    elsif asking = 'loyalty_anon' then
         perform loyalty.api_refuse(null);
-    end if;
-    -- an operator works also while a program is closed
-    if asking <> 'loyalty_operator' then
-        perform loyalty.check_service_hours(loyalty.claim_program_id());
+    else
+        if loyalty.claim('sid') is not null and not loyalty.is_live_session(loyalty.claim('sid'), asking) then
+            perform loyalty.raise('LY009', 'the login is over', null, 'Log in again.');
+        end if;
+        -- an operator works also while a program is closed
+        if asking <> 'loyalty_operator' then
+            perform loyalty.check_service_hours(loyalty.claim_program_id());
+        end if;
     end if;
     if path like '/rpc/%' then
         -- a stored answer would be found without writing, and a GET must not depend on that
@@ -239,15 +303,37 @@ begin
         perform loyalty.api_refuse('It can only be read, with GET. Points change by POST /rpc/… .');
     elsif not has_table_privilege(asking, to_regclass(format('loyalty_api.%I', substr(path, 2))), 'select') then
         perform loyalty.api_refuse('Ask as a member or administrator.');
-    elsif asking = 'loyalty_member' then
-        perform loyalty.api_account(null, '{loyalty_member}');
+    elsif asking in ('loyalty_member', 'loyalty_family') then
+        perform loyalty.api_account(null, array[asking]);
     elsif asking <> 'loyalty_operator' then
         perform loyalty.api_program();
     end if;
 end
 $$;
+comment on function loyalty.check_request is
+    'For pre_request: refuses what may not be asked, with LY009, LY010 or 405 and a hint, where PostgREST alone would give none.';
+
+-- As who calls: a definer's function may not become another role.
+create function loyalty.pre_request() returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    believed jsonb;
+begin
+    if loyalty.is_usual_request() then
+        return;
+    end if;
+    believed := loyalty.believed_claims();
+    if believed is not null then
+        -- whatever role the provider's token claims, it is this one
+        perform set_config('request.jwt.claims', believed::text, true),
+                set_config('role', believed ->> 'role', true);
+    end if;
+    perform loyalty.check_request();
+end
+$$;
 comment on function loyalty.pre_request is
-    'For PostgREST''s db-pre-request: answers what may not be asked with LY009, LY010 or 405 and a hint, where PostgREST alone would give none.';
+    'For PostgREST''s db-pre-request: looks at token, session, service hours and what is asked, and makes an outside provider''s person the member that they are.';
 
 create function loyalty.api_arguments(function_name text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -275,21 +361,8 @@ comment on function loyalty.api_arguments is
 -- Readings for the views. The ledger's own see every account, so HTTP roles may not call
 -- them; these look at who asks first: the same rule as the policies on loyalty.account.
 create function loyalty.api_may_read(account_id bigint) returns boolean
-    language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    asking text := loyalty.api_role();
-begin
-    if asking not in ('loyalty_member', 'loyalty_admin') then
-        return pg_has_role(asking, 'loyalty_operator', 'member');
-    end if;
-    return (asking = 'loyalty_admin' or account_id = loyalty.claim_account_id())
-       and exists (
-               select from loyalty.account a
-                where a.account_id = api_may_read.account_id
-                  and a.program_id = loyalty.claim_program_id());
-end
-$$;
+    language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_api_may_read';
 comment on function loyalty.api_may_read is 'Whether the account is one that the asking role may see.';
 
 create function loyalty.own_balance(

@@ -11,11 +11,13 @@ create function loyalty.settle_failed_notice(
 begin atomic
     update loyalty.notice n
        set claimed_at = null,
-           -- servers like to repeat the address
+           -- servers like to repeat the address, and what they took offence at
            error = left(regexp_replace(
-                       replace(settle_failed_notice.error, coalesce(nullif(m.phone, ''), '@'),
-                               case when nullif(m.phone, '') is null then '@' else '(phone)' end),
-                       '[^[:space:]<>"'',;:()]+@[^[:space:]<>"'',;:()]+', '(address)', 'g'), 500),
+                       regexp_replace(
+                           replace(settle_failed_notice.error, o.phone, case o.phone when '@' then '@' else '(phone)' end),
+                           '[^[:space:]<>"'',;:()]+@[^[:space:]<>"'',;:()]+', '(address)', 'g'),
+                       case when i.challenge_id is null then '^$'
+                            else '[0-9a-f]{32}\.[A-Za-z0-9_-]+|\m[0-9]{6}\M' end, '(secret)', 'g'), 500),
            gave_up_at = case when o.is_over then clock_timestamp() end,
            -- twice as long each time, and never all at the same moment
            due_at = case when not o.is_over then clock_timestamp() + o.wait * (0.5 + random() / 2) end
@@ -25,6 +27,8 @@ begin atomic
      cross join lateral (
             select least(coalesce(f.longest_retry, '2 hours'),
                          coalesce(f.first_retry, '1 minute') * power(2, least(i.attempts, 40) - 1)) as wait,
+                   case when i.address is null then coalesce(nullif(m.phone, ''), '@')
+                        when i.channel = 'sms' then i.address else '@' end as phone,
                    settle_failed_notice.is_permanent
                    or i.attempts >= coalesce(f.max_attempts, 10)
                    or i.send_by <= clock_timestamp() as is_over) o
@@ -41,7 +45,6 @@ begin atomic
     select jsonb_build_object(
                'program', jsonb_build_object('name', p.name, 'point_name', p.point_name),
                'member', jsonb_build_object('name', m.name, 'member_no', a.member_no),
-               'preferences_url', f.preferences_url,
                'today', timezone(p.time_zone, notice_context.notice.queued_at)::date)
            || case notice_context.notice.kind
                   when 'points_received' then jsonb_build_object(
@@ -63,10 +66,15 @@ begin atomic
                                                 order by l.day)
                                  from unnest(notice_context.notice.lot_expires_on,
                                              notice_context.notice.lot_points) l (day, points)))
-                  else jsonb_build_object('order', notice_context.notice.details)
+                  when 'order_received' then jsonb_build_object('order', notice_context.notice.details)
+                  else '{}'
               end
+           -- nobody chooses whether to get those about a login
+           || case when notice_context.notice.kind in ('points_received', 'balance', 'expiry', 'order_received')
+                   then jsonb_build_object('preferences_url', f.preferences_url)
+                   else '{}' end
       from loyalty.program p
-      join loyalty.account a on a.account_id = notice_context.notice.account_id
+      left join loyalty.account a on a.account_id = notice_context.notice.account_id
       left join loyalty.member m on m.account_id = a.account_id
       left join loyalty.notice_sender f on f.program_id = p.program_id
       left join loyalty.entry e
@@ -101,15 +109,21 @@ comment on column loyalty.claimed_notice.message_id is 'Message-ID without angle
 comment on column loyalty.claimed_notice.attempt is 'Number of this attempt, for the report.';
 comment on column loyalty.claimed_notice.unsubscribe is 'Where the member can refuse notices of this kind; null when that cannot be.';
 
-create function loyalty.fill_notice(notice loyalty.notice, out message loyalty.claimed_notice, out error text)
-    returns record
+create function loyalty.fill_notice(
+    notice loyalty.notice,
+    out message loyalty.claimed_notice,
+    out error text,
+    out is_over boolean
+) returns record
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
     via record;
     template loyalty.notice_template;
     filled loyalty.filled_template;
+    of_challenge jsonb := jsonb '{}';
 begin
+    is_over := false;
     select m.email, m.phone, m.language, f.email as sender_email, f.sms as sender_sms, f.preferences_url,
            f.language as usual_language
       into via
@@ -121,10 +135,10 @@ begin
     message.message_id := notice.message_id;
     message.attempt := notice.attempts;
     if notice.channel = 'email' then
-        message.address := via.email;
+        message.address := coalesce(notice.address, via.email);
         message.sender := via.sender_email;
     else
-        message.address := via.phone;
+        message.address := coalesce(notice.address, via.phone);
         message.sender := via.sender_sms;
     end if;
     if message.sender is null then
@@ -134,8 +148,21 @@ begin
         error := format('the member has no address for %s', notice.channel);
         return;
     end if;
-    if notice.kind <> 'order_received' then
+    if notice.kind in ('points_received', 'balance', 'expiry') then
         message.unsubscribe := via.preferences_url;
+    elsif notice.kind <> 'order_received' then
+        begin
+            of_challenge := loyalty.challenge_context(notice);
+        -- keys that are missing or broken keep back what needs them, and nothing else
+        exception when object_not_in_prerequisite_state then
+            error := sqlerrm;
+            return;
+        end;
+        if of_challenge is null then
+            error := 'its code or link is no longer good';
+            is_over := true;
+            return;
+        end if;
     end if;
     template := loyalty.template_for(notice.program_id, notice.kind, via.language);
     if notice.channel = 'sms' and template.sms_body is null then
@@ -148,14 +175,15 @@ begin
         case when notice.channel = 'email' then template.text_body end,
         case when notice.channel = 'email' then template.html_body end,
         case when notice.channel = 'sms' then template.sms_body end,
-        loyalty.notice_context(notice)::text);
+        (loyalty.notice_context(notice) || of_challenge)::text);
     message.subject := filled.subject;
     message.text_body := coalesce(filled.text_body, filled.sms_body);
     message.html_body := filled.html_body;
     error := filled.error;
 end
 $$;
-comment on function loyalty.fill_notice is 'The message of a notice, or why there is none.';
+comment on function loyalty.fill_notice is
+    'The message of a notice, or why there is none and whether that is for good.';
 
 create function loyalty.claim_notices(
     how_many integer,
@@ -222,7 +250,7 @@ begin
             if taken.send_by <= clock_now then
                 perform loyalty.settle_failed_notice(taken.notice_id,
                     coalesce('its time is over; last: ' || taken.error, 'its time is over'), true);
-            elsif taken.kind <> 'order_received' and exists (
+            elsif taken.kind in ('points_received', 'balance', 'expiry') and exists (
                     select from loyalty.notice_preference r
                      where r.account_id = taken.account_id and r.kind = taken.kind and not r.is_wanted) then
                 perform loyalty.settle_failed_notice(taken.notice_id, 'the member refused it meanwhile', true);
@@ -232,7 +260,7 @@ begin
                     told := told + 1;
                     return next filled.message;
                 else
-                    perform loyalty.settle_failed_notice(taken.notice_id, filled.error, false);
+                    perform loyalty.settle_failed_notice(taken.notice_id, filled.error, filled.is_over);
                 end if;
             end if;
         end loop;

@@ -70,20 +70,24 @@ create function loyalty_api.spend(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.spend_fifo(
-        loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}'),
-        loyalty.api_points(points), reason, loyalty.api_key(idempotency_key));
+    account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_family,loyalty_admin,loyalty_operator}');
+    if loyalty.api_role() = 'loyalty_family' then
+        return loyalty.spend_as_family(loyalty.claim_identity_id(), account_id, loyalty.api_points(points), reason,
+            loyalty.api_key(idempotency_key));
+    end if;
+    return loyalty.audit_operation('spend', loyalty.spend_fifo(
+        account_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.spend(numeric, text, text, bigint) is
 $$Spend points
 
-Takes points, soonest expiry first, and answers with a receipt. 402 LY001 when not so many are available.
+Takes points, soonest expiry first, and answers with a receipt. 402 LY001 when not so many are available. Family spends a member's points where the program lets them, up to a limit in a month: 403 LY010 beyond it.
 
 - `points`: how many, a whole number from 1.
 - `reason`: why, in your words, up to 1,000 characters.
 - `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
-- `account_id`: whose points. Members leave it out; administrators must give it.$$;
+- `account_id`: whose points. Members and family leave it out; administrators must give it.$$;
 
 create function loyalty_api.hold(
     points numeric,
@@ -95,9 +99,9 @@ create function loyalty_api.hold(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.hold(
+    return loyalty.audit_operation('hold', loyalty.hold(
         loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}'),
-        loyalty.api_points(points), expires_in, reason, loyalty.api_key(idempotency_key));
+        loyalty.api_points(points), expires_in, reason, loyalty.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.hold(numeric, interval, text, text, bigint) is
@@ -123,8 +127,8 @@ as $$
 begin
     account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
     perform loyalty.api_own_hold(account_id, operation_id);
-    return loyalty.capture(
-        account_id, operation_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key));
+    return loyalty.audit_operation('capture', loyalty.capture(
+        account_id, operation_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.capture(bigint, numeric, text, text, bigint) is
@@ -149,7 +153,8 @@ as $$
 begin
     account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
     perform loyalty.api_own_hold(account_id, operation_id);
-    return loyalty.release(account_id, operation_id, reason, loyalty.api_key(idempotency_key));
+    return loyalty.audit_operation('release', loyalty.release(
+        account_id, operation_id, reason, loyalty.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.release(bigint, text, text, bigint) is
@@ -172,9 +177,9 @@ create function loyalty_api.refund(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.refund(
+    return loyalty.audit_operation('refund', loyalty.refund(
         loyalty.api_account(account_id, '{loyalty_admin,loyalty_operator}'),
-        operation_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key));
+        operation_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.refund(bigint, bigint, numeric, text, text) is
@@ -199,9 +204,9 @@ create function loyalty_api.revoke(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.revoke(
+    return loyalty.audit_operation('revoke', loyalty.revoke(
         loyalty.api_account(account_id, '{loyalty_admin,loyalty_operator}'),
-        operation_id, loyalty.api_points(points), policy, reason, loyalty.api_key(idempotency_key));
+        operation_id, loyalty.api_points(points), policy, reason, loyalty.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.revoke(bigint, bigint, numeric, text, text, text) is
@@ -242,8 +247,8 @@ begin
         perform loyalty.raise('LY002', 'no such account', 'The program has no such receiver.',
             'Check to_account or to_member_no.');
     end if;
-    return loyalty.transfer(
-        account_id, to_account, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key));
+    return loyalty.audit_operation('transfer', loyalty.transfer(
+        account_id, to_account, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.transfer(numeric, bigint, text, text, text, bigint) is
@@ -268,18 +273,23 @@ create function loyalty_api.grant(
 ) returns loyalty.receipt
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+    key text;
+    was_used boolean;
 begin
-    return loyalty.grant(
-        loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}'),
-        loyalty.api_points(points), reason,
-        loyalty.api_day('granted_on', granted_on), loyalty.api_day('expires_on', expires_on),
-        loyalty.api_key(idempotency_key));
+    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
+    key := loyalty.api_key(idempotency_key);
+    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
+    was_used := loyalty.is_key_used(account_id, key);
+    return loyalty.end_grant('grant', loyalty.grant(
+        account_id, loyalty.api_points(points), reason, loyalty.api_day('granted_on', granted_on),
+        loyalty.api_day('expires_on', expires_on), key), was_used);
 end
 $$;
 comment on function loyalty_api.grant(bigint, numeric, text, text, text, text) is
 $$Grant points
 
-Gives points to a member and answers with a receipt. Granters and administrators only.
+Gives points to a member and answers with a receipt. 403 LY010 beyond a granter's monthly budget, and for more points than one person may grant in the program: /rpc/propose_grant. Granters and administrators only.
 
 - `account_id`: who gets them.
 - `points`: how many, a whole number from 1.
@@ -295,21 +305,31 @@ create function loyalty_api.grant_many(items jsonb, program text default null) r
 )
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
-    asking text := loyalty.api_role();
+    within integer;
+    used bigint[];
 begin
-    if asking <> all ('{loyalty_granter,loyalty_admin,loyalty_operator}') then
+    if loyalty.api_role() <> all ('{loyalty_granter,loyalty_admin,loyalty_operator}') then
         perform loyalty.api_refuse('Ask as a granter or administrator.');
     end if;
+    within := loyalty.api_program(grant_many.program);
+    perform loyalty.hold_budget(within);
+    used := loyalty.items_used(within, grant_many.items);
     return query
-    select o.*
-      from loyalty.grant_items(items::text, loyalty.api_program(program)) o;
+    with booked as materialized (
+        select o.* from loyalty.grant_items(grant_many.items::text, within) o
+    ), ended as materialized (
+        select loyalty.end_grants(within, array_agg(b.operation_id) filter (where b.operation_id is not null), used, count(*))
+          from booked b
+    )
+    select b.* from booked b cross join ended;
 end
 $$;
 comment on function loyalty_api.grant_many(jsonb, text) is
 $$Grant points to many
 
-Up to 10,000 grants in one call. Each item has its own outcome, in order: the fields of a receipt, or error_code and error; the good ones are booked whatever the others do. Granters and administrators only.
+Up to 10,000 grants in one call. Each item has its own outcome, in order: the fields of a receipt, or error_code and error; the good ones are booked whatever the others do. But 403 LY010, and nothing is booked, when together they pass a granter's monthly budget, or one of them has more points than one person may grant in the program. Granters and administrators only.
 
 - `items`: an array of objects with account_id, points and, if wanted, reason, granted_on, expires_on, idempotency_key, funding. Give each item an idempotency_key, and the whole call can be repeated.
 - `program`: code of the program that the accounts are of. Only an operator's token leaves it open.$$;
@@ -322,14 +342,17 @@ create function loyalty_api.spend_many(items jsonb, program text default null) r
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    asking text := loyalty.api_role();
+    within integer;
 begin
-    if asking <> all ('{loyalty_admin,loyalty_operator}') then
+    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
         perform loyalty.api_refuse('Ask as an administrator.');
     end if;
+    within := loyalty.api_program(program);
+    perform loyalty.audit('spend_many', within, details => jsonb_build_object('items',
+        case jsonb_typeof(items) when 'array' then jsonb_array_length(items) end));
     return query
     select o.*
-      from loyalty.spend_items(items::text, loyalty.api_program(program)) o;
+      from loyalty.spend_items(items::text, within) o;
 end
 $$;
 comment on function loyalty_api.spend_many(jsonb, text) is
@@ -361,8 +384,11 @@ Which lots a spend of so many points would take now, in order, and what would re
 create function loyalty_api.open_account(member_no text, program text default null) returns bigint
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+    opened bigint := loyalty.open_account(loyalty.api_admin_program(program), member_no);
 begin
-    return loyalty.open_account(loyalty.api_admin_program(program), member_no);
+    perform loyalty.audit('open_account', loyalty.account_program_id(opened), null, opened);
+    return opened;
 end
 $$;
 comment on function loyalty_api.open_account(text, text) is
@@ -372,23 +398,3 @@ Opens a member's account and answers with its account_id; the same one when call
 
 - `member_no`: the member's number in the program, up to 100 characters.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
-
--- Whatever fits no function above: answered in our words instead of PostgREST's. (Each has
--- two arguments at least, since PostgREST also takes a lone jsonb for the whole body.)
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array[
-        'spend', 'hold', 'capture', 'release', 'refund', 'revoke', 'transfer', 'grant',
-        'grant_many', 'spend_many', 'explain_spend', 'open_account'
-    ] loop
-        execute pg_catalog.format(
-            'create function loyalty_api.%1$I(json) returns void
-                 language sql stable security definer set search_path = pg_catalog, pg_temp
-                 return loyalty.api_arguments(%1$L);
-             comment on function loyalty_api.%1$I(json) is %2$L',
-            function_name, 'Tells the arguments of ' || function_name || '.');
-    end loop;
-end
-$$;

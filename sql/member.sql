@@ -338,6 +338,8 @@ begin
             'Correct them, the header being row 1; loyalty.import_members loads the others, and lists all problems.');
     end if;
     delete from loyalty.member_upload;
+    perform loyalty.audit('member_upload', loyalty.program_id(code),
+        details => jsonb_build_object('items', (select count(*) from uploaded)));
     return null;
 end
 $$;

@@ -46,6 +46,7 @@ begin
         loyalty.api_day('birth_date', nullif(set_member.birth_date, '')), set_member.email, set_member.phone,
         set_member.language, set_member.facts, set_member.attributes,
         case when set_member.birth_date = '' then '{birth_date}' else '{}' end::text[]);
+    perform loyalty.audit('set_member', written.program_id, null, written.account_id);
     return query select m.* from loyalty_api.member m where m.account_id = written.account_id;
 end
 $$;
@@ -81,6 +82,8 @@ create function loyalty_api.import_members(
 )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
+    select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program($4)),
+        details => jsonb_build_object('dry_run', $3));
     select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no),
            loyalty.csv_cell(i.column_name), i.reason
       from loyalty.import_members(loyalty.api_admin_program($4), $1, $2, $3) i;
@@ -128,10 +131,12 @@ create function loyalty_api.import_members(text)
     )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no),
-           loyalty.csv_cell(i.column_name), i.reason
-      from loyalty.import_members(loyalty.api_admin_program(loyalty.api_header('Program')), $1,
-                                  loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run')) i;
+    select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
+        details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
+    select i.*
+      from loyalty_api.import_members(
+               $1, loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run'),
+               loyalty.api_header('Program')) i;
 end;
 comment on function loyalty_api.import_members(text) is
     'The same with the file as the body, in UTF-8 (Content-Type: text/plain).';
@@ -147,6 +152,8 @@ create function loyalty_api.import_members(bytea)
     )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
+    select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
+        details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
     select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no),
            loyalty.csv_cell(i.column_name), i.reason
       from loyalty.import_members(
@@ -156,16 +163,6 @@ begin atomic
 end;
 comment on function loyalty_api.import_members(bytea) is
     'The same with the file as the body, in the encoding named (Content-Type: application/octet-stream; charset=Shift_JIS).';
-
--- Arguments that fit none of these, as in api.sql.
-create function loyalty_api.set_member(json) returns void
-    language sql stable security definer set search_path = pg_catalog, pg_temp
-    return loyalty.api_arguments('set_member');
-comment on function loyalty_api.set_member(json) is 'Tells the arguments of set_member.';
-create function loyalty_api.import_members(json) returns void
-    language sql stable security definer set search_path = pg_catalog, pg_temp
-    return loyalty.api_arguments('import_members');
-comment on function loyalty_api.import_members(json) is 'Tells the arguments of import_members.';
 
 create view loyalty_api.member_upload with (security_invoker = true) as
 select u.program, u.member_no, u.name, u.kana, u.birth_date, u.email, u.phone, u.language,

@@ -81,7 +81,7 @@ What a member was told, or is about to be. A member sees their own; administrato
 comment on column loyalty_api.notice.notice_id is 'Number of the notice.';
 comment on column loyalty_api.notice.account_id is 'Number of the account.';
 comment on column loyalty_api.notice.member_no is 'The member''s number in the program.';
-comment on column loyalty_api.notice.kind is 'points_received, balance, expiry or order_received.';
+comment on column loyalty_api.notice.kind is 'points_received, balance, expiry, order_received, or one about a login such as password_reset.';
 comment on column loyalty_api.notice.occasion is 'What it tells of: number of the operation or order, or the day.';
 comment on column loyalty_api.notice.channel is 'email or sms.';
 comment on column loyalty_api.notice.state is 'waiting, sending, retrying after a failure, sent, or given up.';
@@ -103,7 +103,7 @@ Those that were given up, and those that failed and will be tried again. Adminis
 comment on column loyalty_api.notice_problem.notice_id is 'Number of the notice.';
 comment on column loyalty_api.notice_problem.account_id is 'Number of the account.';
 comment on column loyalty_api.notice_problem.member_no is 'The member''s number in the program.';
-comment on column loyalty_api.notice_problem.kind is 'points_received, balance, expiry or order_received.';
+comment on column loyalty_api.notice_problem.kind is 'points_received, balance, expiry, order_received, or one about a login such as password_reset.';
 comment on column loyalty_api.notice_problem.occasion is 'What it tells of: number of the operation or order, or the day.';
 comment on column loyalty_api.notice_problem.channel is 'email or sms.';
 comment on column loyalty_api.notice_problem.queued_at is 'When it was queued.';
@@ -137,7 +137,7 @@ $$Notice templates
 
 Texts of notices. Those of no program are supplied, and used where the program has none of its own. Administrators only; changed with /rpc/set_template.$$;
 comment on column loyalty_api.notice_template.program is 'Code of the program; null when supplied.';
-comment on column loyalty_api.notice_template.kind is 'points_received, balance, expiry or order_received.';
+comment on column loyalty_api.notice_template.kind is 'points_received, balance, expiry, order_received, or one about a login such as password_reset.';
 comment on column loyalty_api.notice_template.language is 'Its language, such as ja.';
 comment on column loyalty_api.notice_template.subject is 'Subject of the mail.';
 comment on column loyalty_api.notice_template.text_body is 'The mail as plain text.';
@@ -154,6 +154,10 @@ declare
     about bigint := loyalty.api_account(set_notice_preference.account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
 begin
     perform loyalty.set_notice_preference(about, set_notice_preference.kind, set_notice_preference.is_wanted);
+    if loyalty.api_role() <> 'loyalty_member' then
+        perform loyalty.audit('set_notice_preference', loyalty.account_program_id(about), null, about,
+            jsonb_build_object('kind', set_notice_preference.kind, 'is_wanted', set_notice_preference.is_wanted));
+    end if;
     return query
     select v.* from loyalty_api.notice_preference v
      where v.account_id = about and v.kind = set_notice_preference.kind;
@@ -196,8 +200,12 @@ create function loyalty_api.set_notice(
     program text default null
 ) returns loyalty.notice_setting
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.set_notice(loyalty.api_admin_program(program), kind, is_enabled, days_of_month, at,
-        days_before, send_within);
+begin atomic
+    select loyalty.audit('set_notice', loyalty.program_id(loyalty.api_admin_program(set_notice.program)),
+        details => jsonb_build_object('kind', kind));
+    select w.* from loyalty.set_notice(loyalty.api_admin_program(program), kind, is_enabled, days_of_month, at,
+        days_before, send_within) w;
+end;
 comment on function loyalty_api.set_notice(text, boolean, integer[], time, integer, interval, text) is
 $$Set a notice
 
@@ -221,14 +229,18 @@ create function loyalty_api.set_template(
     program text default null
 ) returns loyalty.notice_template
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.set_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
-        html_body, sms_body);
+begin atomic
+    select loyalty.audit('set_template', loyalty.program_id(loyalty.api_admin_program(set_template.program)),
+        details => jsonb_build_object('kind', kind, 'language', language));
+    select w.* from loyalty.set_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
+        html_body, sms_body) w;
+end;
 comment on function loyalty_api.set_template(text, text, text, text, text, text, text) is
 $$Write a template
 
 Writes the program's own texts for a kind of notice and a language. 400 22023 tells part, line and what is wrong there. Administrators only.
 
-- `kind`: points_received, balance, expiry or order_received.
+- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
 - `language`: such as ja or en.
 - `subject`: subject of the mail, one line.
 - `text_body`: the mail as plain text.
@@ -253,7 +265,7 @@ $$Preview a template
 
 Fills a template in with an example and changes nothing: the one in use, or one not written yet when texts are given, checked as /rpc/set_template does. Administrators only.
 
-- `kind`: points_received, balance, expiry or order_received.
+- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
 - `language`: such as ja or en.
 - `subject`: a subject to try.
 - `text_body`: a plain text to try.
@@ -263,20 +275,28 @@ Fills a template in with an example and changes nothing: the one in use, or one 
 
 create function loyalty_api.delete_template(kind text, language text, program text default null) returns boolean
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.delete_template(loyalty.api_admin_program(program), kind, language);
+begin atomic
+    select loyalty.audit('delete_template', loyalty.program_id(loyalty.api_admin_program(delete_template.program)),
+        details => jsonb_build_object('kind', kind, 'language', language));
+    select loyalty.delete_template(loyalty.api_admin_program(program), kind, language);
+end;
 comment on function loyalty_api.delete_template(text, text, text) is
 $$Delete a template
 
 Takes the program's own texts away, so that the supplied ones are used again; whether there were any. Administrators only.
 
-- `kind`: points_received, balance, expiry or order_received.
+- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
 - `language`: such as ja or en.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
 
 create function loyalty_api.retry_notices(given_up_since timestamptz, kind text default null, program text default null)
     returns bigint
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.retry_notices(loyalty.api_admin_program(program), given_up_since, kind);
+begin atomic
+    select loyalty.audit('retry_notices', loyalty.program_id(loyalty.api_admin_program(retry_notices.program)),
+        details => jsonb_build_object('kind', kind, 'given_up_since', given_up_since));
+    select loyalty.retry_notices(loyalty.api_admin_program(program), given_up_since, kind);
+end;
 comment on function loyalty_api.retry_notices(timestamptz, text, text) is
 $$Retry notices
 
@@ -285,21 +305,3 @@ Has another go at notices that were given up, once what was wrong is mended. Ans
 - `given_up_since`: only those given up since then.
 - `kind`: one kind; all when left out.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
-
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array[
-        'set_notice_preference', 'explain_notices', 'set_notice', 'set_template', 'preview_template',
-        'delete_template', 'retry_notices'
-    ] loop
-        execute pg_catalog.format(
-            'create function loyalty_api.%1$I(json) returns void
-                 language sql stable security definer set search_path = pg_catalog, pg_temp
-                 return loyalty.api_arguments(%1$L);
-             comment on function loyalty_api.%1$I(json) is %2$L',
-            function_name, 'Tells the arguments of ' || function_name || '.');
-    end loop;
-end
-$$;

@@ -4,7 +4,7 @@
 
 create table loyalty.notice (
     notice_id bigint generated always as identity (cache 32) primary key,
-    account_id bigint not null,
+    account_id bigint,
     due_at timestamptz,
     send_by timestamptz not null,
     queued_at timestamptz not null,
@@ -17,7 +17,10 @@ create table loyalty.notice (
     -- compared byte by byte: these are no words of a language
     kind text collate "C" not null
         constraint notice_kind_is_known
-            check (kind in ('points_received', 'balance', 'expiry', 'order_received')),
+            check (kind in ('points_received', 'balance', 'expiry', 'order_received',
+                            'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
+                            'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
+                            'password_changed')),
     channel text collate "C" not null
         constraint notice_channel_is_known check (channel in ('email', 'sms')),
     occasion text collate "C" not null
@@ -25,6 +28,8 @@ create table loyalty.notice (
     lot_expires_on date[],
     lot_points bigint[],
     details jsonb,
+    address text,
+    challenge_id uuid,
     claimed_at timestamptz,
     sent_at timestamptz,
     gave_up_at timestamptz,
@@ -41,7 +46,7 @@ create index notice_given_up on loyalty.notice (program_id, gave_up_at) where ga
 comment on table loyalty.notice is
     'The outbox: one row for each member and occasion that is told of, which is never told twice. Account and program are those of a member when it was queued; there is no foreign key, which would cost more than the row.';
 comment on column loyalty.notice.notice_id is 'Number of the notice.';
-comment on column loyalty.notice.account_id is 'Whom it is for.';
+comment on column loyalty.notice.account_id is 'Whom it is for; null for one to an administrator, who is no member.';
 comment on column loyalty.notice.due_at is 'When it may be tried (again), by the machine''s clock; null once it is sent or given up.';
 comment on column loyalty.notice.send_by is 'When it is given up if not sent by then, by the machine''s clock.';
 comment on column loyalty.notice.queued_at is 'When it was queued, by the ledger''s clock; its figures are of then.';
@@ -51,12 +56,14 @@ comment on column loyalty.notice.program_id is 'Program of the account.';
 comment on column loyalty.notice.expires_on is 'Last day of the points that lapse next; null when none ever do.';
 comment on column loyalty.notice.attempts is 'How often the relay took it.';
 comment on column loyalty.notice.is_urgent is 'Whether it goes before the bulk: it tells of one thing that just happened.';
-comment on column loyalty.notice.kind is 'points_received, balance, expiry or order_received.';
+comment on column loyalty.notice.kind is 'points_received, balance, expiry or order_received; or one about the person''s login, which nobody can refuse.';
 comment on column loyalty.notice.channel is 'email, or sms to members who have a phone only.';
 comment on column loyalty.notice.occasion is 'What it tells of: the operation, the order, or the day.';
 comment on column loyalty.notice.lot_expires_on is 'Of expiry: the last days told.';
 comment on column loyalty.notice.lot_points is 'Of expiry: the points that lapse on each of them.';
-comment on column loyalty.notice.details is 'Of order_received: the order.';
+comment on column loyalty.notice.details is 'Of order_received: the order. Of one about a login: what else it says.';
+comment on column loyalty.notice.address is 'Of one about a login: the e-mail address or phone it goes to; null for the member''s own.';
+comment on column loyalty.notice.challenge_id is 'Of one with a code or link: the challenge that these are made of when it is sent.';
 comment on column loyalty.notice.claimed_at is 'When the attempt under way began, by the machine''s clock; null when none is.';
 comment on column loyalty.notice.sent_at is 'When the server took it, by the machine''s clock.';
 comment on column loyalty.notice.gave_up_at is 'When it was given up, by the machine''s clock.';
@@ -205,6 +212,42 @@ $$;
 comment on function loyalty.announce_order is
     'Queues order_received in the transaction of the order, once for each order_no of the account; members cannot refuse it. False when the program does not send it, the member cannot be reached, or it was announced before. 22023 names the wrong argument.';
 
+create function loyalty.notice_step(
+    program_id integer,
+    kind text,
+    period date,
+    from_account bigint,
+    row_limit bigint,
+    out today date,
+    out horizon date,
+    out email text,
+    out sms text,
+    out send_within interval,
+    out last_account bigint
+) returns record
+    language sql stable
+begin atomic
+    select t.today, t.today + s.days_before, f.email, f.sms,
+           -- tomorrow's says it better, and after the last day it would not be true
+           least(s.send_within, case when s.kind = 'expiry'
+                                     then timezone(p.time_zone, (t.today + 1)::timestamp) - loyalty.now() end),
+           (select m.account_id
+              from loyalty.member m
+             where m.program_id = notice_step.program_id
+               and m.account_id > coalesce(notice_step.from_account, 0)
+             order by m.account_id
+            offset greatest(notice_step.row_limit, 1) - 1
+             limit 1)
+      from loyalty.notice_setting s
+      join loyalty.notice_sender f on f.program_id = s.program_id
+      join loyalty.program p on p.program_id = s.program_id
+     cross join lateral (select timezone(p.time_zone, loyalty.now())::date as today) t
+     where s.program_id = notice_step.program_id and s.kind = notice_step.kind and s.is_enabled
+       and t.today = notice_step.period;
+end;
+comment on function loyalty.notice_step is
+    'For queue_balance_notices and queue_expiry_notices: how a program sends notices of that kind today, and the last of the next row_limit members after from_account, null when there are no more. Nulls when it does not send them, or period is another day.';
+
 create function loyalty.queue_balance_notices(
     program_id integer,
     period date,
@@ -229,22 +272,13 @@ declare
     clock_now timestamptz := clock_timestamp();
 begin
     queued := 0;
-    select s.send_within, f.email, f.sms, p.time_zone,
-           timezone(p.time_zone, ledger_now)::date as today
-      into told
-      from loyalty.notice_setting s
-      join loyalty.notice_sender f on f.program_id = s.program_id
-      join loyalty.program p on p.program_id = s.program_id
-     where s.program_id = queue_balance_notices.program_id and s.kind = 'balance' and s.is_enabled;
-    if not found or told.today <> queue_balance_notices.period then
+    select s.* into told
+      from loyalty.notice_step(queue_balance_notices.program_id, 'balance', queue_balance_notices.period,
+                               after_account, queue_balance_notices.row_limit) s;
+    if told.today is null then
         return;
     end if;
-    select m.account_id into last_account
-      from loyalty.member m
-     where m.program_id = queue_balance_notices.program_id and m.account_id > after_account
-     order by m.account_id
-    offset greatest(queue_balance_notices.row_limit, 1) - 1
-     limit 1;
+    last_account := told.last_account;
     insert into loyalty.notice
            (program_id, account_id, kind, occasion, channel, is_urgent, points, expires_on, expiring_points,
             queued_at, due_at, send_by)
@@ -306,35 +340,21 @@ declare
     after_account bigint := coalesce(queue_expiry_notices.from_account, 0);
     ledger_now timestamptz := loyalty.now();
     clock_now timestamptz := clock_timestamp();
-    send_by timestamptz;
 begin
     queued := 0;
-    select s.send_within, f.email, f.sms, p.time_zone,
-           timezone(p.time_zone, ledger_now)::date as today,
-           timezone(p.time_zone, ledger_now)::date + s.days_before as horizon
-      into told
-      from loyalty.notice_setting s
-      join loyalty.notice_sender f on f.program_id = s.program_id
-      join loyalty.program p on p.program_id = s.program_id
-     where s.program_id = queue_expiry_notices.program_id and s.kind = 'expiry' and s.is_enabled;
-    if not found or told.today <> queue_expiry_notices.period then
+    select s.* into told
+      from loyalty.notice_step(queue_expiry_notices.program_id, 'expiry', queue_expiry_notices.period,
+                               after_account, queue_expiry_notices.row_limit) s;
+    if told.today is null then
         return;
     end if;
-    -- tomorrow's says it better, and after the last day it would not be true
-    send_by := clock_now + least(
-        told.send_within, timezone(told.time_zone, (told.today + 1)::timestamp) - ledger_now);
-    select m.account_id into last_account
-      from loyalty.member m
-     where m.program_id = queue_expiry_notices.program_id and m.account_id > after_account
-     order by m.account_id
-    offset greatest(queue_expiry_notices.row_limit, 1) - 1
-     limit 1;
+    last_account := told.last_account;
     insert into loyalty.notice
            (program_id, account_id, kind, occasion, channel, is_urgent, points, expires_on, expiring_points,
             lot_expires_on, lot_points, queued_at, due_at, send_by)
     select queue_expiry_notices.program_id, e.account_id, 'expiry', queue_expiry_notices.period::text,
            e.channel, false, (select sum(p) from unnest(e.lot_points) p), e.days[1], e.lot_points[1],
-           e.days, e.lot_points, ledger_now, clock_now, send_by
+           e.days, e.lot_points, ledger_now, clock_now, clock_now + told.send_within
       from (select m.account_id,
                    loyalty.notice_channel(m.email, m.phone, told.email, told.sms) as channel,
                    -- what a hold pins does not lapse while it is open

@@ -2,7 +2,7 @@ create function loyalty.is_time_zone(name text) returns boolean
     language plpgsql immutable strict parallel safe
 as $$
 begin
-    perform pg_catalog.timezone(name, '2000-01-01 00:00+00'::timestamptz);
+    perform pg_catalog.timezone(name, '2000-01-01 00:00+00'::pg_catalog.timestamptz);
     return true;
 exception when invalid_parameter_value then
     return false;

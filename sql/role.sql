@@ -5,7 +5,7 @@ declare
     role_name text;
 begin
     foreach role_name in array array[
-        'loyalty_anon', 'loyalty_member', 'loyalty_granter',
+        'loyalty_anon', 'loyalty_member', 'loyalty_family', 'loyalty_granter',
         'loyalty_admin', 'loyalty_operator', 'loyalty_authenticator', 'loyalty_relay'
     ] loop
         if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
@@ -21,7 +21,7 @@ $$;
 
 -- PostgREST logs in as the authenticator and becomes what the token says. An operator
 -- works from SQL with an operator's login, and only that way for all programs at once.
-grant loyalty_anon, loyalty_member, loyalty_granter, loyalty_admin, loyalty_operator
+grant loyalty_anon, loyalty_member, loyalty_family, loyalty_granter, loyalty_admin, loyalty_operator
     to loyalty_authenticator;
 
 create schema loyalty;
@@ -32,6 +32,6 @@ create schema loyalty_api;
 comment on schema loyalty_api is
 $$Points over HTTP
 
-Balances, lots and statements of a points program, and the operations that change them. A token says who is asking: members reach their own account, granters and administrators their program, operators everything.
+Balances, lots and statements of a points program, and the operations that change them. A token says who is asking: members reach their own account, family the points of who invited them, granters and administrators their program, operators everything.
 
 Amounts are whole points. Every POST that changes the ledger takes an idempotency key, as the argument `idempotency_key` or the header `Idempotency-Key`: a repeated call with the same key gets the first answer again and changes nothing. Errors carry a code, a message, the figures in `details` and the way out in `hint`.$$;

@@ -71,10 +71,14 @@ create function loyalty_api.create_rule(
 as $$
 declare
     owner text := loyalty.api_admin_program(program);
+    written loyalty.rule;
 begin
-    return loyalty.api_rule(owner, loyalty.create_rule(
+    written := loyalty.create_rule(
         owner, code, kind, terms, title, loyalty.api_day('valid_from', valid_from),
-        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy));
+        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy);
+    perform loyalty.audit('create_rule', written.program_id,
+        details => jsonb_build_object('rule', written.code, 'version', written.version));
+    return loyalty.api_rule(owner, written);
 end
 $$;
 comment on function loyalty_api.create_rule(text, text, jsonb, text, text, text, text, text) is
@@ -104,10 +108,14 @@ create function loyalty_api.change_rule(
 as $$
 declare
     owner text := loyalty.api_admin_program(program);
+    written loyalty.rule;
 begin
-    return loyalty.api_rule(owner, loyalty.change_rule(
+    written := loyalty.change_rule(
         owner, code, terms, title, loyalty.api_day('from_day', from_day),
-        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy));
+        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy);
+    perform loyalty.audit('change_rule', written.program_id,
+        details => jsonb_build_object('rule', written.code, 'version', written.version));
+    return loyalty.api_rule(owner, written);
 end
 $$;
 comment on function loyalty_api.change_rule(text, jsonb, text, text, text, text, text) is
@@ -129,8 +137,12 @@ create function loyalty_api.end_rule(code text, last_day text default null, prog
 as $$
 declare
     owner text := loyalty.api_admin_program(program);
+    written loyalty.rule;
 begin
-    return loyalty.api_rule(owner, loyalty.end_rule(owner, code, loyalty.api_day('last_day', last_day)));
+    written := loyalty.end_rule(owner, code, loyalty.api_day('last_day', last_day));
+    perform loyalty.audit('end_rule', written.program_id,
+        details => jsonb_build_object('rule', written.code, 'version', written.version));
+    return loyalty.api_rule(owner, written);
 end
 $$;
 comment on function loyalty_api.end_rule(text, text, text) is
@@ -167,6 +179,9 @@ begin
       from loyalty.record_event(
                program, kind, member_no, other_member_no, loyalty.api_day('occurred_on', occurred_on),
                amount, loyalty.api_key(reference), attributes) r;
+    perform loyalty.audit('record_event', loyalty.program_id(program), null,
+        (select e.account_id from loyalty.event e where e.event_id = record_event.event_id),
+        jsonb_build_object('event_id', event_id, 'kind', kind, 'is_new', is_new));
 end
 $$;
 comment on function loyalty_api.record_event(text, text, text, text, numeric, text, jsonb, text) is
@@ -201,6 +216,9 @@ begin
             'The event_id of an event is in /event.');
     end if;
     revoked := loyalty.cancel_event(event_id, reason, policy);
+    perform loyalty.audit('cancel_event', owner, null,
+        (select e.account_id from loyalty.event e where e.event_id = cancel_event.event_id),
+        jsonb_build_object('event_id', event_id, 'points', revoked));
 end
 $$;
 comment on function loyalty_api.cancel_event(bigint, text, text, text) is
@@ -222,16 +240,22 @@ create function loyalty_api.grant_by_rule(
 ) returns loyalty.receipt
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+    key text;
+    was_used boolean;
 begin
-    return loyalty.grant_by_rule(
-        loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}'),
-        rule, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key));
+    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
+    key := loyalty.api_key(idempotency_key);
+    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
+    was_used := loyalty.is_key_used(account_id, format('rule/%s/%s', rule, key)) and key is not null;
+    return loyalty.end_grant('grant_by_rule', loyalty.grant_by_rule(
+        account_id, rule, loyalty.api_points(points), reason, key), was_used);
 end
 $$;
 comment on function loyalty_api.grant_by_rule(bigint, text, numeric, text, text) is
 $$Grant points by a rule
 
-Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. Granters and administrators only.
+Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. 403 LY010 as for /rpc/grant. Granters and administrators only.
 
 - `account_id`: who gets them.
 - `rule`: code of the rule.
@@ -264,21 +288,3 @@ When a member is paid next by a rule (pays_on), how many points and why, or in e
 
 - `rule`: code of the rule.
 - `account_id`: whose. Members leave it out; administrators must give it.$$;
-
--- Whatever fits no function above, as in api.sql.
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array[
-        'create_rule', 'change_rule', 'end_rule', 'record_event', 'cancel_event', 'grant_by_rule', 'explain_rule'
-    ] loop
-        execute pg_catalog.format(
-            'create function loyalty_api.%1$I(json) returns void
-                 language sql stable security definer set search_path = pg_catalog, pg_temp
-                 return loyalty.api_arguments(%1$L);
-             comment on function loyalty_api.%1$I(json) is %2$L',
-            function_name, 'Tells the arguments of ' || function_name || '.');
-    end loop;
-end
-$$;

@@ -80,6 +80,8 @@ What the coming months bring, without doing it: for each day and job, how many m
 create function loyalty_api.rerun(job text, period text, program text default null) returns setof loyalty_api.run
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
+    select loyalty.audit('rerun', loyalty.program_id(loyalty.api_admin_program($3)),
+        details => jsonb_build_object('job', $1, 'period', $2));
     select r.run_id, p.code, r.job, r.period, r.effective_on, r.started_at, r.reopened_at, r.finished_at,
            r.outcome, r.chunks, r.members, r.paid, r.failed, r.queued, r.lots, r.points, r.error, r.note
       from loyalty.rerun(loyalty.api_admin_program($3), $1, loyalty.api_day('period', $2)) r
@@ -108,6 +110,7 @@ begin
         perform loyalty.raise('LY002', 'no such run', format('The program has no run %s.', coalesce(run_id::text, 'null')),
             'The run_id of a run is in /run.');
     end if;
+    perform loyalty.audit('retry_failures', loyalty.program_id(code), details => jsonb_build_object('run_id', run_id));
     return query select f.* from loyalty.retry_failures(run_id) f;
 end
 $$;
@@ -123,6 +126,8 @@ create function loyalty_api.pause_schedule(job text default null, program text d
     returns setof loyalty_api.schedule
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
+    select loyalty.audit('pause_schedule', loyalty.program_id(loyalty.api_admin_program($2)),
+        details => jsonb_build_object('job', $1));
     select p.code, s.job, s.done_through, s.next_period, s.effective_on, s.due_at, s.is_paused
       from loyalty.pause_schedule(loyalty.api_admin_program($2), $1) s
       join loyalty.program p on p.program_id = s.program_id
@@ -140,6 +145,8 @@ create function loyalty_api.resume_schedule(job text default null, program text 
     returns setof loyalty_api.schedule
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
+    select loyalty.audit('resume_schedule', loyalty.program_id(loyalty.api_admin_program($2)),
+        details => jsonb_build_object('job', $1));
     select p.code, s.job, s.done_through, s.next_period, s.effective_on, s.due_at, s.is_paused
       from loyalty.resume_schedule(loyalty.api_admin_program($2), $1) s
       join loyalty.program p on p.program_id = s.program_id
@@ -152,19 +159,3 @@ Ends a pause. What was missed is caught up within minutes, each payment with its
 
 - `job`: the job, as in /schedule; all of them when left out.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
-
--- Whatever fits no function above, as in api.sql.
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array['preview', 'rerun', 'retry_failures', 'pause_schedule', 'resume_schedule'] loop
-        execute pg_catalog.format(
-            'create function loyalty_api.%1$I(json) returns void
-                 language sql stable security definer set search_path = pg_catalog, pg_temp
-                 return loyalty.api_arguments(%1$L);
-             comment on function loyalty_api.%1$I(json) is %2$L',
-            function_name, 'Tells the arguments of ' || function_name || '.');
-    end loop;
-end
-$$;

@@ -5,7 +5,10 @@ create table loyalty.notice_template (
     program_id integer references loyalty.program,
     kind text not null
         constraint notice_template_kind_is_known
-            check (kind in ('points_received', 'balance', 'expiry', 'order_received')),
+            check (kind in ('points_received', 'balance', 'expiry', 'order_received',
+                            'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
+                            'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
+                            'password_changed')),
     language text not null
         constraint notice_template_language_is_a_tag check (language ~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$'),
     subject text not null
@@ -163,7 +166,6 @@ declare
     named loyalty.program;
     context jsonb;
 begin
-    perform loyalty.check_notice_kind(kind);
     select * into strict named from loyalty.program p where p.program_id = loyalty.program_id(program);
     shown := loyalty.template_for(named.program_id, kind, language);
     if coalesce(subject, text_body, html_body, sms_body) is not null then

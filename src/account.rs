@@ -3,7 +3,7 @@
 use crate::call::sql_function;
 use crate::clock;
 use crate::error::{Code, Fault, Result};
-use crate::expire::no_such_program;
+use crate::fetch::no_such_program;
 use crate::guard::Operating;
 use crate::ledger;
 use crate::spi::{Param, Plan, Spi, text};

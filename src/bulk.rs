@@ -7,7 +7,7 @@ use crate::call::sql_function;
 use crate::error::{Code, Fault, Result};
 use crate::fetch::Reader;
 use crate::ledger::{self, Account, Needs, Posted, Request, Sweep};
-use crate::operation::{Given, Wanted, positive, request_hash, terms};
+use crate::operation::{Wanted, grant_hash, positive, spend_hash, terms};
 use crate::receipt::{self, Receipt};
 use crate::spi::{Spi, text};
 use chrono::NaiveDate;
@@ -163,15 +163,14 @@ fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
     let hash = match (verb, key) {
         (_, None) => 0,
         (Verb::Grant, _) => grant_hash(points, reason, &wanted),
-        (Verb::Spend, _) => request_hash(&[&"spend", &points, &Given(reason)]),
+        (Verb::Spend, _) => spend_hash(points, reason),
     };
     let request = Request {
         reason,
         key,
         hash,
-        granted_on: wanted.granted_on,
-        hold_until: None,
         activity: true,
+        ..Request::default()
     };
     ledger::check_request(&request)?;
     Ok(Booking {
@@ -180,19 +179,6 @@ fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
         wanted,
         request,
     })
-}
-
-/// The same as of a single `loyalty.grant`.
-fn grant_hash(points: i64, reason: Option<&str>, wanted: &Wanted) -> i32 {
-    request_hash(&[
-        &"grant",
-        &points,
-        &Given(reason),
-        &Given(wanted.granted_on),
-        &Given(wanted.expires_on),
-        &Given(wanted.funding),
-        &Given(wanted.policy),
-    ])
 }
 
 /// A receipt, and whether it is of this call.
@@ -328,9 +314,8 @@ sql_function! {
                     reason: reason.as_deref(),
                     key: Some(key),
                     hash: grant_hash(points, reason.as_deref(), &wanted),
-                    granted_on,
-                    hold_until: None,
                     activity: true,
+                    ..Request::default()
                 };
                 ledger::check_request(&request)?;
                 Ok((*account_id, Booking { points, verb: Verb::Grant, wanted, request }))

@@ -30,6 +30,7 @@ pub enum Code {
     AppendOnly,
     HoldNotOpen,
     Closed,
+    TooManyAttempts,
     NotSignedIn,
     NotAllowed,
     InvalidValue,
@@ -37,10 +38,12 @@ pub enum Code {
     OutOfRange,
     LimitExceeded,
     CheckViolated,
+    /// The server lacks what the call needs.
+    NotReady,
 }
 
 impl Code {
-    const ALL: [Code; 14] = [
+    const ALL: [Code; 16] = [
         Code::NotEnough,
         Code::NotFound,
         Code::KeyReused,
@@ -48,6 +51,7 @@ impl Code {
         Code::AppendOnly,
         Code::HoldNotOpen,
         Code::Closed,
+        Code::TooManyAttempts,
         Code::NotSignedIn,
         Code::NotAllowed,
         Code::InvalidValue,
@@ -55,6 +59,7 @@ impl Code {
         Code::OutOfRange,
         Code::LimitExceeded,
         Code::CheckViolated,
+        Code::NotReady,
     ];
 
     /// The SQLSTATE and, for codes of our own, the HTTP status.
@@ -68,6 +73,7 @@ impl Code {
             Code::AppendOnly => ("LY005", Some(409)),
             Code::HoldNotOpen => ("LY006", Some(409)),
             Code::Closed => ("LY007", Some(503)),
+            Code::TooManyAttempts => ("LY008", Some(429)),
             Code::NotSignedIn => ("LY009", Some(401)),
             Code::NotAllowed => ("LY010", Some(403)),
             Code::InvalidValue => ("22023", None),
@@ -75,6 +81,7 @@ impl Code {
             Code::OutOfRange => ("22003", None),
             Code::LimitExceeded => ("54000", Some(400)),
             Code::CheckViolated => ("23514", None),
+            Code::NotReady => ("55000", None),
         }
     }
 }

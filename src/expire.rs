@@ -4,18 +4,14 @@
 use crate::call::{Answer, sql_function};
 use crate::clock;
 use crate::day;
-use crate::error::{Code, Fault, Result};
-use crate::fetch::Sight;
+use crate::error::{Fault, Result};
+use crate::fetch::{self, Sight};
 use crate::ledger::{self, Needs, Request, Sweep, operate};
 use crate::receipt::Receipt;
 use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::Day;
 use pgrx::pg_sys::Datum;
 
-static PROGRAM: Plan = Plan::new(
-    c"select program_id, (pg_catalog.timezone(time_zone, loyalty.now()))::date
-        from loyalty.program where code = $1",
-);
 /// The accounts of a program in steps: the end of the next one, and whether the program has
 /// most of the ids on the way.
 static STEP: Plan = Plan::new(
@@ -57,14 +53,8 @@ sql_function! {
             return Err(Fault::invalid("batch_size must be above zero")
                 .hint("Leave it out to book all that is due."));
         }
+        let (program_id, today) = fetch::program_today(&program)?;
         let spi = Spi::connect();
-        let row = PROGRAM.run(&spi, &[Param::text(program.as_str())]).first();
-        let (Some(program_id), Some(today)) = (
-            row.and_then(|row| row.i32(1)),
-            row.and_then(|row| row.i32(2)),
-        ) else {
-            return Err(no_such_program(&program));
-        };
         let as_of = past(call.i32(1).unwrap_or(today), today)?;
         let mut total = Booked::default();
         let mut from = Some(0);
@@ -89,7 +79,7 @@ sql_function! {
             return Err(Fault::invalid("row_limit must be above zero"));
         }
         let spi = Spi::connect();
-        let as_of = past(as_of, crate::fetch::program(program_id)?.day_of(clock::now()))?;
+        let as_of = past(as_of, fetch::program(program_id)?.day_of(clock::now()))?;
         let (booked, next) = step(&spi, program_id, as_of, from, limit, i64::MAX)?;
         Ok(Answer::Row(vec![
             next.map(Datum::from),
@@ -111,12 +101,6 @@ fn past(as_of: Day, today: Day) -> Result<Day> {
             day::date(today)?
         ))
         .hint("Points are spendable through their last day; leave as_of out for today."))
-}
-
-pub fn no_such_program(code: &str) -> Fault {
-    Fault::new(Code::NotFound, "no such program")
-        .detail(format!("'{code}' given."))
-        .hint("select code from loyalty.program lists them.")
 }
 
 /// What was booked.

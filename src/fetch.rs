@@ -3,8 +3,9 @@
 //! `write`'s.
 
 use crate::call::sql_function;
+use crate::clock;
 use crate::error::{Code, Fault, Result};
-use crate::spi::{read_array, read_text, text};
+use crate::spi::{Param, Plan, Spi, read_array, read_text, text};
 use loyalty_core::wallet::{Day, EntryNo, Instant};
 use pgrx::pg_sys::{self, Datum};
 use std::cell::{Cell, RefCell};
@@ -181,6 +182,8 @@ pub fn wallet(account_id: i64, sight: Sight) -> Result<Option<WalletRow>> {
 thread_local! {
     /// Programs read, until any of them changes: the trigger on the table tells all sessions.
     static PROGRAMS: RefCell<HashMap<i32, ProgramRow>> = RefCell::new(HashMap::new());
+    /// Their numbers by code, as long.
+    static PROGRAM_IDS: RefCell<HashMap<String, i32>> = RefCell::new(HashMap::new());
     /// The table that the known programs are of.
     static PROGRAM_TABLE: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }
@@ -195,6 +198,7 @@ pub fn init() {
 unsafe extern "C-unwind" fn forget_programs(_argument: Datum, table: pg_sys::Oid) {
     if table == pg_sys::InvalidOid || table == PROGRAM_TABLE.get() {
         PROGRAMS.with_borrow_mut(HashMap::clear);
+        PROGRAM_IDS.with_borrow_mut(HashMap::clear);
     }
 }
 
@@ -247,6 +251,40 @@ pub fn program(program_id: i32) -> Result<ProgramRow> {
     PROGRAM_TABLE.set(unsafe { (*scan.heap).rd_id });
     PROGRAMS.with_borrow_mut(|known| known.insert(program_id, read.clone()));
     Ok(read)
+}
+
+static PROGRAM_ID: Plan =
+    Plan::stable(c"select p.program_id from loyalty.program p where p.code = $1");
+
+/// The number of the program with a code. Who is asked for must be allowed to read programs.
+pub fn program_id(code: &str) -> Result<Option<i32>> {
+    // SAFETY: takes in what other sessions announced.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let known = PROGRAM_IDS.with_borrow(|known| known.get(code).copied());
+    if known.is_some() {
+        return Ok(known);
+    }
+    let spi = Spi::connect();
+    let found = PROGRAM_ID.run(&spi, &[Param::text(code)]);
+    let Some(program_id) = found.iter().next().and_then(|row| row.i32(1)) else {
+        return Ok(None);
+    };
+    // only what is committed, or will be gone from memory when it is not
+    PROGRAM_TABLE.set(relation(c"program")?);
+    PROGRAM_IDS.with_borrow_mut(|known| known.insert(code.to_owned(), program_id));
+    Ok(Some(program_id))
+}
+
+/// The number of the program with a code, and what day it is there.
+pub fn program_today(code: &str) -> Result<(i32, Day)> {
+    let program_id = program_id(code)?.ok_or_else(|| no_such_program(code))?;
+    Ok((program_id, program(program_id)?.day_of(clock::now())))
+}
+
+pub fn no_such_program(code: &str) -> Fault {
+    Fault::new(Code::NotFound, "no such program")
+        .detail(format!("'{code}' given."))
+        .hint("select code from loyalty.program lists them.")
 }
 
 /// A table or index of the extension.

@@ -62,7 +62,6 @@ pub struct Request<'a> {
     pub key: Option<&'a str>,
     /// All that the caller gave, so that a key under another request is noticed (law 6).
     pub hash: i32,
-    pub granted_on: Option<Day>,
     pub hold_until: Option<Instant>,
     /// Whether it keeps points from lapsing by inactivity (S10): what the member does or gets.
     pub activity: bool,
@@ -103,18 +102,16 @@ pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> 
     LOCK_MANY
         .run(spi, &[Param::i64s(account_ids)])
         .iter()
-        .map(|row| of_row(spi, row))
+        .map(|row| {
+            let (account_id, wallet) =
+                read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
+            let program = fetch::program(wallet.program_id)?;
+            Ok(read_account(spi, account_id, wallet, &program))
+        })
         .collect()
 }
 
-/// An account of a row with the columns of `LOCK_MANY`.
-pub fn of_row(spi: &Spi, row: Row) -> Result<Account> {
-    let (account_id, wallet) =
-        read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
-    let program = fetch::program(wallet.program_id)?;
-    Ok(read_account(spi, account_id, wallet, &program))
-}
-
+/// The columns of `LOCK_MANY`.
 fn read_row(row: Row) -> Option<(i64, WalletRow)> {
     Some((
         row.i64(1)?,
@@ -287,7 +284,12 @@ impl<'a> Sweep<'a> {
         mut work: impl FnMut(&mut Account, &mut Reader) -> Result<Vec<Posted>>,
     ) -> Result<Option<Account>> {
         pgrx::check_for_interrupts!();
-        if !self.writer.wants_locks() {
+        let mut locks = self.writer.wants_locks();
+        loop {
+            if locks {
+                LOCK.run(self.spi, &[Param::i64(account_id)]);
+                self.reader = Reader::open(Sight::Now)?;
+            }
             let Some(mut account) = find(self.spi, &mut self.reader, account_id)? else {
                 return Ok(None);
             };
@@ -295,18 +297,12 @@ impl<'a> Sweep<'a> {
             if self.writer.put(&account, &posted)? {
                 return Ok(Some(account));
             }
+            if locks {
+                return Err(changed_under_lock());
+            }
+            // Whoever was too late waits in the fair queue of the row's lock.
+            locks = true;
         }
-        // Whoever was too late waits in the fair queue of the row's lock.
-        LOCK.run(self.spi, &[Param::i64(account_id)]);
-        let mut reader = Reader::open(Sight::Now)?;
-        let Some(mut account) = find(self.spi, &mut reader, account_id)? else {
-            return Ok(None);
-        };
-        let posted = work(&mut account, &mut reader)?;
-        if self.writer.put(&account, &posted)? {
-            return Ok(Some(account));
-        }
-        Err(changed_under_lock())
     }
 
     pub fn finish(self) -> Result<()> {
@@ -325,12 +321,11 @@ pub fn operate(
     check_request(request)?;
     let spi = Spi::connect();
     let mut sweep = Sweep::begin(&spi)?;
-    let mut receipt = None;
-    let mut news = News::default();
-    sweep
+    let mut outcome = None;
+    let account = sweep
         .change(account_id, |account, reader| {
             if let Some(stored) = stored_receipt(&spi, account, reader, request)? {
-                receipt = Some(stored);
+                outcome = Some((stored, false));
                 return Ok(Vec::new());
             }
             account.check_status(needs)?;
@@ -340,16 +335,19 @@ pub fn operate(
             entries.extend(change(&spi, account)?);
             account.wallet.tidy(account.today);
             let posted = account.post(entries, before, request)?;
-            let own = account.receipt(&posted, before);
-            news = News::default();
-            news.add(account, &own);
-            receipt = Some(own);
+            outcome = Some((account.receipt(&posted, before), true));
             Ok(posted)
         })?
         .ok_or_else(|| no_such_account(account_id))?;
     sweep.finish()?;
-    news.announce(&spi);
-    receipt.ok_or_else(|| Fault::invalid("an operation without a receipt"))
+    let (receipt, is_new) =
+        outcome.ok_or_else(|| Fault::invalid("an operation without a receipt"))?;
+    if is_new {
+        let mut news = News::default();
+        news.add(&account, &receipt);
+        news.announce(&spi);
+    }
+    Ok(receipt)
 }
 
 /// Cannot be: under REPEATABLE READ PostgreSQL itself raises 40001 when the lock is taken.

@@ -21,8 +21,10 @@ mod notice;
 mod operation;
 mod reading;
 mod receipt;
+mod request;
 mod row;
 mod rule;
+mod secret;
 mod spi;
 mod template;
 mod write;
@@ -86,9 +88,14 @@ extension_sql_file!(
     requires = ["template"]
 );
 extension_sql_file!(
+    "../sql/login_text.sql",
+    name = "login_text",
+    requires = ["template_text"]
+);
+extension_sql_file!(
     "../sql/outbox.sql",
     name = "outbox",
-    requires = ["template_text"]
+    requires = ["login_text"]
 );
 extension_sql_file!(
     "../sql/delivery.sql",
@@ -103,7 +110,76 @@ extension_sql_file!(
 extension_sql_file!("../sql/run.sql", name = "run", requires = ["schedule"]);
 extension_sql_file!("../sql/tick.sql", name = "tick", requires = ["run"]);
 extension_sql_file!("../sql/preview.sql", name = "preview", requires = ["tick"]);
-extension_sql_file!("../sql/api.sql", name = "api", requires = ["preview"]);
+extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["preview"]);
+extension_sql_file!("../sql/secret.sql", name = "secret", requires = ["audit"]);
+extension_sql_file!(
+    "../sql/identity.sql",
+    name = "identity",
+    requires = ["secret"]
+);
+extension_sql_file!(
+    "../sql/throttle.sql",
+    name = "throttle",
+    requires = ["identity"]
+);
+extension_sql_file!(
+    "../sql/challenge.sql",
+    name = "challenge",
+    requires = ["throttle"]
+);
+extension_sql_file!(
+    "../sql/access_policy.sql",
+    name = "access_policy",
+    requires = ["challenge"]
+);
+extension_sql_file!(
+    "../sql/session.sql",
+    name = "session",
+    requires = ["access_policy"]
+);
+extension_sql_file!("../sql/login.sql", name = "login", requires = ["session"]);
+extension_sql_file!(
+    "../sql/recovery.sql",
+    name = "recovery",
+    requires = ["login"]
+);
+extension_sql_file!(
+    "../sql/application.sql",
+    name = "application",
+    requires = ["recovery"]
+);
+extension_sql_file!(
+    "../sql/provider.sql",
+    name = "provider",
+    requires = ["application"]
+);
+extension_sql_file!(
+    "../sql/identity_admin.sql",
+    name = "identity_admin",
+    requires = ["provider"]
+);
+extension_sql_file!(
+    "../sql/registration.sql",
+    name = "registration",
+    requires = ["identity_admin"]
+);
+extension_sql_file!(
+    "../sql/login_change.sql",
+    name = "login_change",
+    requires = ["registration"]
+);
+extension_sql_file!(
+    "../sql/family.sql",
+    name = "family",
+    requires = ["login_change"]
+);
+extension_sql_file!("../sql/staff.sql", name = "staff", requires = ["family"]);
+extension_sql_file!(
+    "../sql/proposal.sql",
+    name = "proposal",
+    requires = ["staff"]
+);
+extension_sql_file!("../sql/api.sql", name = "api", requires = ["proposal"]);
 extension_sql_file!(
     "../sql/ledger_api.sql",
     name = "ledger_api",
@@ -130,9 +206,39 @@ extension_sql_file!(
     requires = ["rule_api"]
 );
 extension_sql_file!(
+    "../sql/session_api.sql",
+    name = "session_api",
+    requires = ["notice_api"]
+);
+extension_sql_file!(
+    "../sql/recovery_api.sql",
+    name = "recovery_api",
+    requires = ["session_api"]
+);
+extension_sql_file!(
+    "../sql/registration_api.sql",
+    name = "registration_api",
+    requires = ["recovery_api"]
+);
+extension_sql_file!(
+    "../sql/family_api.sql",
+    name = "family_api",
+    requires = ["registration_api"]
+);
+extension_sql_file!(
+    "../sql/staff_api.sql",
+    name = "staff_api",
+    requires = ["family_api"]
+);
+extension_sql_file!(
+    "../sql/api_overload.sql",
+    name = "api_overload",
+    requires = ["staff_api"]
+);
+extension_sql_file!(
     "../sql/privilege.sql",
     name = "privilege",
-    requires = ["notice_api"],
+    requires = ["api_overload"],
     finalize
 );
 
@@ -140,5 +246,6 @@ extension_sql_file!(
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     clock::init();
+    secret::init();
     fetch::init();
 }

@@ -3,11 +3,11 @@
 use crate::call::{Call, sql_function};
 use crate::day;
 use crate::error::{Code, Fault, Result};
-use crate::expire::no_such_program;
+use crate::fetch;
 use crate::spi::{Param, Plan, Spi, text};
 use chrono::NaiveDate;
 use loyalty_core::decode::{self, Unreadable};
-use loyalty_core::member::Column;
+use loyalty_core::member::{self, Column};
 use loyalty_core::roster::{Problem, Record, Roster, Row};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::{Map, Value};
@@ -17,10 +17,6 @@ const RECORDS_PER_STATEMENT: usize = 5_000;
 /// Problems that one file may have; they are held until all is read.
 const PROBLEMS: usize = 100_000;
 
-static PROGRAM: Plan = Plan::stable(
-    c"select p.program_id, pg_catalog.timezone(p.time_zone, loyalty.now())::date
-        from loyalty.program p where p.code = $1",
-);
 /// Imports into a program go one after the other: two that met each other's members in
 /// different orders would be a deadlock.
 static QUEUE: Plan = Plan::new(
@@ -70,6 +66,14 @@ sql_function! {
             clean.insert(name, value);
         }
         Ok(Some(Value::Object(clean).to_string()))
+    }
+}
+
+sql_function! {
+    /// `loyalty.clean_login_id(login_id)`
+    fn clean_login_id(call) -> Option<String> {
+        let given = call.need("login_id", call.text(0))?;
+        Ok(member::clean_login_id(&given))
     }
 }
 
@@ -189,13 +193,8 @@ fn check_size(file: Datum) -> Result<()> {
 }
 
 fn find_program(code: &str) -> Result<(i32, NaiveDate)> {
-    let spi = Spi::connect();
-    let row = PROGRAM
-        .run(&spi, &[Param::text(code)])
-        .first()
-        .ok_or_else(|| no_such_program(code))?;
-    let today = day::date(row.i32(2).unwrap_or_default())?;
-    Ok((row.i32(1).unwrap_or_default(), today))
+    let (program_id, today) = fetch::program_today(code)?;
+    Ok((program_id, day::date(today)?))
 }
 
 /// Reads all of a file, hands on its good rows by the thousand, and keeps the problems.

@@ -17,14 +17,14 @@ use loyalty_core::wallet::{
 };
 
 /// Hash of all that a caller gave: the same key with another of these is another request.
-pub fn request_hash(parts: &[&dyn std::fmt::Display]) -> i32 {
+fn request_hash(parts: &[&dyn std::fmt::Display]) -> i32 {
     let text: String = parts.iter().map(|part| format!("{part}\u{1f}")).collect();
     // A stored value: xxh3 is fixed by its specification.
     xxhash_rust::xxh3::xxh3_64(text.as_bytes()) as i32
 }
 
 /// An optional part of a request.
-pub struct Given<T>(pub Option<T>);
+struct Given<T>(Option<T>);
 
 impl<T: std::fmt::Display> std::fmt::Display for Given<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,6 +33,24 @@ impl<T: std::fmt::Display> std::fmt::Display for Given<T> {
             None => Ok(()),
         }
     }
+}
+
+/// The request of a grant, alone or one of many: the same key may come either way (law 6).
+pub fn grant_hash(points: i64, reason: Option<&str>, wanted: &Wanted) -> i32 {
+    request_hash(&[
+        &"grant",
+        &points,
+        &Given(reason),
+        &Given(wanted.granted_on),
+        &Given(wanted.expires_on),
+        &Given(wanted.funding),
+        &Given(wanted.policy),
+    ])
+}
+
+/// The request of a spend, likewise.
+pub fn spend_hash(points: i64, reason: Option<&str>) -> i32 {
+    request_hash(&[&"spend", &points, &Given(reason)])
 }
 
 /// Points must be above zero.
@@ -168,18 +186,6 @@ sql_function! {
         let (reason, key) = (call.text(2), call.text(5));
         let (granted_on, expires_on) = (call.i32(3), call.i32(4));
         let (funding, policy) = (call.text(6), call.text(7));
-        let mut request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: request_hash(&[
-                &"grant", &points, &Given(reason.as_ref()), &Given(granted_on),
-                &Given(expires_on), &Given(funding.as_ref()), &Given(policy.as_ref()),
-            ]),
-            ..Request::default()
-        };
-        // The day that counts is known once the account is; a null is the program's today.
-        request.granted_on = granted_on;
-        request.activity = true;
         let wanted = Wanted {
             granted_on,
             expires_on,
@@ -187,23 +193,19 @@ sql_function! {
             funding: funding.as_deref(),
             late: false,
         };
-        grant_points(account_id, points, &wanted, &request)
+        let request = Request {
+            reason: reason.as_deref(),
+            key: key.as_deref(),
+            hash: grant_hash(points, reason.as_deref(), &wanted),
+            activity: true,
+            ..Request::default()
+        };
+        operate(account_id, &request, Needs::NotClosed, |spi, account| {
+            let terms = terms(spi, account, &wanted)?;
+            account.granted_on = Some(terms.granted_on);
+            Ok(account.wallet.grant(points, terms.expires_on, terms.class)?)
+        })
     }
-}
-
-fn grant_points(
-    account_id: i64,
-    points: i64,
-    wanted: &Wanted,
-    request: &Request,
-) -> Result<Receipt> {
-    operate(account_id, request, Needs::NotClosed, |spi, account| {
-        let terms = terms(spi, account, wanted)?;
-        account.granted_on = Some(terms.granted_on);
-        Ok(account
-            .wallet
-            .grant(points, terms.expires_on, terms.class)?)
-    })
 }
 
 sql_function! {
@@ -215,7 +217,7 @@ sql_function! {
         let request = Request {
             reason: reason.as_deref(),
             key: key.as_deref(),
-            hash: request_hash(&[&"spend", &points, &Given(reason.as_ref())]),
+            hash: spend_hash(points, reason.as_deref()),
             activity: true,
             ..Request::default()
         };
@@ -246,7 +248,6 @@ sql_function! {
             hash: request_hash(&[&"hold", &points, &expires_in, &Given(reason.as_ref())]),
             activity: true,
             hold_until: Some(now.saturating_add(expires_in)),
-            ..Request::default()
         };
         operate(account_id, &request, Needs::Open, |_, account| {
             let until = request.hold_until.unwrap_or(now);

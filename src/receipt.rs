@@ -3,6 +3,7 @@
 use crate::call::{Answer, Call, IntoAnswer, element_shape, form_row, row_array};
 use crate::error::{Code, Fault, Result};
 use crate::ledger::{Account, never, read_movements};
+use crate::request;
 use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Day, EntryNo, Instant, Kind, operation_id};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -138,29 +139,10 @@ pub fn key_reused(operation: i64) -> Fault {
 
 /// Who asks: role and subject of the token in a PostgREST request, else the database user.
 pub fn actor() -> String {
-    let setting = |name: &CStr| {
-        // SAFETY: a missing setting is a null pointer, any other a C string.
-        unsafe {
-            let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-            (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
-        }
-    };
-    let claims = setting(c"request.jwt.claims").filter(|claims| !claims.is_empty());
-    let claims: Option<serde_json::Value> =
-        claims.and_then(|claims| serde_json::from_str(&claims).ok());
-    if let Some(role) = claims.as_ref().and_then(|claims| claims["role"].as_str()) {
-        let subject = claims.as_ref().and_then(|claims| claims["sub"].as_str());
-        return match subject {
-            Some(subject) => format!("{role}:{subject}"),
-            None => role.to_owned(),
-        };
-    }
-    // SAFETY: the session has a user, and its name is a C string.
-    unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), true);
-        if name.is_null() {
-            return "unknown".to_owned();
-        }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+    let claims = request::claims();
+    match (claims.str("role"), claims.str("sub")) {
+        (Some(role), Some(subject)) => format!("{role}:{subject}"),
+        (Some(role), None) => role.to_owned(),
+        (None, _) => request::session_user(),
     }
 }

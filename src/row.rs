@@ -11,6 +11,7 @@ use pgrx::pg_sys::{Datum, Oid};
 /// Columns of the tables, as sql/ledger.sql declares them.
 pub const WALLET_COLUMNS: usize = 14;
 pub const ENTRY_COLUMNS: usize = 22;
+
 /// A row of loyalty.wallet.
 pub fn wallet_row(
     account: &Account,
@@ -38,7 +39,7 @@ pub fn wallet_row(
     ]
 }
 
-/// A row of loyalty.entry; its kind is left out where the type is not known.
+/// A row of loyalty.entry.
 pub fn entry_row(
     account: &Account,
     one: &Posted,
@@ -52,7 +53,7 @@ pub fn entry_row(
         Some(Datum::from(one.balance)),
         Some(Datum::from(account.now)),
         Some(Datum::from(one.number)),
-        (kind_type != Oid::INVALID).then(|| receipt::enum_value(kind_type, one.entry.kind.label())),
+        Some(receipt::enum_value(kind_type, one.entry.kind.label())),
         lots.one.map(Datum::from),
         one.granted_on.map(Datum::from),
         one.hash.map(Datum::from),

@@ -359,6 +359,33 @@ fn array<T: Copy>(values: &[T], oid: Oid) -> Datum {
     }
 }
 
+pub fn array_of_bytes<const N: usize>(values: &[[u8; N]]) -> Datum {
+    // SAFETY: each element is a copied bytea; construct_array copies them once more.
+    unsafe {
+        let mut elements: Vec<Datum> = values
+            .iter()
+            .map(|value| {
+                let size = pg_sys::VARHDRSZ + N;
+                let copy: *mut pg_sys::varlena = pg_sys::palloc(size).cast();
+                pgrx::set_varsize_4b(copy, size as i32);
+                ptr::copy_nonoverlapping(
+                    value.as_ptr(),
+                    copy.cast::<u8>().add(pg_sys::VARHDRSZ),
+                    N,
+                );
+                Datum::from(copy)
+            })
+            .collect();
+        Datum::from(pg_sys::construct_array(
+            elements.as_mut_ptr(),
+            elements.len() as c_int,
+            pg_sys::BYTEAOID,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as std::os::raw::c_char,
+        ))
+    }
+}
 pub fn array_of_i64(values: &[i64]) -> Datum {
     array(values, pg_sys::INT8OID)
 }

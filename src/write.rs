@@ -13,7 +13,7 @@ use crate::ledger::{Account, Posted, changed_under_lock};
 use crate::receipt;
 use crate::row::{ENTRY_COLUMNS, State, WALLET_COLUMNS, entry_row, wallet_row};
 use crate::spi::{Param, Plan, Spi};
-use loyalty_core::wallet::{EntryNo, Kind};
+use loyalty_core::wallet::EntryNo;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 use std::ptr;
@@ -49,7 +49,7 @@ impl<'a> Writer<'a> {
         let path = if as_shipped {
             Path::Direct(Box::new(direct))
         } else {
-            Path::Statement(Waiting::default())
+            Path::Statement(Waiting::new(direct.kind_type))
         };
         Ok(Writer {
             spi,
@@ -83,7 +83,10 @@ impl<'a> Writer<'a> {
 
     pub fn finish(self) -> Result<()> {
         match self.path {
-            Path::Direct(mut direct) => direct.finish(),
+            Path::Direct(mut direct) => {
+                direct.finish();
+                Ok(())
+            }
             Path::Statement(waiting) => waiting.finish(self.spi),
         }
     }
@@ -223,11 +226,10 @@ impl Direct {
         self.waiting = 0;
     }
 
-    fn finish(&mut self) -> Result<()> {
+    fn finish(&mut self) {
         self.flush();
         // SAFETY: what was written becomes visible to what follows, as after a statement.
         unsafe { pg_sys::CommandCounterIncrement() };
-        Ok(())
     }
 }
 
@@ -534,13 +536,21 @@ static SAVE: Plan = Plan::new(
 );
 
 /// Rows for one statement that writes them all.
-#[derive(Default)]
 struct Waiting {
+    kind_type: Oid,
     wallets: Vec<Vec<Option<Datum>>>,
-    entries: Vec<(Vec<Option<Datum>>, Kind)>,
+    entries: Vec<Vec<Option<Datum>>>,
 }
 
 impl Waiting {
+    fn new(kind_type: Oid) -> Self {
+        Waiting {
+            kind_type,
+            wallets: Vec::new(),
+            entries: Vec::new(),
+        }
+    }
+
     fn put(&mut self, account: &Account, state: &State, posted: &[Posted], actor: &str) {
         let last_entry = account.last_entry + posted.len() as EntryNo;
         // first_entry carries the version that the statement checks
@@ -552,10 +562,10 @@ impl Waiting {
             account.last_entry,
             last_entry,
         ));
-        for one in posted {
-            let row = entry_row(account, one, Oid::INVALID, actor);
-            self.entries.push((row, one.entry.kind));
-        }
+        let rows = posted
+            .iter()
+            .map(|one| entry_row(account, one, self.kind_type, actor));
+        self.entries.extend(rows);
     }
 
     fn finish(self, spi: &Spi) -> Result<()> {
@@ -572,13 +582,9 @@ impl Waiting {
         let (wallets, entries) = unsafe {
             let (wallet_shape, wallet_element) = element_type(wallet_type);
             let (entry_shape, entry_element) = element_type(entry_type);
-            let kind_type = pg_sys::SPI_gettypeid(entry_shape, 6);
             let wallets = self.wallets.iter().map(|row| form_row(wallet_shape, row));
             let wallets = wallets.collect();
-            let entries = self.entries.into_iter().map(|(mut row, kind)| {
-                row[5] = Some(receipt::enum_value(kind_type, kind.label()));
-                form_row(entry_shape, &row)
-            });
+            let entries = self.entries.iter().map(|row| form_row(entry_shape, row));
             let entries = entries.collect();
             (
                 row_array(wallets, wallet_element),

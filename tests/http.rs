@@ -1,6 +1,8 @@
 //! The API as clients meet it: every endpoint through a real PostgREST, who may do what,
 //! retries, errors, bad input and the OpenAPI page; and the catalog behind it.
 
+#[path = "http/roles.rs"]
+mod roles;
 #[path = "http/world.rs"]
 mod world;
 
@@ -12,6 +14,10 @@ mod bad_token;
 mod catalog;
 #[path = "http/errors.rs"]
 mod errors;
+#[path = "http/hijack.rs"]
+mod hijack;
+#[path = "http/matrix.rs"]
+mod matrix;
 #[path = "http/member.rs"]
 mod member;
 #[path = "http/notice.rs"]

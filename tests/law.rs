@@ -204,6 +204,7 @@ async fn roles_are_refused() -> Result<()> {
     let roles = [
         "loyalty_anon",
         "loyalty_member",
+        "loyalty_family",
         "loyalty_granter",
         "loyalty_admin",
         "loyalty_operator",

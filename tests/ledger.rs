@@ -13,14 +13,21 @@ mod law;
 #[path = "ledger/refund.rs"]
 mod refund;
 
-use anyhow::{Context as _, Result, bail};
-use loyalty_dev::testkit::TestDb;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use anyhow::{Context as _, Result};
+use loyalty_tests::World;
+use std::ops::Deref;
 
 /// A database of its own, with a program `p` in Asia/Tokyo.
 pub struct Ledger {
-    pub db: TestDb,
-    pub client: Client,
+    world: World,
+}
+
+impl Deref for Ledger {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 /// What of a receipt the examples look at; lots as `2028-06-30: 100`.
@@ -36,12 +43,9 @@ pub struct Receipt {
 impl Ledger {
     /// On 2025-06-15, at 10:00 in Tokyo; `terms` are arguments of create_program.
     pub async fn open(name: &str, terms: &str) -> Result<Self> {
-        let db = TestDb::create(name).await?;
-        let client = db.connect().await?;
-        client
-            .batch_execute("set datestyle = 'ISO'; set timezone = 'UTC'")
-            .await?;
-        let ledger = Ledger { db, client };
+        let ledger = Ledger {
+            world: World::open(name).await?,
+        };
         ledger.at("2025-06-15 10:00+09").await?;
         let comma = if terms.is_empty() { "" } else { ", " };
         ledger
@@ -50,17 +54,6 @@ impl Ledger {
             ))
             .await?;
         Ok(ledger)
-    }
-
-    pub async fn at(&self, clock: &str) -> Result<()> {
-        self.run(&format!("set loyalty.clock = '{clock}'")).await
-    }
-
-    pub async fn run(&self, sql: &str) -> Result<()> {
-        self.client
-            .batch_execute(sql)
-            .await
-            .with_context(|| sql.to_owned())
     }
 
     pub async fn account(&self, member: &str) -> Result<i64> {
@@ -90,25 +83,6 @@ impl Ledger {
         })
     }
 
-    /// What a query answers, as psql would show it unaligned: columns by `|`, rows by a line.
-    pub async fn show(&self, sql: &str) -> Result<String> {
-        let mut lines = Vec::new();
-        for message in self
-            .client
-            .simple_query(sql)
-            .await
-            .with_context(|| sql.to_owned())?
-        {
-            if let SimpleQueryMessage::Row(row) = message {
-                let line: Vec<&str> = (0..row.len())
-                    .map(|column| row.get(column).unwrap_or(""))
-                    .collect();
-                lines.push(line.join("|"));
-            }
-        }
-        Ok(lines.join("\n"))
-    }
-
     /// `balance|held|available|next_expiry_on|next_expiry_points`
     pub async fn balance(&self, account: i64) -> Result<String> {
         self.show(&format!(
@@ -125,18 +99,7 @@ impl Ledger {
         self.show(&sql).await
     }
 
-    /// The SQLSTATE that it is refused with.
-    pub async fn refused(&self, sql: &str) -> Result<String> {
-        match self.client.simple_query(sql).await {
-            Ok(_) => bail!("not refused: {sql}"),
-            Err(error) => {
-                let code = error.code().map(|code| code.code().to_owned());
-                code.with_context(|| format!("{sql}: {error}"))
-            }
-        }
-    }
-
-    /// The same of an operation, of which nothing must remain.
+    /// The SQLSTATE that an operation is refused with, of which nothing must remain.
     pub async fn refused_call(&self, call: &str) -> Result<String> {
         let all = "select count(*), sum(points), sum(balance) from loyalty.entry";
         let before = self.show(all).await?;

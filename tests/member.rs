@@ -12,51 +12,31 @@ mod record;
 #[path = "member/upload.rs"]
 mod upload;
 
-use anyhow::{Context as _, Result, bail};
-use loyalty_dev::testkit::TestDb;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use anyhow::{Result, bail};
+use loyalty_tests::{Refusal, World};
+use std::ops::Deref;
 
 /// A database of its own with a program `club`, at noon of 2026-06-15 in Tokyo.
 pub struct Club {
-    pub db: TestDb,
-    pub client: Client,
+    world: World,
 }
 
-/// An error as its reader gets it.
-#[derive(Debug)]
-pub struct Refusal {
-    pub code: String,
-    pub detail: String,
-    pub hint: String,
+impl Deref for Club {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 impl Club {
     pub async fn open(name: &str) -> Result<Self> {
-        let db = TestDb::create(name).await?;
-        let client = db.connect().await?;
-        client
-            .batch_execute(
-                "set datestyle = 'ISO';
-                 set loyalty.clock = '2026-06-15 12:00+09';
-                 select loyalty.create_program(code => 'club', name => 'Sample Club')",
-            )
+        let world = World::open(name).await?;
+        world.at("2026-06-15 12:00+09").await?;
+        world
+            .run("select loyalty.create_program(code => 'club', name => 'Sample Club')")
             .await?;
-        Ok(Club { db, client })
-    }
-
-    /// What a query answers, as psql would show it unaligned.
-    pub async fn show(&self, sql: &str) -> Result<String> {
-        let mut lines = Vec::new();
-        let messages = self.client.simple_query(sql).await;
-        for message in messages.with_context(|| sql.to_owned())? {
-            if let SimpleQueryMessage::Row(row) = message {
-                let line: Vec<&str> = (0..row.len())
-                    .map(|column| row.get(column).unwrap_or(""))
-                    .collect();
-                lines.push(line.join("|"));
-            }
-        }
-        Ok(lines.join("\n"))
+        Ok(Club { world })
     }
 
     /// `member_no|name|kana|birth_date|email|phone|language|facts|attributes`, a line for each.
@@ -97,19 +77,12 @@ impl Club {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    pub async fn refused(&self, sql: &str) -> Result<Refusal> {
-        match self.client.simple_query(sql).await {
-            Ok(_) => bail!("not refused: {sql}"),
-            Err(error) => refusal(&error).with_context(|| sql.to_owned()),
-        }
-    }
-
     /// A file that cannot be loaded at all, of which nothing must remain.
     pub async fn unreadable(&self, file: &[u8], options: &str) -> Result<Refusal> {
         let before = self.everything().await?;
         let refused = match self.import_file(file, options).await {
             Ok(lines) => bail!("it was read: {lines:?}"),
-            Err(error) => refusal(&error.downcast::<tokio_postgres::Error>()?)?,
+            Err(error) => Refusal::of(&error.downcast::<tokio_postgres::Error>()?)?,
         };
         assert_eq!(self.everything().await?, before, "something was written");
         Ok(refused)
@@ -124,13 +97,4 @@ impl Club {
         )
         .await
     }
-}
-
-pub fn refusal(error: &tokio_postgres::Error) -> Result<Refusal> {
-    let error = error.as_db_error().context("not the database's error")?;
-    Ok(Refusal {
-        code: error.code().code().to_owned(),
-        detail: error.detail().unwrap_or_default().to_owned(),
-        hint: error.hint().unwrap_or_default().to_owned(),
-    })
 }

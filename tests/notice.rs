@@ -2,6 +2,8 @@
 
 #[path = "notice/delivery.rs"]
 mod delivery;
+#[path = "notice/login.rs"]
+mod login;
 #[path = "notice/occasion.rs"]
 mod occasion;
 #[path = "notice/preference.rs"]
@@ -12,54 +14,43 @@ mod setting;
 mod template;
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::TestDb;
-use loyalty_tests::sqlstate;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use loyalty_tests::{World, rows};
+use std::ops::Deref;
+use tokio_postgres::Client;
 
 /// A database of its own with the program `club` in Tokyo, which sends all four kinds, and
 /// member `ann`.
 pub struct Club {
-    pub db: TestDb,
-    pub client: Client,
+    world: World,
     pub ann: i64,
+}
+
+impl Deref for Club {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 impl Club {
     /// On 2025-06-10 at 10:00 in Tokyo.
     pub async fn open(name: &str) -> Result<Self> {
-        let db = TestDb::create(name).await?;
-        let client = db.connect().await?;
-        client
-            .batch_execute(
-                "set datestyle = 'ISO'; set timezone = 'UTC';
-                 set loyalty.clock = '2025-06-10 10:00+09';
-                 select loyalty.create_program('club', 'Sample Club', point_name => 'coin');
+        let world = World::open(name).await?;
+        world.at("2025-06-10 10:00+09").await?;
+        world
+            .run(
+                "select loyalty.create_program('club', 'Sample Club', point_name => 'coin');
                  select loyalty.set_notice_sender('club', email => 'Sample Club <points@example.com>');
                  select loyalty.enable_notices('club');
                  select loyalty.set_member('club', 'ann', name => '山田 花子', email => 'ann@example.com')",
             )
             .await?;
-        let mut club = Club { db, client, ann: 0 };
+        let mut club = Club { world, ann: 0 };
         club.ann = club
             .number("select loyalty.open_account('club', 'ann')")
             .await?;
         Ok(club)
-    }
-
-    pub async fn at(&self, clock: &str) -> Result<()> {
-        self.run(&format!("set loyalty.clock = '{clock}'")).await
-    }
-
-    pub async fn run(&self, sql: &str) -> Result<()> {
-        self.client
-            .batch_execute(sql)
-            .await
-            .with_context(|| sql.to_owned())
-    }
-
-    /// The rows of a query, columns divided by `|`.
-    pub async fn rows(&self, sql: &str) -> Result<Vec<String>> {
-        rows(&self.client, sql).await
     }
 
     /// The only row of a query.
@@ -71,13 +62,6 @@ impl Club {
 
     pub async fn number(&self, sql: &str) -> Result<i64> {
         Ok(self.row(sql).await?.parse()?)
-    }
-
-    /// The code that a statement is refused with.
-    pub async fn refused(&self, sql: &str) -> Result<String> {
-        let answer = self.client.batch_execute(sql).await;
-        ensure!(answer.is_err(), "not refused: {sql}");
-        Ok(sqlstate(&answer))
     }
 
     /// A grant of so many points to an account, which lapse after that day (never when empty).
@@ -117,25 +101,6 @@ impl Club {
             .await?;
         Ok(sent)
     }
-}
-
-pub async fn rows(client: &Client, sql: &str) -> Result<Vec<String>> {
-    let messages = client
-        .simple_query(sql)
-        .await
-        .with_context(|| sql.to_owned())?;
-    Ok(messages
-        .iter()
-        .filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(
-                (0..row.len())
-                    .map(|column| row.get(column).unwrap_or(""))
-                    .collect::<Vec<_>>()
-                    .join("|"),
-            ),
-            _ => None,
-        })
-        .collect())
 }
 
 pub async fn queue(client: &Client, program: &str, kind: &str) -> Result<i64> {

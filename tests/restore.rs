@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::os::run;
 use loyalty_dev::testkit::{FreshCluster, TestDb, TestServer};
-use loyalty_tests::{RICH_LEDGER, sqlstate};
+use loyalty_tests::{PG_CRON, RICH_LEDGER, points_cluster, sqlstate};
 use std::path::PathBuf;
 use std::process::Command;
 use tokio_postgres::Client;
@@ -207,7 +207,7 @@ async fn a_restored_dump_is_the_same_ledger() -> Result<()> {
     let plain = dump(db.program("pg_dump"), "plain", &[])?;
     psql(fresh.program("psql", "plain"), &plain)?;
     ensure!(
-        main.query_one(roles, &[]).await?.get::<_, i64>(0) == 7,
+        main.query_one(roles, &[]).await?.get::<_, i64>(0) == 8,
         "the roles come with the extension"
     );
 
@@ -268,15 +268,7 @@ fn similar(expected: &str, found: &str) -> Result<()> {
 /// A dump of a database with pg_cron's job in it; restored with pg_cron and without.
 #[tokio::test]
 async fn a_dump_with_schedules() -> Result<()> {
-    let source = FreshCluster::start(
-        "cron_source",
-        "shared_preload_libraries = 'pg_cron'\ncron.database_name = 'points'\ncron.use_background_workers = on",
-    )?;
-    source
-        .connect("postgres")
-        .await?
-        .batch_execute("create database points template template0")
-        .await?;
+    let source = points_cluster("cron_source", PG_CRON).await?;
     let client = source.connect("points").await?;
     client
         .batch_execute("create extension pg_cron; create extension pg_loyalty")
@@ -289,13 +281,7 @@ async fn a_dump_with_schedules() -> Result<()> {
     let dumped = dump(source.program("pg_dump", "points"), "cron", &[])?;
 
     // with pg_cron the job is there again
-    let with = FreshCluster::start(
-        "cron_with",
-        "shared_preload_libraries = 'pg_cron'\ncron.database_name = 'points'\ncron.use_background_workers = on",
-    )?;
-    let main = with.connect("postgres").await?;
-    main.batch_execute("create database points template template0")
-        .await?;
+    let with = points_cluster("cron_with", PG_CRON).await?;
     psql(with.program("psql", "points"), &dumped)?;
     let copy = with.connect("points").await?;
     similar(&before, &answers(&copy).await?)?;
@@ -309,10 +295,7 @@ async fn a_dump_with_schedules() -> Result<()> {
     ensure!(jobs == 1);
 
     // without it psql complains of pg_cron, and of nothing else
-    let without = FreshCluster::start("cron_without", "")?;
-    let main = without.connect("postgres").await?;
-    main.batch_execute("create database points template template0")
-        .await?;
+    let without = points_cluster("cron_without", "").await?;
     let output = without
         .program("psql", "points")
         .args(["-X", "-q", "-f"])

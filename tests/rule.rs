@@ -16,9 +16,9 @@ mod step;
 #[path = "rule/terms.rs"]
 mod terms;
 
-use anyhow::{Context as _, Result, bail};
-use loyalty_dev::testkit::TestDb;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use anyhow::{Context as _, Result};
+use loyalty_tests::{Refusal, World};
+use std::ops::Deref;
 
 /// The anniversary coins of C2 with the cut-off of C3.
 pub const ANNIVERSARY: &str = r#"{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15,
@@ -29,36 +29,27 @@ pub const REFERRAL: &str =
 
 /// A database of its own, with a program `coin` in Asia/Tokyo, created on 2024-05-01.
 pub struct Program {
-    pub db: TestDb,
-    pub client: Client,
+    world: World,
 }
 
-/// An error as callers see it.
-#[derive(Debug)]
-pub struct Refusal {
-    pub code: String,
-    pub message: String,
-    pub detail: String,
-    pub hint: String,
+impl Deref for Program {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 impl Program {
     pub async fn open(name: &str) -> Result<Self> {
-        let db = TestDb::create(name).await?;
-        let client = db.connect().await?;
-        let program = Program { db, client };
-        program
-            .run("set datestyle = 'ISO'; set timezone = 'UTC'")
-            .await?;
+        let program = Program {
+            world: World::open(name).await?,
+        };
         program.at("2024-05-01 10:00+09").await?;
         program
             .run("select loyalty.create_program(code => 'coin', name => 'Coins', point_name => 'coin')")
             .await?;
         Ok(program)
-    }
-
-    pub async fn at(&self, clock: &str) -> Result<()> {
-        self.run(&format!("set loyalty.clock = '{clock}'")).await
     }
 
     /// Noon of a day in Tokyo, and all that is due by then.
@@ -70,13 +61,6 @@ impl Program {
             .await?;
         assert_eq!(errors, "");
         Ok(())
-    }
-
-    pub async fn run(&self, sql: &str) -> Result<()> {
-        self.client
-            .batch_execute(sql)
-            .await
-            .with_context(|| sql.to_owned())
     }
 
     /// `more` are further arguments of create_rule.
@@ -106,25 +90,6 @@ impl Program {
         Ok(self.client.query_one(&sql, &[]).await?.try_get(0)?)
     }
 
-    /// What a query answers: columns by `|`, rows by a line.
-    pub async fn show(&self, sql: &str) -> Result<String> {
-        let mut lines = Vec::new();
-        let messages = self
-            .client
-            .simple_query(sql)
-            .await
-            .with_context(|| sql.to_owned())?;
-        for message in messages {
-            if let SimpleQueryMessage::Row(row) = message {
-                let line: Vec<&str> = (0..row.len())
-                    .map(|column| row.get(column).unwrap_or(""))
-                    .collect();
-                lines.push(line.join("|"));
-            }
-        }
-        Ok(lines.join("\n"))
-    }
-
     /// The grants of an account: `granted_on points expires_on`, a line for each.
     pub async fn grants(&self, account: i64) -> Result<Vec<String>> {
         let text = self
@@ -150,23 +115,13 @@ impl Program {
         let all = "select (select count(*) from loyalty.entry), (select count(*) from loyalty.event),
                           (select count(*) from loyalty.schedule), (select md5(string_agg(r::text, ',' order by code, version)) from loyalty.rule r)";
         let before = self.show(all).await?;
-        let error = match self.client.simple_query(sql).await {
-            Ok(_) => bail!("not refused: {sql}"),
-            Err(error) => error,
-        };
+        let refusal = self.refusal(sql).await?;
         assert_eq!(
             self.show(all).await?,
             before,
             "refused, but something is left: {sql}"
         );
-        let error = error.as_db_error().context("no error of the database")?;
-        let text = |part: Option<&str>| part.unwrap_or_default().to_owned();
-        Ok(Refusal {
-            code: error.code().code().to_owned(),
-            message: error.message().to_owned(),
-            detail: text(error.detail()),
-            hint: text(error.hint()),
-        })
+        Ok(refusal)
     }
 
     /// Law 11.

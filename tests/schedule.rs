@@ -2,8 +2,8 @@
 //! (program, job, period) once.
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::{FreshCluster, TestDb};
-use loyalty_tests::sqlstate;
+use loyalty_dev::testkit::TestDb;
+use loyalty_tests::{PG_CRON, points_cluster, sqlstate};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -100,15 +100,7 @@ async fn count(client: &Client, sql: &str) -> Result<i64> {
 /// The real pg_cron, its real minute: breakage is booked, once, and the run tells of it.
 #[tokio::test]
 async fn pg_cron_ticks() -> Result<()> {
-    let cluster = FreshCluster::start(
-        "cron",
-        "shared_preload_libraries = 'pg_cron'\ncron.database_name = 'points'\ncron.use_background_workers = on",
-    )?;
-    cluster
-        .connect("postgres")
-        .await?
-        .batch_execute("create database points")
-        .await?;
+    let cluster = points_cluster("cron", PG_CRON).await?;
     let client = cluster.connect("points").await?;
     client
         .batch_execute("create extension pg_cron; create extension pg_loyalty")
@@ -498,6 +490,7 @@ async fn operators_tick() -> Result<()> {
     for role in [
         "loyalty_anon",
         "loyalty_member",
+        "loyalty_family",
         "loyalty_granter",
         "loyalty_admin",
     ] {

@@ -64,26 +64,49 @@ async fn who_may_call_what() -> Result<()> {
             "loyalty.now()",
         ]
     );
-    let reading = [
+    // what a request begins with
+    let asking = [
+        "loyalty.believed_claims()",
+        "loyalty.check_request()",
+        "loyalty.is_usual_request()",
+        "loyalty.pre_request()",
+    ];
+    // the points of one account, by who asks
+    let points = [
         "loyalty.claim(text)",
         "loyalty.claim_account_id()",
         "loyalty.claim_program_id()",
         "loyalty.csv_cell(text)",
-        "loyalty.notice_state(integer,timestamp with time zone,timestamp with time zone,timestamp with time zone)",
         "loyalty.own_balance(bigint)",
         "loyalty.own_lots(bigint)",
-        "loyalty.pre_request()",
     ];
-    assert_eq!(granted_to("'loyalty_member'::regrole").await?, reading);
-    assert_eq!(granted_to("'loyalty_admin'::regrole").await?, reading);
-    assert_eq!(
-        granted_to("'loyalty_granter'::regrole").await?,
-        ["loyalty.pre_request()"]
-    );
-    assert_eq!(
-        granted_to("'loyalty_anon'::regrole").await?,
-        ["loyalty.pre_request()"]
-    );
+    let notice = "loyalty.notice_state(integer,timestamp with time zone,timestamp with time zone,timestamp with time zone)";
+    let of_member = [
+        "loyalty.family_login_id(bigint)",
+        "loyalty.family_state(timestamp with time zone,timestamp with time zone,timestamp with time zone,timestamp with time zone)",
+        notice,
+    ];
+    let of_admin = [
+        "loyalty.login_id_in_role(bigint)",
+        notice,
+        "loyalty.proposal_state(timestamp with time zone,bigint)",
+        "loyalty.role_state(timestamp with time zone,timestamp with time zone)",
+    ];
+    for (role, more) in [
+        ("loyalty_anon", vec![]),
+        ("loyalty_granter", vec![]),
+        (
+            "loyalty_family",
+            [&points[..], &["loyalty.family_account_id()"]].concat(),
+        ),
+        ("loyalty_member", [&points[..], &of_member].concat()),
+        ("loyalty_admin", [&points[..], &of_admin].concat()),
+    ] {
+        let mut expected = [&asking[..], &more].concat();
+        expected.sort_unstable();
+        let granted = granted_to(&format!("'{role}'::regrole")).await?;
+        assert_eq!(granted, expected, "{role}");
+    }
     assert_eq!(
         granted_to("'loyalty_relay'::regrole").await?,
         [
@@ -113,8 +136,8 @@ async fn requests_only_read_tables() -> Result<()> {
                    from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
                   where c.relnamespace in SCHEMAS
                     and a.grantee <> c.relowner
-                    and (a.grantee not in ('loyalty_member'::regrole, 'loyalty_admin'::regrole,
-                                           'loyalty_operator'::regrole)
+                    and (a.grantee not in ('loyalty_member'::regrole, 'loyalty_family'::regrole,
+                                           'loyalty_admin'::regrole, 'loyalty_operator'::regrole)
                          or a.privilege_type <> 'SELECT' and a.grantee <> 'loyalty_operator'::regrole
                             and not (a.privilege_type = 'INSERT' and c.relname = 'member_upload'
                                      and a.grantee = 'loyalty_admin'::regrole)
@@ -125,6 +148,7 @@ async fn requests_only_read_tables() -> Result<()> {
                   where c.relnamespace in SCHEMAS
                     and (c.relkind = 'r' and not c.relrowsecurity
                          and (has_table_privilege('loyalty_member', c.oid, 'select')
+                              or has_table_privilege('loyalty_family', c.oid, 'select')
                               or has_table_privilege('loyalty_admin', c.oid, 'select'))
                          or c.relkind = 'v'
                          and not coalesce(c.reloptions @> '{security_invoker=true}', false))";
@@ -153,6 +177,7 @@ async fn roles_are_without_login_or_powers() -> Result<()> {
         [
             "loyalty_admin",
             "loyalty_anon",
+            "loyalty_family",
             "loyalty_granter",
             "loyalty_member",
             "loyalty_operator",
@@ -162,7 +187,8 @@ async fn roles_are_without_login_or_powers() -> Result<()> {
     let query = "select m.roleid::regrole::text from pg_catalog.pg_auth_members m
                   where m.member = 'loyalty_authenticator'::regrole
                     and (m.admin_option or m.roleid::regrole::text not in (
-                         'loyalty_anon', 'loyalty_member', 'loyalty_granter', 'loyalty_admin', 'loyalty_operator'))";
+                         'loyalty_anon', 'loyalty_member', 'loyalty_family', 'loyalty_granter', 'loyalty_admin',
+                         'loyalty_operator'))";
     assert_eq!(names(&client, query).await?, [""; 0]);
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! A malformed CSV gets an error that says where, and nothing is half-written.
 
-use crate::{Club, refusal};
+use crate::Club;
 use anyhow::{Context as _, Result};
+use loyalty_tests::Refusal;
 
 #[tokio::test]
 async fn csv_in_the_wrong_encoding_says_line_and_character() -> Result<()> {
@@ -107,7 +108,7 @@ async fn csv_of_200_mb_is_refused_without_using_up_memory() -> Result<()> {
         "convert_to('member_no' || repeat(E'\\nM-123456', 200 * 1024 * 1024 / 9), 'UTF8')",
     ] {
         let refused = club
-            .refused(&format!(
+            .refusal(&format!(
                 "select * from loyalty.import_members('club', {csv})"
             ))
             .await?;
@@ -135,13 +136,13 @@ async fn csv_that_is_too_wide_too_long_or_all_wrong_is_refused() -> Result<()> {
         ("54000", "It has 201 columns; 200 are taken.")
     );
     let refused = club
-        .refused(
+        .refusal(
             "select * from loyalty.import_members('club', 'member_no' || repeat(E'\\n,x', 100001))",
         )
         .await?;
     assert_eq!(refused.code, "54000");
     let refused = club
-        .refused("select * from loyalty.import_members('club', 'member_no' || repeat(E'\\n', 1000002) || '1')")
+        .refusal("select * from loyalty.import_members('club', 'member_no' || repeat(E'\\n', 1000002) || '1')")
         .await?;
     assert_eq!(
         (refused.code.as_str(), refused.detail.as_str()),
@@ -218,7 +219,7 @@ async fn import_refuses_nulls_and_unknown_programs() -> Result<()> {
         ("'club', ''::bytea, null", "22004"),
     ] {
         let sql = format!("select * from loyalty.import_members({arguments})");
-        assert_eq!(club.refused(&sql).await?.code, code, "{arguments}");
+        assert_eq!(club.refusal(&sql).await?.code, code, "{arguments}");
     }
     // only who may: an operator, and nobody else by SQL
     for role in [
@@ -236,7 +237,7 @@ async fn import_refuses_nulls_and_unknown_programs() -> Result<()> {
                 .simple_query(&format!("select * from loyalty.{call}"))
                 .await;
             let error = answer.err().context(role)?;
-            assert_eq!(refusal(&error)?.code, "42501", "{role} {call}");
+            assert_eq!(Refusal::of(&error)?.code, "42501", "{role} {call}");
         }
     }
     let operator = club.db.connect_as("loyalty_operator").await?;

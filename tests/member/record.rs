@@ -94,7 +94,7 @@ async fn set_member_refuses_what_cannot_be_and_writes_nothing() -> Result<()> {
     ] {
         let before = club.everything().await?;
         let refused = club
-            .refused(&format!("select loyalty.set_member({arguments})"))
+            .refusal(&format!("select loyalty.set_member({arguments})"))
             .await?;
         assert_eq!(refused.code, code, "{arguments}: {refused:?}");
         assert_eq!(club.everything().await?, before, "{arguments}");
@@ -125,13 +125,13 @@ async fn the_table_itself_keeps_records_sound() -> Result<()> {
         "attributes = '1'",
     ] {
         let refused = club
-            .refused(&format!("update loyalty.member set {change}"))
+            .refusal(&format!("update loyalty.member set {change}"))
             .await?;
         assert_eq!(refused.code, "23514", "{change}");
     }
     // a record is beside an account, and the account's program is its own
     assert_eq!(
-        club.refused(
+        club.refusal(
             "insert into loyalty.member (account_id, program_id, updated_at) values (99, 1, now())"
         )
         .await?

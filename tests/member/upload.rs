@@ -1,7 +1,8 @@
 //! Members by COPY: all rows or none.
 
-use crate::{Club, Refusal, refusal};
+use crate::Club;
 use anyhow::{Result, bail};
+use loyalty_tests::Refusal;
 use std::pin::pin;
 use tokio_postgres::Client;
 
@@ -21,7 +22,7 @@ async fn refused(club: &Club, csv: &str) -> Result<Refusal> {
     let before = club.everything().await?;
     let refused = match copy(&club.client, csv).await {
         Ok(rows) => bail!("{rows} rows were taken"),
-        Err(error) => refusal(&error)?,
+        Err(error) => Refusal::of(&error)?,
     };
     assert_eq!(club.everything().await?, before, "something was written");
     Ok(refused)

@@ -1,9 +1,9 @@
 //! The outbox as a relay uses it: leases, reports, further attempts, giving up. Delivery goes
 //! by the machine's clock, so these tests move rows instead of time.
 
-use crate::{Club, rows};
+use crate::Club;
 use anyhow::Result;
-use loyalty_tests::sqlstate;
+use loyalty_tests::{rows, sqlstate};
 
 /// One notice for each of so many members `m1`, `m2`, …, all due; ann has none.
 async fn queued(name: &str, members: i32) -> Result<Club> {

@@ -1,8 +1,9 @@
 //! C18: what is queued, on which days, at what times, and only once.
 
-use crate::{Club, queue, rows};
+use crate::{Club, queue};
 use anyhow::Result;
 use loyalty_dev::testkit::TestDb;
+use loyalty_tests::rows;
 
 /// From 7 days before the last day through that day: eight mails. What lapses later is not in
 /// them, and the day after nothing is.

@@ -3,19 +3,7 @@
 use crate::Club;
 use anyhow::Result;
 use loyalty_dev::testkit::TestDb;
-use loyalty_tests::sqlstate;
-
-/// Code, message and DETAIL of a refusal.
-async fn refusal(club: &Club, sql: &str) -> Result<(String, String, String)> {
-    let answer = club.client.batch_execute(sql).await;
-    let error = answer.err().and_then(|error| error.as_db_error().cloned());
-    let error = error.ok_or_else(|| anyhow::anyhow!("not refused: {sql}"))?;
-    Ok((
-        error.code().code().to_owned(),
-        error.message().to_owned(),
-        error.detail().unwrap_or_default().to_owned(),
-    ))
-}
+use loyalty_tests::{Refusal, sqlstate};
 
 #[tokio::test]
 async fn errors_name_the_wrong_field() -> Result<()> {
@@ -107,7 +95,12 @@ async fn errors_name_the_wrong_field() -> Result<()> {
             "longest_retry",
         ),
     ] {
-        let (code, message, detail) = refusal(&club, &format!("select loyalty.{call}")).await?;
+        let Refusal {
+            code,
+            message,
+            detail,
+            ..
+        } = club.refusal(&format!("select loyalty.{call}")).await?;
         assert_eq!(code, "22023", "{call}: {message}");
         assert!(
             message.starts_with(&format!("{field} ")),

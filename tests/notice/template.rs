@@ -16,7 +16,14 @@ async fn c18_texts_are_supplied_for_each_kind_and_language() -> Result<()> {
         .await?,
         [
             "balance en", "balance ja", "expiry en", "expiry ja",
-            "order_received en", "order_received ja", "points_received en", "points_received ja"
+            "family_approval en", "family_approval ja", "family_invitation en", "family_invitation ja",
+            "login_approved en", "login_approved ja", "login_change en", "login_change ja",
+            "login_in_use en", "login_in_use ja",
+            "order_received en", "order_received ja",
+            "password_changed en", "password_changed ja", "password_reset en", "password_reset ja",
+            "points_received en", "points_received ja",
+            "staff_invitation en", "staff_invitation ja", "unlock en", "unlock ja",
+            "verification_code en", "verification_code ja"
         ]
     );
     for (kind, language, subject, parts) in [

@@ -53,11 +53,7 @@ async fn a_server_that_goes_down_in_the_middle_is_waited_for() -> Result<()> {
     relay.wait_until_paused().await?;
     catcher.come_up()?;
     // What was in the middle of its conversation has a counted attempt and a pause behind it.
-    crate::world::eventually("all are sent", async || {
-        world.make_due().await?;
-        Ok(world.count("sent").await? == 60)
-    })
-    .await?;
+    world.retry_until("sent", 60).await?;
     assert_none_lost(&catcher.caught(), 60, 4)
 }
 

@@ -1,5 +1,9 @@
 //! What every test needs: a database of its own, and HTTP to it.
 
+use anyhow::{Context as _, Result, bail};
+use loyalty_dev::testkit::{FreshCluster, TestDb};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
 /// A ledger in which every kind of operation has happened: SQL for a new database.
 pub const RICH_LEDGER: &str = include_str!("rich.sql");
 
@@ -10,5 +14,117 @@ pub fn sqlstate<T>(answer: &Result<T, tokio_postgres::Error>) -> String {
         Err(error) => error
             .code()
             .map_or_else(|| error.to_string(), |code| code.code().to_owned()),
+    }
+}
+
+/// Settings of a cluster whose database `points` has pg_cron.
+pub const PG_CRON: &str = "shared_preload_libraries = 'pg_cron'
+cron.database_name = 'points'
+cron.use_background_workers = on
+";
+
+/// A cluster of its own, with an empty database `points`.
+pub async fn points_cluster(label: &str, settings: &str) -> Result<FreshCluster> {
+    let cluster = FreshCluster::start(label, settings)?;
+    cluster
+        .connect("postgres")
+        .await?
+        .batch_execute("create database points template template0")
+        .await?;
+    Ok(cluster)
+}
+
+/// An error as its reader gets it.
+#[derive(Debug)]
+pub struct Refusal {
+    pub code: String,
+    pub message: String,
+    pub detail: String,
+    pub hint: String,
+}
+
+impl Refusal {
+    pub fn of(error: &tokio_postgres::Error) -> Result<Self> {
+        let error = error.as_db_error().context("no error of the database")?;
+        let text = |part: Option<&str>| part.unwrap_or_default().to_owned();
+        Ok(Self {
+            code: error.code().code().to_owned(),
+            message: error.message().to_owned(),
+            detail: text(error.detail()),
+            hint: text(error.hint()),
+        })
+    }
+}
+
+/// The rows of a query as psql would show them unaligned, columns divided by `|`.
+pub async fn rows(client: &Client, sql: &str) -> Result<Vec<String>> {
+    let messages = client
+        .simple_query(sql)
+        .await
+        .with_context(|| sql.to_owned())?;
+    Ok(messages
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(
+                (0..row.len())
+                    .map(|column| row.get(column).unwrap_or(""))
+                    .collect::<Vec<_>>()
+                    .join("|"),
+            ),
+            _ => None,
+        })
+        .collect())
+}
+
+/// A database of its own, and a session that days are told by ISO in.
+pub struct World {
+    pub db: TestDb,
+    pub client: Client,
+}
+
+impl World {
+    pub async fn open(name: &str) -> Result<Self> {
+        let db = TestDb::create(name).await?;
+        let client = db.connect().await?;
+        let world = Self { db, client };
+        world
+            .run("set datestyle = 'ISO'; set timezone = 'UTC'")
+            .await?;
+        Ok(world)
+    }
+
+    /// Sets the test clock.
+    pub async fn at(&self, clock: &str) -> Result<()> {
+        self.run(&format!("set loyalty.clock = '{clock}'")).await
+    }
+
+    pub async fn run(&self, sql: &str) -> Result<()> {
+        self.client
+            .batch_execute(sql)
+            .await
+            .with_context(|| sql.to_owned())
+    }
+
+    /// The rows of a query, see [`rows`].
+    pub async fn rows(&self, sql: &str) -> Result<Vec<String>> {
+        rows(&self.client, sql).await
+    }
+
+    /// The same, a line for each.
+    pub async fn show(&self, sql: &str) -> Result<String> {
+        Ok(self.rows(sql).await?.join("\n"))
+    }
+
+    /// What it is refused with.
+    pub async fn refusal(&self, sql: &str) -> Result<Refusal> {
+        match self.client.simple_query(sql).await {
+            Ok(_) => bail!("not refused: {sql}"),
+            Err(error) => Refusal::of(&error).with_context(|| sql.to_owned()),
+        }
+    }
+
+    /// The SQLSTATE that it is refused with.
+    pub async fn refused(&self, sql: &str) -> Result<String> {
+        Ok(self.refusal(sql).await?.code)
     }
 }

@@ -244,6 +244,14 @@ pub fn check_member_no(given: &str) -> Result<(), Flaw> {
     check_formula(given)
 }
 
+/// A login ID (A2): an e-mail address, here all in lower case, since people do not keep upper
+/// and lower case apart when they log in; or a telephone number as E.164. None for neither.
+#[must_use]
+pub fn clean_login_id(given: &str) -> Option<String> {
+    let email = clean_email(given).map(|address| address.to_lowercase());
+    email.or_else(|_| clean_phone(given.trim())).ok()
+}
+
 fn check_length(value: &str, limit: usize) -> Result<(), Flaw> {
     let characters = value.chars().count();
     if characters > limit {
@@ -408,6 +416,20 @@ mod tests {
     }
     fn attribute() -> Column {
         Column::Attribute("department".to_owned())
+    }
+
+    #[test]
+    fn a2_a_login_id_is_an_address_or_a_number() {
+        let clean = |given| clean_login_id(given);
+        assert_eq!(
+            clean(" Hanako.Y@Example.COM "),
+            Some("hanako.y@example.com".into())
+        );
+        assert_eq!(clean("090-1234-5678"), Some("+819012345678".into()));
+        assert_eq!(clean("+819012345678"), Some("+819012345678".into()));
+        assert_eq!(clean("A-1001"), None);
+        assert_eq!(clean(""), None);
+        assert_eq!(clean("a@b"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod filter;
 mod walk;
 
 use example::{Kind, examples};
-use filter::{Language, date, no_value, number, weekday};
+use filter::{Language, date, duration, no_value, number, weekday};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, escape_formatter};
@@ -148,6 +148,9 @@ fn render_checked(
     environment.add_filter("date", move |value: minijinja::Value| date(&value, tongue));
     environment.add_filter("weekday", move |value: minijinja::Value| {
         weekday(&value, tongue)
+    });
+    environment.add_filter("duration", move |value: minijinja::Value| {
+        duration(&value, tongue)
     });
     let mut out = Bounded(Vec::new());
     environment
@@ -295,6 +298,31 @@ mod tests {
                 number(&minijinja::Value::from(whole)).ok().as_deref(),
                 Some(text)
             );
+        }
+    }
+
+    #[test]
+    fn minutes_are_said_as_people_do() {
+        for (minutes, japanese, english) in [
+            (0, "0分", "0 minutes"),
+            (1, "1分", "1 minute"),
+            (15, "15分", "15 minutes"),
+            (60, "1時間", "1 hour"),
+            (90, "90分", "90 minutes"),
+            (1440, "24時間", "24 hours"),
+            (10_080, "7日", "7 days"),
+        ] {
+            for (language, text) in [
+                (Language::Japanese, japanese),
+                (Language::English, english),
+                (Language::Other, english),
+            ] {
+                let said = duration(&minijinja::Value::from(minutes), language);
+                assert_eq!(said.ok().as_deref(), Some(text));
+            }
+        }
+        for wrong in [(-1).into(), "soon".into(), ().into()] {
+            assert!(duration(&wrong, Language::English).is_err());
         }
     }
 

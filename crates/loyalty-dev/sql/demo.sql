@@ -267,4 +267,25 @@ select loyalty.grant(
            reason => 'welcome',
            idempotency_key => 'welcome');
 
+-- People log in (docs/accounts.md). The first member has registered by member number, as the
+-- program allows; the second can, with an e-mail address or phone that gets a code.
+select loyalty.set_access_policy(
+           program => 'tour',
+           organisation_id => 'TOUR',
+           site_url => 'https://points.example.com',
+           allows_member_no => true,
+           family_relations => '{spouse,parent,child}',
+           family_access => 'spend',
+           family_monthly_limit => 1000);
+select loyalty.issue_keys(program => 'tour', member_no => 'T001', key_1 => 'T001', key_2 => 'blue-river-42');
+select loyalty.issue_keys(program => 'tour', member_no => 'T002', key_1 => 'T002', key_2 => 'green-hill-77');
+do $$
+declare
+    registration text := loyalty.begin_registration('TOUR', 'T001', 'blue-river-42') ->> 'registration';
+begin
+    perform loyalty.choose_login(registration, null, 'tour-12345', '1');
+    perform loyalty.confirm_registration(registration, is_right_name => true);
+end
+$$;
+
 commit;

@@ -1,6 +1,7 @@
 //! `./dev bench`: speed and size of the ledger and of what runs by itself,
 //! against bare SQL on the same private cluster with fsync on.
 
+mod access;
 mod driver;
 mod expire;
 mod ledger;
@@ -72,12 +73,17 @@ enum Topic {
     Notices,
     /// The tick with nothing due
     Tick,
+    /// A login, and what a request's token and row rights cost over HTTP
+    Access,
 }
 
 impl Topic {
     /// Whether it is measured by single and bulk calls on one database.
     fn is_of_ledger(self) -> bool {
-        !matches!(self, Self::Expire | Self::Runs | Self::Notices | Self::Tick)
+        !matches!(
+            self,
+            Self::Expire | Self::Runs | Self::Notices | Self::Tick | Self::Access
+        )
     }
 }
 
@@ -157,6 +163,9 @@ async fn measure(scratch: &Scratch, plan: &Plan) -> Result<Report> {
     }
     if plan.wants(Topic::Tick) {
         tick::measure(scratch, plan, &mut report).await?;
+    }
+    if plan.wants(Topic::Access) {
+        access::measure(scratch, plan, &mut report).await?;
     }
     Ok(report)
 }

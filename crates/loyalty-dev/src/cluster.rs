@@ -52,6 +52,12 @@ impl Cluster {
         self.data.join("PG_VERSION").exists()
     }
 
+    /// Replaces the lines of postgresql.conf that `init` wrote; the next start reads them.
+    pub fn configure(&self, settings: &str) -> Result<()> {
+        self.owner
+            .private_file(&self.data.join("loyalty.conf"), settings)
+    }
+
     /// Makes the cluster; `settings` are lines of postgresql.conf.
     pub fn init(&self, settings: &str) -> Result<()> {
         let dir = self

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod cluster;
 pub mod context;
 pub mod demo;
+pub mod keys;
 pub mod mail;
 pub mod os;
 pub mod post;

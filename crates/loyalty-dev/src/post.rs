@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio_postgres::Client;
@@ -10,7 +9,7 @@ use tokio_postgres::Client;
 use crate::context::{Context, DATABASE, path_variable};
 use crate::mail::store;
 use crate::os::{cargo_command, run_visible};
-use crate::service::Service;
+use crate::service::{Service, answers};
 
 /// The relay's login, made for the development cluster only.
 const LOGIN: &str = "mail_relay";
@@ -48,7 +47,9 @@ pub async fn start(context: &Context, client: &Client) -> Result<()> {
     stop(context)?;
     settings.move_taken_mail_ports()?;
     context.save(&settings)?;
-    context.owner.private_dir(&context.state.join("mail"))?;
+    for dir in ["mail", "post"] {
+        context.owner.private_dir(&context.state.join(dir))?;
+    }
     eprintln!(
         "dev: starting the mail catcher on port {}",
         settings.smtp_port
@@ -144,15 +145,6 @@ fn relay_arguments(
         ("--max-pause", "5".to_owned()),
         ("--stop-timeout", "3".to_owned()),
     ]))
-}
-
-fn answers(url: &str) -> bool {
-    ureq::get(url)
-        .config()
-        .timeout_global(Some(Duration::from_secs(2)))
-        .build()
-        .call()
-        .is_ok()
 }
 
 /// Where the catcher keeps what it gets.

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
-use crate::os::{Owner, end_process, is_running, log_tail, wait_until};
+use crate::os::Owner;
+use crate::service::{Service, answers};
 
 /// What PostgREST is told; see docs/operations.md for a production file.
 #[derive(Clone, Debug)]
@@ -44,15 +43,6 @@ impl Settings {
     }
 }
 
-fn answers(url: &str) -> bool {
-    ureq::get(url)
-        .config()
-        .timeout_global(Some(Duration::from_secs(2)))
-        .build()
-        .call()
-        .is_ok()
-}
-
 /// The function that the extension wants called before each request, if any.
 pub async fn pre_request(client: &Client) -> Result<Option<String>> {
     let name = "loyalty.pre_request";
@@ -66,38 +56,27 @@ fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// A PostgREST process with its files in `dir`: `NAME.conf`, `.log`, `.pid`.
+/// A PostgREST process with its files in a directory: `NAME.conf`, and those of a [`Service`].
 #[derive(Clone, Debug)]
 pub struct Postgrest {
-    binary: PathBuf,
+    service: Service,
     conf: PathBuf,
-    log: PathBuf,
-    pid_file: PathBuf,
     owner: Owner,
 }
 
 impl Postgrest {
     pub fn at(binary: &Path, dir: &Path, name: &str, owner: &Owner) -> Self {
+        let service = Service::at(binary, dir, name, owner);
+        let conf = service.file("conf");
         Self {
-            binary: binary.to_owned(),
-            conf: dir.join(format!("{name}.conf")),
-            log: dir.join(format!("{name}.log")),
-            pid_file: dir.join(format!("{name}.pid")),
+            service: service.marked_by(&conf),
+            conf,
             owner: owner.clone(),
         }
     }
 
-    fn pid(&self) -> Option<i32> {
-        let pid = fs::read_to_string(&self.pid_file)
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
-        is_running(pid, &self.conf.to_string_lossy()).then_some(pid)
-    }
-
     pub fn is_running(&self) -> bool {
-        self.pid().is_some()
+        self.service.is_running()
     }
 
     /// Whether it runs with just these settings.
@@ -109,51 +88,13 @@ impl Postgrest {
     /// Starts it and returns when it answers.
     pub fn start(&self, settings: &Settings) -> Result<()> {
         self.owner.private_file(&self.conf, &settings.text())?;
-        self.owner.private_file(&self.log, "")?;
-        let mut child = self.spawn()?;
-        fs::write(&self.pid_file, child.id().to_string())?;
         let url = format!("http://127.0.0.1:{}/ready", settings.admin_port);
-        let mut ended = None;
-        let ready = wait_until(Duration::from_secs(30), || {
-            ended = child.try_wait().ok().flatten();
-            ended.is_some() || answers(&url)
-        });
-        if ready && ended.is_none() {
-            return Ok(());
-        }
-        let why = ended.map_or_else(
-            || "does not become ready within 30 seconds".to_owned(),
-            |status| format!("ended ({status})"),
-        );
-        self.stop()?;
-        bail!(
-            "PostgREST on port {} {why}. The end of {}:\n{}",
-            settings.port,
-            self.log.display(),
-            log_tail(&self.log, 8)
-        );
-    }
-
-    fn spawn(&self) -> Result<Child> {
-        let log = fs::OpenOptions::new().append(true).open(&self.log)?;
-        let mut command: Command = self.owner.command(&self.binary);
-        command
-            .arg(&self.conf)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        // Its own process group: the terminal's Ctrl-C is not meant for it.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command
-            .spawn()
-            .with_context(|| format!("{} cannot be started", self.binary.display()))
+        self.service
+            .start(&[self.conf.clone().into()], || answers(&url))
+            .with_context(|| format!("no PostgREST on port {}", settings.port))
     }
 
     pub fn stop(&self) -> Result<()> {
-        if let Some(pid) = self.pid() {
-            end_process(pid, &self.conf.to_string_lossy())?;
-        }
-        let _absent = fs::remove_file(&self.pid_file);
-        Ok(())
+        self.service.stop()
     }
 }

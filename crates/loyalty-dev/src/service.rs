@@ -18,6 +18,7 @@ pub struct Service {
     binary: PathBuf,
     dir: PathBuf,
     name: String,
+    mark: PathBuf,
     owner: Owner,
 }
 
@@ -28,11 +29,20 @@ impl Service {
             binary: binary.to_owned(),
             dir: dir.to_owned(),
             name: name.to_owned(),
+            mark: binary.to_owned(),
             owner: owner.clone(),
         }
     }
 
-    fn file(&self, suffix: &str) -> PathBuf {
+    /// Of a binary that others may run too: an argument that tells its process from theirs.
+    pub fn marked_by(self, mark: &Path) -> Self {
+        Self {
+            mark: mark.to_owned(),
+            ..self
+        }
+    }
+
+    pub fn file(&self, suffix: &str) -> PathBuf {
         self.dir.join(format!("{}.{suffix}", self.name))
     }
 
@@ -40,20 +50,20 @@ impl Service {
         self.file("log")
     }
 
-    fn mark(&self) -> String {
-        self.binary.to_string_lossy().into_owned()
-    }
-
     fn pid(&self) -> Option<i32> {
         let text = fs::read_to_string(self.file("pid")).ok()?;
         let pid = text.trim().parse().ok()?;
-        is_running(pid, &self.mark()).then_some(pid)
+        is_running(pid, &self.mark.to_string_lossy()).then_some(pid)
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.pid().is_some()
     }
 
     /// Whether it runs, and was started from just this program with just these arguments.
     pub fn is_running_with(&self, arguments: &[OsString]) -> Result<bool> {
         let started = fs::read_to_string(self.file("started")).unwrap_or_default();
-        Ok(self.pid().is_some() && started == self.description(arguments)?)
+        Ok(self.is_running() && started == self.description(arguments)?)
     }
 
     fn description(&self, arguments: &[OsString]) -> Result<String> {
@@ -62,9 +72,8 @@ impl Service {
         Ok(format!("{:?} {:?}\n", meta.modified()?, arguments))
     }
 
-    /// Starts it and returns when it is ready.
+    /// Starts it, in a directory that is there, and returns when it is ready.
     pub fn start(&self, arguments: &[OsString], is_ready: impl Fn() -> bool) -> Result<()> {
-        self.owner.private_dir(&self.dir)?;
         self.owner.private_file(&self.log(), "")?;
         let log = fs::OpenOptions::new().append(true).open(self.log())?;
         let mut command = self.owner.command(&self.binary);
@@ -108,11 +117,21 @@ impl Service {
 
     pub fn stop(&self) -> Result<()> {
         if let Some(pid) = self.pid() {
-            end_process(pid, &self.mark())?;
+            end_process(pid, &self.mark.to_string_lossy())?;
         }
         for suffix in ["pid", "started"] {
             let _absent = fs::remove_file(self.file(suffix));
         }
         Ok(())
     }
+}
+
+/// Whether an address answers, and with no error.
+pub fn answers(url: &str) -> bool {
+    ureq::get(url)
+        .config()
+        .timeout_global(Some(Duration::from_secs(2)))
+        .build()
+        .call()
+        .is_ok()
 }

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::Cluster;
 use crate::context::{Context, path_variable};
+use crate::keys;
 use crate::os::{self, end_process, processes_with, run_visible};
 use crate::prefix::Prefix;
 use crate::testkit::FAST_SETTINGS;
@@ -103,6 +104,7 @@ struct TestRun {
     dir: PathBuf,
     cluster: Cluster,
     jwt_secret: String,
+    secret_dir: PathBuf,
     context: Context,
 }
 
@@ -117,10 +119,13 @@ impl TestRun {
             os::any_free_port()?,
             &context.owner,
         );
+        let jwt_secret = os::random_hex(32)?;
+        let secret_dir = keys::ensure(&context.owner, &dir.join("secret"), &jwt_secret)?;
         let run = Self {
             dir,
             cluster,
-            jwt_secret: os::random_hex(32)?,
+            jwt_secret,
+            secret_dir,
             context: context.clone(),
         };
         run.cluster.init(&format!(
@@ -131,7 +136,9 @@ impl TestRun {
                  max_prepared_transactions = 10\n\
                  shared_preload_libraries = 'pg_cron'\n\
                  cron.database_name = '{CRON_DATABASE}'\n\
-                 cron.use_background_workers = on\n"
+                 cron.use_background_workers = on\n\
+                 {}",
+            keys::setting(&run.secret_dir)
         ))?;
         run.cluster.start()?;
         let client = run.cluster.connect("postgres").await?;
@@ -218,6 +225,7 @@ impl TestRun {
                 text(&self.context.postgrest_binary()),
             ),
             ("LOYALTY_TEST_JWT_SECRET", self.jwt_secret.clone()),
+            ("LOYALTY_TEST_SECRET_DIR", text(&self.secret_dir)),
             ("LOYALTY_TEST_DIR", text(&self.dir)),
         ]
     }

@@ -26,6 +26,7 @@ use tokio_postgres::{Client, Config};
 
 use crate::cluster::{Cluster, SUPERUSER, connect};
 use crate::context::{path_variable, variable};
+use crate::keys;
 use crate::os::{self, Owner, plain_command, run};
 use crate::postgrest::{Postgrest, Settings, pre_request};
 use crate::token;
@@ -44,6 +45,8 @@ pub struct TestServer {
     pub cron_database: String,
     pub postgrest: PathBuf,
     pub jwt_secret: String,
+    /// What `loyalty.secret_dir` names in its clusters.
+    pub secret_dir: PathBuf,
     /// Scratch space, removed after the run.
     pub dir: PathBuf,
 }
@@ -71,6 +74,7 @@ impl TestServer {
             cron_database: variable("LOYALTY_TEST_CRON_DATABASE")?,
             postgrest: path_variable("LOYALTY_TEST_POSTGREST")?,
             jwt_secret: variable("LOYALTY_TEST_JWT_SECRET")?,
+            secret_dir: path_variable("LOYALTY_TEST_SECRET_DIR")?,
             dir: path_variable("LOYALTY_TEST_DIR")?,
         })
     }
@@ -167,7 +171,12 @@ impl TestDb {
 
     /// PostgREST in front of this database, stopped with the value.
     pub async fn api(&self) -> Result<Api> {
-        Api::start(self).await
+        Api::start(self, &self.server.jwt_secret).await
+    }
+
+    /// The same with another `jwt-secret`, such as `@` and the path of a JWK set.
+    pub async fn api_with_secret(&self, jwt_secret: &str) -> Result<Api> {
+        Api::start(self, jwt_secret).await
     }
 }
 
@@ -191,7 +200,7 @@ pub struct Api {
 }
 
 impl Api {
-    async fn start(db: &TestDb) -> Result<Self> {
+    async fn start(db: &TestDb, jwt_secret: &str) -> Result<Self> {
         let server = db.server;
         let pre_request = pre_request(&db.connect().await?).await?;
         let owner = Owner::current()?;
@@ -202,7 +211,7 @@ impl Api {
         loop {
             let settings = Settings {
                 db_uri: authenticator_uri(&server.socket_dir, server.port, &db.name, None),
-                jwt_secret: server.jwt_secret.clone(),
+                jwt_secret: jwt_secret.to_owned(),
                 port: server.reserve_port()?,
                 admin_port: server.reserve_port()?,
                 pool: 10,
@@ -256,7 +265,10 @@ impl FreshCluster {
         let dir = server.dir.join(unique_name(label));
         let port = server.reserve_port()?;
         let cluster = Cluster::at(&server.bin, &dir, port, &Owner::current()?);
-        let settings = format!("{FAST_SETTINGS}listen_addresses = ''\n{settings}\n");
+        let settings = format!(
+            "{FAST_SETTINGS}listen_addresses = ''\n{}{settings}\n",
+            keys::setting(&server.secret_dir)
+        );
         cluster.init(&settings)?;
         let fresh = Self { cluster, dir };
         fresh.cluster.start()?;

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use crate::cluster::Cluster;
 use crate::context::{Context, DATABASE, Settings};
 use crate::demo;
+use crate::keys;
 use crate::post;
 use crate::postgrest;
 use crate::prefix::Prefix;
@@ -74,9 +75,14 @@ fn start_cluster(context: &Context, prefix: &Prefix) -> Result<()> {
     settings.running_extension = installed;
     context.save(&settings)?;
     cluster.port = settings.pg_port;
-    if !cluster.exists() {
+    let secrets = context.state.join("secret");
+    keys::ensure(&context.owner, &secrets, &settings.jwt_secret)?;
+    let lines = cluster_settings() + &keys::setting(&secrets);
+    if cluster.exists() {
+        cluster.configure(&lines)?;
+    } else {
         eprintln!("dev: making a cluster in {}", cluster.data.display());
-        cluster.init(&cluster_settings())?;
+        cluster.init(&lines)?;
     }
     eprintln!("dev: starting PostgreSQL on port {}", cluster.port);
     cluster.start()
@@ -132,7 +138,10 @@ async fn ensure_database(context: &Context, prefix: &Prefix) -> Result<()> {
         .batch_execute(&format!(
             "create extension pg_cron;\n\
              create extension pg_loyalty;\n\
-             alter role loyalty_authenticator login password '{}'",
+             alter role loyalty_authenticator login password '{}';\n\
+             alter role loyalty_authenticator set log_parameter_max_length = 0;\n\
+             alter role loyalty_authenticator set log_parameter_max_length_on_error = 0;\n\
+             alter role loyalty_authenticator set log_error_verbosity = terse",
             settings.authenticator_password
         ))
         .await

@@ -3,21 +3,52 @@
 
 use serde_json::{Value, json};
 
-/// A kind of notice (C18).
+/// A kind of notice: what members are told of (C18), then what people are sent about their
+/// login (A3, C12, C13, A8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     PointsReceived,
     Balance,
     Expiry,
     OrderReceived,
+    VerificationCode,
+    LoginInUse,
+    PasswordReset,
+    Unlock,
+    LoginChange,
+    LoginApproved,
+    FamilyApproval,
+    FamilyInvitation,
+    StaffInvitation,
+    PasswordChanged,
 }
 
+/// What of a challenge a notice carries; never both, where one does.
+enum Proof {
+    Code,
+    Link,
+}
+
+const NAME: &[&[&str]] = &[&["member", "name"]];
+const MEMBER_NO: &[&[&str]] = &[&["member", "member_no"]];
+const PREFERENCES: &[&[&str]] = &[&["preferences_url"]];
+
 impl Kind {
-    pub const ALL: [Kind; 4] = [
+    pub const ALL: [Kind; 14] = [
         Kind::PointsReceived,
         Kind::Balance,
         Kind::Expiry,
         Kind::OrderReceived,
+        Kind::VerificationCode,
+        Kind::LoginInUse,
+        Kind::PasswordReset,
+        Kind::Unlock,
+        Kind::LoginChange,
+        Kind::LoginApproved,
+        Kind::FamilyApproval,
+        Kind::FamilyInvitation,
+        Kind::StaffInvitation,
+        Kind::PasswordChanged,
     ];
 
     /// Its name in SQL.
@@ -28,6 +59,16 @@ impl Kind {
             Kind::Balance => "balance",
             Kind::Expiry => "expiry",
             Kind::OrderReceived => "order_received",
+            Kind::VerificationCode => "verification_code",
+            Kind::LoginInUse => "login_in_use",
+            Kind::PasswordReset => "password_reset",
+            Kind::Unlock => "unlock",
+            Kind::LoginChange => "login_change",
+            Kind::LoginApproved => "login_approved",
+            Kind::FamilyApproval => "family_approval",
+            Kind::FamilyInvitation => "family_invitation",
+            Kind::StaffInvitation => "staff_invitation",
+            Kind::PasswordChanged => "password_changed",
         }
     }
 
@@ -36,23 +77,31 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// Whether it is about a login, not about points: nobody chooses whether to get it.
+    fn is_about_login(self) -> bool {
+        !matches!(
+            self,
+            Kind::PointsReceived | Kind::Balance | Kind::Expiry | Kind::OrderReceived
+        )
+    }
+
+    fn proof(self) -> Option<Proof> {
+        match self {
+            Kind::VerificationCode | Kind::LoginInUse => Some(Proof::Code),
+            Kind::PasswordChanged => None,
+            kind if kind.is_about_login() => Some(Proof::Link),
+            _ => None,
+        }
+    }
+
     /// Variables that may be missing, together where they go together.
     fn optional(self) -> &'static [&'static [&'static [&'static str]]] {
         match self {
-            Kind::PointsReceived => &[
-                &[&["member", "name"]],
-                &[&["preferences_url"]],
-                &[&["expires_on"]],
-                &[&["reason"]],
-            ],
-            Kind::Balance => &[
-                &[&["member", "name"]],
-                &[&["preferences_url"]],
-                &[&["expires_on"], &["expiring_points"]],
-            ],
-            Kind::Expiry | Kind::OrderReceived => {
-                &[&[&["member", "name"]], &[&["preferences_url"]]]
-            }
+            Kind::PointsReceived => &[NAME, PREFERENCES, &[&["expires_on"]], &[&["reason"]]],
+            Kind::Balance => &[NAME, PREFERENCES, &[&["expires_on"], &["expiring_points"]]],
+            Kind::Expiry | Kind::OrderReceived => &[NAME, PREFERENCES],
+            // an administrator, who also forgets passwords, is no member
+            _ => &[NAME, MEMBER_NO],
         }
     }
 }
@@ -61,11 +110,12 @@ impl Kind {
 #[must_use]
 pub fn full(kind: Kind, language: &str) -> Value {
     let english = language.split('-').next() != Some("ja");
-    let (program, point, member, reason, item) = match english {
+    let (program, point, member, family, reason, item) = match english {
         true => (
             "Sample Club",
             "points",
             "Hanako Yamada",
+            "Taro Yamada",
             "Anniversary",
             "Meal voucher",
         ),
@@ -73,6 +123,7 @@ pub fn full(kind: Kind, language: &str) -> Value {
             "サンプルクラブ",
             "ポイント",
             "山田 花子",
+            "山田 太郎",
             "周年記念",
             "お食事券",
         ),
@@ -80,7 +131,6 @@ pub fn full(kind: Kind, language: &str) -> Value {
     let mut context = json!({
         "program": { "name": program, "point_name": point },
         "member": { "name": member, "member_no": "A-1001" },
-        "preferences_url": "https://example.com/preferences",
         "today": "2028-06-23",
     });
     let own = match kind {
@@ -100,9 +150,27 @@ pub fn full(kind: Kind, language: &str) -> Value {
         Kind::OrderReceived => json!({
             "order": { "number": "20280623-0001", "item": item, "quantity": 2, "points": 3000 },
         }),
+        Kind::FamilyApproval | Kind::FamilyInvitation => json!({
+            "name": family, "relation": "child",
+        }),
+        _ => json!({}),
     };
-    if let (Value::Object(all), Value::Object(own)) = (&mut context, own) {
-        all.extend(own);
+    let proof = match kind.proof() {
+        Some(Proof::Code) => json!({ "code": "482913", "minutes": 15 }),
+        Some(Proof::Link) => json!({
+            "link": format!("https://example.com/{}#4f1d0c7e.Zm9yIGV4YW1wbGU", kind.name()),
+            "minutes": 15,
+        }),
+        None => json!({}),
+    };
+    let preferences = match kind.is_about_login() {
+        true => json!({}),
+        false => json!({ "preferences_url": "https://example.com/preferences" }),
+    };
+    for more in [own, proof, preferences] {
+        if let (Value::Object(all), Value::Object(more)) = (&mut context, more) {
+            all.extend(more);
+        }
     }
     context
 }

@@ -103,6 +103,25 @@ pub fn weekday(value: &Value, language: Language) -> Result<String, Error> {
     .to_owned())
 }
 
+/// So many minutes as people say it: whole days and hours as such.
+pub fn duration(value: &Value, language: Language) -> Result<String, Error> {
+    if value.is_none() {
+        return Err(no_value());
+    }
+    let minutes = u64::try_from(value.clone())
+        .map_err(|_| Error::new(ErrorKind::InvalidOperation, "duration is for minutes"))?;
+    let (count, japanese, english) = match minutes {
+        days if days > 24 * 60 && days % (24 * 60) == 0 => (days / (24 * 60), "日", "day"),
+        hours if hours >= 60 && hours % 60 == 0 => (hours / 60, "時間", "hour"),
+        minutes => (minutes, "分", "minute"),
+    };
+    Ok(match language {
+        Language::Japanese => format!("{count}{japanese}"),
+        Language::English | Language::Other if count == 1 => format!("{count} {english}"),
+        Language::English | Language::Other => format!("{count} {english}s"),
+    })
+}
+
 /// The error of a value that is missing, which would else be written as nothing.
 pub fn no_value() -> Error {
     Error::new(

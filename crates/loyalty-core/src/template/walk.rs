@@ -11,7 +11,7 @@ const TOKENS_A_BLOCK: usize = 40;
 /// Pairs of braces in one text: it bounds how deep conditions and loops nest.
 const BLOCKS: usize = 300;
 
-pub const GRAMMAR: &str = "Templates know {{ value }}, {{ value | filter }} with the filters number, date and weekday, \
+pub const GRAMMAR: &str = "Templates know {{ value }}, {{ value | filter }} with the filters number, date, weekday and duration, \
      {% if … %}{% elif … %}{% else %}{% endif %}, {% for item in list %}{% endfor %}, and, or, not and comparisons.";
 
 /// Refuses what templates may not hold and variables that the context does not have; the
@@ -201,7 +201,8 @@ impl<'v> Walk<'v> {
                 Ok(Found::Path(whole, value))
             }
             Expr::Filter(filter) => {
-                if !matches!(filter.name, "number" | "date" | "weekday") || !filter.args.is_empty()
+                if !matches!(filter.name, "number" | "date" | "weekday" | "duration")
+                    || !filter.args.is_empty()
                 {
                     return Err(self.unknown(line, &format!("the filter {}", filter.name)));
                 }

@@ -110,7 +110,7 @@ impl Report {
                     format!("< {}", line.unit.show(most)),
                     met_or_missed(median(&line.measured) < most),
                 ),
-                target => verdict(target, ratio, 1),
+                target => verdict(target, ratio, 2),
             };
             rows.push(vec![
                 line.name.clone(),

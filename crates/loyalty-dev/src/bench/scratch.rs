@@ -12,7 +12,8 @@ use super::Plan;
 use super::report::grouped;
 use crate::cluster::Cluster;
 use crate::context::Context;
-use crate::os;
+use crate::keys;
+use crate::os::{self, Owner};
 
 /// Room enough that no checkpoint falls into a measurement; the rest is
 /// PostgreSQL's own, and durability is on.
@@ -27,14 +28,18 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 pub struct Scratch {
-    dir: PathBuf,
+    pub dir: PathBuf,
     pub cluster: Cluster,
+    pub owner: Owner,
+    pub postgrest: PathBuf,
+    pub jwt_secret: String,
     /// Others would take the machine's time, and remove this directory.
     _lock: fs::File,
 }
 
 impl Scratch {
     pub fn start(context: &Context) -> Result<Self> {
+        context.ensure_postgrest()?;
         os::create_dir(&context.state)?;
         let lock = fs::File::create(context.state.join("bench.lock"))?;
         if lock.try_lock().is_err() {
@@ -52,9 +57,14 @@ impl Scratch {
             remove(&dir, &cluster)?;
         }
         os::create_dir(&dir)?;
+        let jwt_secret = os::random_hex(32)?;
+        let secrets = keys::ensure(&context.owner, &dir.join("secret"), &jwt_secret)?;
         let scratch = Self {
             dir,
             cluster,
+            owner: context.owner.clone(),
+            postgrest: context.postgrest_binary(),
+            jwt_secret,
             _lock: lock,
         };
         eprintln!("dev: starting a cluster for the measurements");
@@ -62,9 +72,10 @@ impl Scratch {
             .iter()
             .map(|(name, value)| format!("{name} = {value}\n"))
             .collect();
-        scratch
-            .cluster
-            .init(&format!("{settings}listen_addresses = ''\n"))?;
+        scratch.cluster.init(&format!(
+            "{settings}listen_addresses = ''\n{}",
+            keys::setting(&secrets)
+        ))?;
         scratch.cluster.start()?;
         Ok(scratch)
     }

@@ -1,0 +1,489 @@
+-- Families (A8): whom a member may invite, how the invited register, and what they may then see
+-- and spend of the member's points.
+
+create function loyalty.degree_of_kinship(relation text) returns integer
+    language sql immutable parallel safe
+    return (
+        select r.degree
+          from (values ('spouse', 0),
+                       ('parent', 1), ('child', 1), ('parent_in_law', 1), ('stepchild', 1),
+                       ('sibling', 2), ('grandparent', 2), ('grandchild', 2),
+                       ('sibling_in_law', 2), ('grandparent_in_law', 2), ('step_grandchild', 2)
+               ) as r (relation, degree)
+         where r.relation = degree_of_kinship.relation);
+comment on function loyalty.degree_of_kinship is
+    'Degree of kinship of what somebody is to a member: 0 for a spouse, 1 and 2 for relatives of the member or, by the names with in_law and step, of the spouse (A8); null for anything else.';
+
+create table loyalty.family (
+    family_id bigint generated always as identity primary key,
+    account_id bigint not null references loyalty.account,
+    program_id integer not null references loyalty.program,
+    relation text not null
+        constraint family_relation_is_known check (loyalty.degree_of_kinship(relation) is not null),
+    name text not null
+        constraint family_name_is_short check (char_length(name) between 1 and 200),
+    birth_date date not null
+        constraint family_birth_date_is_sane check (birth_date >= '1850-01-01'),
+    address text not null
+        constraint family_address_is_clean check (address = loyalty.clean_login_id(address)),
+    challenge_id uuid,
+    invited_at timestamptz not null,
+    expires_at timestamptz not null,
+    approved_at timestamptz,
+    registered_at timestamptz,
+    ended_at timestamptz,
+    identity_id bigint references loyalty.identity,
+    constraint family_registers_once_approved
+        check ((identity_id is null) = (registered_at is null) and (registered_at is null or approved_at is not null))
+);
+create unique index family_is_invited_once on loyalty.family (account_id, address) where ended_at is null;
+create unique index family_by_challenge on loyalty.family (challenge_id);
+create index family_by_account on loyalty.family (account_id, invited_at);
+
+comment on table loyalty.family is
+    'Who was invited as whose family, and what became of it. What a registered one may do is told by identity_link and access_policy.';
+comment on column loyalty.family.family_id is 'Number of the invitation.';
+comment on column loyalty.family.account_id is 'Account of the member who invited.';
+comment on column loyalty.family.program_id is 'Program of the account, the only one that the invitation opens.';
+comment on column loyalty.family.relation is 'What the person is to the member: spouse, child, parent_in_law, … .';
+comment on column loyalty.family.name is 'The person''s name, in the member''s words.';
+comment on column loyalty.family.birth_date is 'Day of birth, which the person must give to register.';
+comment on column loyalty.family.address is 'E-mail address or phone that the invitation goes to, which becomes the login ID.';
+comment on column loyalty.family.challenge_id is 'The challenge that is waited for: the member''s approval, then the registration.';
+comment on column loyalty.family.invited_at is 'When the member invited.';
+comment on column loyalty.family.expires_at is 'Until when what is waited for can be done.';
+comment on column loyalty.family.approved_at is 'When the member approved, from the mail.';
+comment on column loyalty.family.registered_at is 'When the person registered.';
+comment on column loyalty.family.ended_at is 'When it was canceled, given up after too many wrong birth dates, or the person removed.';
+comment on column loyalty.family.identity_id is 'The person''s login.';
+
+create table loyalty.family_spend (
+    account_id bigint not null references loyalty.account,
+    operation_id bigint not null,
+    identity_id bigint not null references loyalty.identity,
+    month date not null,
+    points bigint not null,
+    primary key (account_id, operation_id)
+);
+create index family_spend_by_month on loyalty.family_spend (account_id, identity_id, month);
+comment on table loyalty.family_spend is 'What family spent of a member''s points, each operation counted once.';
+comment on column loyalty.family_spend.account_id is 'The member''s account.';
+comment on column loyalty.family_spend.operation_id is 'The spend.';
+comment on column loyalty.family_spend.identity_id is 'Who of the family asked for it.';
+comment on column loyalty.family_spend.month is 'First day of its month, in the program''s time zone.';
+comment on column loyalty.family_spend.points is 'How many points.';
+
+create function loyalty.family_state(
+    expires_at timestamptz, approved_at timestamptz, registered_at timestamptz, ended_at timestamptz
+) returns text
+    language sql stable parallel safe
+    return case when ended_at is not null and registered_at is not null then 'removed'
+                when ended_at is not null then 'canceled'
+                when registered_at is not null then 'registered'
+                when expires_at <= loyalty.now() then 'expired'
+                when approved_at is not null then 'approved'
+                else 'invited' end;
+comment on function loyalty.family_state is
+    'Where an invitation is: invited (the member is to approve), approved (the person is to register), registered, removed, canceled or expired.';
+
+create function loyalty.admits_family(policy loyalty.access_policy, relation text) returns boolean
+    language sql immutable parallel safe
+    return coalesce(policy.family_access <> 'none'
+        and relation = any (policy.family_relations)
+        and loyalty.degree_of_kinship(relation) <= policy.family_degree, false);
+comment on function loyalty.admits_family is
+    'Whether a program lets family of that relation in: by its relations, its highest degree, and whether it has anything for families at all.';
+
+create function loyalty.check_family_relation(policy loyalty.access_policy, relation text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    admitted text := (
+        select string_agg(r.name, ', ' order by loyalty.degree_of_kinship(r.name), r.name)
+          from unnest(policy.family_relations) r (name)
+         where loyalty.admits_family(policy, r.name));
+begin
+    if relation is null then
+        perform loyalty.raise('22004', 'relation must not be null', null, 'Say what the person is to the member.');
+    elsif loyalty.degree_of_kinship(relation) is null then
+        perform loyalty.raise('22023', 'no such relation', format('%L given.', left(relation, 40)),
+            'A spouse, or a relative within the second degree: docs/families.md lists them.');
+    elsif not loyalty.admits_family(policy, relation) then
+        perform loyalty.raise('LY010', 'the program does not admit family of this relation',
+            format('%s, degree %s.', relation, loyalty.degree_of_kinship(relation)),
+            coalesce('It admits: ' || admitted || '.', 'It admits no family.'));
+    end if;
+end
+$$;
+comment on function loyalty.check_family_relation is
+    'Refuses a relation that is none (22023) or that the program does not admit (LY010).';
+
+create function loyalty.invite_family(account_id bigint, relation text, name text, birth_date date, address text)
+    returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    member record;
+    policy loyalty.access_policy;
+    called text := btrim(invite_family.name);
+    reached text := loyalty.clean_login_id(invite_family.address);
+    made loyalty.family;
+    asked loyalty.challenge;
+    recent record;
+begin
+    select a.account_id, a.program_id, w.status, p.time_zone, i.identity_id, i.login_id into member
+      from loyalty.account a
+      join loyalty.program p on p.program_id = a.program_id
+      left join loyalty.wallet w on w.account_id = a.account_id
+      left join loyalty.identity_link l
+        on l.account_id = a.account_id and l.relation = 'self' and l.ended_at is null
+      left join loyalty.identity i on i.identity_id = l.identity_id and i.state = 'active'
+     where a.account_id = invite_family.account_id
+       -- one invitation of a member after the other: what is counted below stays so
+       for no key update of a;
+    if not found then
+        perform loyalty.raise('LY002', 'no such account',
+            format('Account %s does not exist.', coalesce(invite_family.account_id::text, 'null')),
+            'loyalty.open_account(program, member_no) gives a member''s account.');
+    elsif member.status <> 'open' then
+        perform loyalty.raise('LY004', format('the account is %s', member.status), null,
+            'Only members with an open account invite.');
+    end if;
+    policy := loyalty.access_policy_of(member.program_id);
+    perform loyalty.check_family_relation(policy, invite_family.relation);
+    if member.login_id is null then
+        perform loyalty.raise('LY010', 'the member has no address to approve from', null,
+            'Register an e-mail address or phone as login ID first.');
+    elsif called is null or char_length(called) not between 1 and 200 or called ~ '[[:cntrl:]]' then
+        perform loyalty.raise('22023', 'name cannot be', format('%L given.', left(called, 40)),
+            'Up to 200 characters in one line.');
+    elsif invite_family.birth_date is null
+          or invite_family.birth_date not between '1850-01-01' and timezone(member.time_zone, loyalty.now())::date then
+        perform loyalty.raise('22023', 'birth_date cannot be',
+            format('%s given.', coalesce(invite_family.birth_date::text, 'null')), 'A day that has been.');
+    elsif reached is null then
+        perform loyalty.raise('22023', 'address is neither an e-mail address nor a mobile number', null,
+            'Such as hanako@example.com or +81 90 1234 5678.');
+    elsif reached = member.login_id then
+        perform loyalty.raise('22023', 'address is the member''s own', null, 'Give the address of the person invited.');
+    end if;
+    -- mails to others' addresses are no toy
+    select count(*) as invitations, min(f.invited_at) as since into recent
+      from loyalty.family f
+     where f.account_id = member.account_id and f.invited_at > loyalty.now() - interval '1 day';
+    if recent.invitations >= 20 then
+        return loyalty.refuse_attempt(recent.since + interval '1 day' - loyalty.now());
+    end if;
+    update loyalty.family f
+       set ended_at = loyalty.now()
+     where f.account_id = member.account_id and f.address = reached and f.ended_at is null
+       and f.registered_at is null and f.expires_at <= loyalty.now();
+    if exists (select from loyalty.family f
+                where f.account_id = member.account_id and f.address = reached and f.ended_at is null) then
+        perform loyalty.raise('23514', 'the address is invited already', null,
+            'Remove that invitation first; /family lists them.');
+    end if;
+    insert into loyalty.family (account_id, program_id, relation, name, birth_date, address, invited_at, expires_at)
+    values (member.account_id, member.program_id, invite_family.relation, called, invite_family.birth_date, reached,
+            loyalty.now(), loyalty.now() + interval '1 day')
+    returning * into made;
+    -- of no identity: an invitation does not end that of somebody else
+    asked := loyalty.new_challenge('family_approval', made.program_id, null, made.account_id, member.login_id,
+        jsonb_build_object('name', made.name, 'relation', made.relation), interval '1 day');
+    update loyalty.family f set challenge_id = asked.challenge_id where f.family_id = made.family_id;
+    perform loyalty.audit('invite_family', made.program_id, member.identity_id, made.account_id,
+        jsonb_build_object('family_id', made.family_id, 'relation', made.relation));
+    return jsonb_build_object('family_id', made.family_id, 'relation', made.relation, 'name', made.name,
+        'state', 'invited', 'expires_at', made.expires_at);
+end
+$$;
+comment on function loyalty.invite_family is
+    'A member invites family (A8): the member is mailed a link to approve it by, within a day. {family_id, relation, name, state, expires_at}; 22023 and 22004 for a value that cannot be, LY010 for a relation that the program does not admit, LY008 from the 20th invitation within a day.';
+
+create function loyalty.family_of_token(token text, purpose text) returns loyalty.family
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held loyalty.family;
+begin
+    if token ~ '^[0-9a-f]{32}\.' then
+        -- always the invitation before its challenge: nobody waits in a circle
+        select f.* into held
+          from loyalty.family f
+         where f.challenge_id = split_part(token, '.', 1)::uuid and f.ended_at is null and f.registered_at is null
+           for update;
+        if found and (loyalty.challenge_of_token(token, array[purpose])).challenge_id = held.challenge_id then
+            perform loyalty.check_service_hours(held.program_id);
+            if not exists (
+                   select from loyalty.wallet w where w.account_id = held.account_id and w.status = 'open') then
+                perform loyalty.raise('LY004', 'the member''s account is not open', null, 'Ask the member.');
+            end if;
+            return held;
+        end if;
+    end if;
+    perform loyalty.raise('LY009', 'the link is not good', null,
+        'It was used, its time is over, or the invitation was taken back: ask the member to invite again.');
+    return null;
+end
+$$;
+comment on function loyalty.family_of_token is
+    'The invitation that a mailed link opens, held until the end of the transaction; LY009 when it opens none, LY007 outside of service hours, LY004 when the member''s account is not open.';
+
+create function loyalty.approve_family(token text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.family := loyalty.family_of_token(approve_family.token, 'family_approval');
+    asked loyalty.challenge;
+begin
+    perform loyalty.check_family_relation(loyalty.access_policy_of(held.program_id), held.relation);
+    perform loyalty.use_challenge(held.challenge_id);
+    asked := loyalty.new_challenge('family_invitation', held.program_id, null, held.account_id, held.address,
+        jsonb_build_object('name', held.name, 'relation', held.relation), interval '7 days');
+    update loyalty.family f
+       set approved_at = loyalty.now(), challenge_id = asked.challenge_id, expires_at = asked.expires_at
+     where f.family_id = held.family_id;
+    perform loyalty.audit('approve_family', held.program_id,
+        (select l.identity_id from loyalty.identity_link l
+          where l.account_id = held.account_id and l.relation = 'self' and l.ended_at is null),
+        held.account_id, jsonb_build_object('family_id', held.family_id));
+    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
+        'state', 'approved', 'expires_at', asked.expires_at);
+end
+$$;
+comment on function loyalty.approve_family is
+    'The member approves an invitation by the mailed link (A8); the person invited is mailed a link to register by, within 7 days. LY009 when the link is not good.';
+
+create function loyalty.prove_identity(
+    policy loyalty.access_policy, login_id text, password text, out identity_id bigint, out refusal jsonb
+) returns record
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    proof record;
+begin
+    insert into loyalty.identity (login_id, state, created_at, changed_at)
+    values (prove_identity.login_id, 'active', loyalty.now(), loyalty.now())
+        on conflict (login_id) where state in ('active', 'suspended', 'locked') do nothing
+    returning identity_id into prove_identity.identity_id;
+    if found then
+        perform loyalty.check_new_password(policy, prove_identity.password, prove_identity.login_id);
+        perform loyalty.set_password(prove_identity.identity_id, prove_identity.password);
+        return;
+    end if;
+    proof := loyalty.prove_password(prove_identity.login_id, coalesce(prove_identity.password, ''));
+    if proof.refusal is null then
+        prove_identity.identity_id := proof.identity_id;
+    elsif proof.refusal ->> 'code' = 'LY009' then
+        -- only who holds the address learns that it is a login ID already
+        refusal := proof.refusal || jsonb_build_object(
+            'details', 'The address is the ID of a login that there is already.',
+            'hint', 'Give the password of that login, or reset it first.');
+    else
+        refusal := proof.refusal;
+    end if;
+end
+$$;
+comment on function loyalty.prove_identity is
+    'The login of who holds an address: the one there is, by its password, else a new one with that password. Either identity_id or refusal, the body of an answer.';
+
+create function loyalty.register_family(token text, birth_date date, password text, terms_version text)
+    returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.family := loyalty.family_of_token(register_family.token, 'family_invitation');
+    policy loyalty.access_policy := loyalty.access_policy_of(held.program_id);
+    wait interval;
+    wrong integer;
+    proven record;
+begin
+    perform loyalty.check_family_relation(policy, held.relation);
+    if register_family.birth_date is null or register_family.password is null then
+        perform loyalty.raise('22004', 'birth_date and password must not be null', null, 'Give both.');
+    elsif register_family.terms_version is distinct from policy.terms_version then
+        perform loyalty.raise('22023', 'these are not the terms in force',
+            format('Version %L is.', policy.terms_version), 'Accept the terms in force: pass terms_version.');
+    end if;
+    wait := loyalty.begin_attempt('code', held.challenge_id::text);
+    if wait is not null then
+        return loyalty.refuse_attempt(wait);
+    end if;
+    if register_family.birth_date <> held.birth_date then
+        update loyalty.challenge c
+           set failures = c.failures + 1
+         where c.challenge_id = held.challenge_id
+        returning c.failures into wrong;
+        perform loyalty.attempt_failed('code', held.challenge_id::text);
+        if wrong >= 5 then
+            update loyalty.family f set ended_at = loyalty.now() where f.family_id = held.family_id;
+        end if;
+        perform loyalty.audit('register_family', held.program_id, null, held.account_id,
+            jsonb_build_object('family_id', held.family_id, 'why', 'birth date'), 'refused');
+        return loyalty.refuse('LY009', 'the birth date is not that of the invitation',
+            format('Tries left: %s.', 5 - wrong), 'Ask the member who invited which day the invitation holds.');
+    end if;
+    proven := loyalty.prove_identity(policy, held.address, register_family.password);
+    if proven.refusal is not null then
+        perform loyalty.audit('register_family', held.program_id, null, held.account_id,
+            jsonb_build_object('family_id', held.family_id, 'why', 'password'), 'refused');
+        return proven.refusal;
+    end if;
+    perform loyalty.attempt_succeeded('code', held.challenge_id::text);
+    insert into loyalty.identity_link as l (identity_id, account_id, program_id, relation, terms_version, linked_at)
+    values (proven.identity_id, held.account_id, held.program_id, held.relation, policy.terms_version, loyalty.now())
+        on conflict (identity_id, account_id) do update
+       set relation = excluded.relation, terms_version = excluded.terms_version, linked_at = excluded.linked_at,
+           ended_at = null
+     where l.ended_at is not null;
+    if not found then
+        perform loyalty.raise('LY010', 'the login is linked to the member already', null,
+            'A member is not their own family; a person is not family twice.');
+    end if;
+    perform loyalty.use_challenge(held.challenge_id);
+    update loyalty.family f
+       set registered_at = loyalty.now(), identity_id = proven.identity_id
+     where f.family_id = held.family_id;
+    perform loyalty.audit('register_family', held.program_id, proven.identity_id, held.account_id,
+        jsonb_build_object('family_id', held.family_id, 'relation', held.relation));
+    return loyalty.start_session(proven.identity_id, held.program_id, 'loyalty_family', held.account_id, false);
+end
+$$;
+comment on function loyalty.register_family is
+    'The person invited registers by the mailed link (A8), and is signed in: the address becomes the login ID; where it is one already, its password is asked for. LY009 for a wrong birth date, five of which end the invitation, and for a link that is not good; 22023 for a password or terms that cannot be.';
+
+create function loyalty.remove_family(account_id bigint, family_id bigint) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.family;
+begin
+    select f.* into held
+      from loyalty.family f
+     where f.family_id = remove_family.family_id and f.account_id = remove_family.account_id
+       for update;
+    if not found then
+        perform loyalty.raise('LY002', 'no such family', format('%s given.', coalesce(remove_family.family_id::text, 'null')),
+            'The family_id of an invitation is in /family.');
+    end if;
+    if held.ended_at is null then
+        update loyalty.family f
+           set ended_at = loyalty.now()
+         where f.family_id = held.family_id
+        returning f.* into held;
+        perform loyalty.use_challenge(held.challenge_id);
+        -- the sessions that it opened end with it
+        update loyalty.identity_link l
+           set ended_at = loyalty.now()
+         where l.identity_id = held.identity_id and l.account_id = held.account_id
+           and l.relation <> 'self' and l.ended_at is null;
+        perform loyalty.audit('remove_family', held.program_id, held.identity_id, held.account_id,
+            jsonb_build_object('family_id', held.family_id));
+    end if;
+    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
+        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+end
+$$;
+comment on function loyalty.remove_family is
+    'Takes an invitation back, or removes who registered by it: their sessions end at once. Again, it answers the same and changes nothing. LY002.';
+
+create function loyalty.family_account_id() returns bigint
+    language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select l.account_id
+          from loyalty.identity_link l
+          join loyalty.identity i on i.identity_id = l.identity_id and i.state = 'active'
+          join loyalty.wallet w on w.account_id = l.account_id and w.status <> 'closed'
+          join loyalty.access_policy p on p.program_id = l.program_id
+         where l.identity_id = loyalty.claim_identity_id()
+           and l.account_id = loyalty.claim_account_id()
+           and l.program_id = loyalty.claim_program_id()
+           and l.relation <> 'self'
+           and l.ended_at is null
+           and loyalty.admits_family(p, l.relation));
+end
+$$;
+comment on function loyalty.family_account_id is
+    'The account of the member whose family the token''s person is, for as long as that holds and the program lets family in; else null.';
+
+create function loyalty.is_key_used(account_id bigint, idempotency_key text) returns boolean
+    language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select exists (
+        select from loyalty.entry e
+         where e.account_id = is_key_used.account_id
+           and hashtextextended(e.idempotency_key, 0) = hashtextextended(is_key_used.idempotency_key, 0)
+           and e.idempotency_key = is_key_used.idempotency_key);
+end;
+comment on function loyalty.is_key_used is
+    'Whether an idempotency key of the account has its operation already, so that a call with it books nothing new.';
+
+create function loyalty.spend_as_family(
+    identity_id bigint,
+    account_id bigint,
+    points bigint,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    policy loyalty.access_policy;
+    kin record;
+    was_used boolean;
+    receipt loyalty.receipt;
+    spent numeric;
+begin
+    -- spends of one person come one after the other: what is counted is what there is
+    select l.program_id, l.relation, date_trunc('month', timezone(p.time_zone, loyalty.now()))::date as month into kin
+      from loyalty.identity_link l
+      join loyalty.program p on p.program_id = l.program_id
+     where l.identity_id = spend_as_family.identity_id and l.account_id = spend_as_family.account_id
+       and l.relation <> 'self' and l.ended_at is null
+       for no key update of l;
+    if found then
+        policy := loyalty.access_policy_of(kin.program_id);
+    end if;
+    if not coalesce(loyalty.admits_family(policy, kin.relation) and policy.family_access = 'spend', false) then
+        perform loyalty.raise('LY010', 'family may not spend these points', null,
+            'The program decides whether family sees or also spends a member''s points.');
+    end if;
+    was_used := loyalty.is_key_used(spend_as_family.account_id, spend_as_family.idempotency_key);
+    receipt := loyalty.spend_fifo(
+        spend_as_family.account_id, spend_as_family.points, spend_as_family.reason, spend_as_family.idempotency_key);
+    if was_used then
+        if not exists (
+               select from loyalty.family_spend s
+                where s.account_id = receipt.account_id and s.operation_id = receipt.operation_id
+                  and s.identity_id = spend_as_family.identity_id) then
+            perform loyalty.raise('LY003', 'the idempotency key was used for another request',
+                'Somebody else''s.', 'Use a new key.');
+        end if;
+        return receipt;
+    end if;
+    insert into loyalty.family_spend (account_id, operation_id, identity_id, month, points)
+    values (receipt.account_id, receipt.operation_id, spend_as_family.identity_id, kin.month, receipt.points)
+        on conflict do nothing;
+    select sum(s.points) into spent
+      from loyalty.family_spend s
+     where s.account_id = receipt.account_id and s.identity_id = spend_as_family.identity_id
+       and s.month = kin.month;
+    if spent > policy.family_monthly_limit then
+        perform loyalty.raise('LY010', 'over the monthly limit for family',
+            format('Limit %s, spent before %s, asked for %s.', policy.family_monthly_limit, spent - receipt.points,
+                receipt.points),
+            'Spend less, or wait for the next month.');
+    end if;
+    return receipt;
+end
+$$;
+comment on function loyalty.spend_as_family is
+    'Spends a member''s points for one of the family, up to the program''s limit in a month of its time zone; a repeated key counts once. LY010 when it may not or the limit is passed; else as loyalty.spend_fifo.';

@@ -1,0 +1,404 @@
+-- Logging in and out (A7, C9, S8), and what a person does with their own logins.
+
+create function loyalty.login_subject(login_id text, program_id integer) returns text
+    language sql stable set search_path = pg_catalog, pg_temp
+    return coalesce(loyalty.clean_login_id(login_id),
+                    coalesce(login_subject.program_id, 0) || ' ' || lower(btrim(login_subject.login_id)));
+comment on function loyalty.login_subject is
+    'What attempts at a login ID are counted under: the ID as it is stored, or a member number within its program.';
+
+create function loyalty.find_login(login_id text, program_id integer) returns loyalty.identity
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_one loyalty.identity;
+begin
+    select i.* into found_one
+      from loyalty.identity i
+     where i.login_id = loyalty.clean_login_id(find_login.login_id)
+       and i.state in ('active', 'suspended', 'locked');
+    if found_one.identity_id is null then
+        select i.* into found_one
+          from loyalty.access_policy p
+          join loyalty.account a on a.program_id = p.program_id and a.member_no = btrim(find_login.login_id)
+          join loyalty.identity_link l on l.account_id = a.account_id and l.relation = 'self' and l.ended_at is null
+          join loyalty.identity i on i.identity_id = l.identity_id and i.state in ('active', 'suspended', 'locked')
+         where p.program_id = find_login.program_id and p.allows_member_no;
+    end if;
+    return found_one;
+end
+$$;
+comment on function loyalty.find_login is
+    'Who logs in by that e-mail address or phone, or by that member number of a program that allows it (S8); null for nobody.';
+
+create function loyalty.login_subjects(identity_id bigint) returns setof text
+    language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select i.login_id
+      from loyalty.identity i
+     where i.identity_id = login_subjects.identity_id and i.login_id is not null
+     union
+    select loyalty.login_subject(a.member_no, a.program_id)
+      from loyalty.identity_link l
+      join loyalty.account a on a.account_id = l.account_id
+     where l.identity_id = login_subjects.identity_id and l.relation = 'self' and l.ended_at is null;
+end;
+comment on function loyalty.login_subjects is 'All that wrong passwords for a person may have been counted under.';
+
+create function loyalty.is_locked(identity_id bigint) returns boolean
+    language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select exists (select from loyalty.identity i
+                    where i.identity_id = is_locked.identity_id and i.state = 'locked')
+        or exists (select
+                     from loyalty.login_subjects(is_locked.identity_id) s
+                     join loyalty.throttle t
+                       on t.scope = 'password' and t.subject_hash = any (loyalty.keyed_hashes('throttle password', s))
+                    where t.blocked_until = 'infinity');
+end;
+comment on function loyalty.is_locked is 'Whether a person was locked out by wrong passwords and has to be unlocked.';
+
+create function loyalty.release_login(identity_id bigint) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    perform loyalty.attempt_succeeded('password', s), loyalty.attempt_succeeded('send', s)
+       from loyalty.login_subjects(release_login.identity_id) s;
+    update loyalty.identity i
+       set state = 'active', changed_at = loyalty.now()
+     where i.identity_id = release_login.identity_id and i.state = 'locked';
+end
+$$;
+comment on function loyalty.release_login is 'Forgets a person''s wrong passwords, and unlocks who was locked.';
+
+create function loyalty.try_password(person loyalty.identity, subject text, password text) returns jsonb
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    wait interval := loyalty.begin_attempt('password', subject);
+begin
+    if wait is not null then
+        return loyalty.refuse_attempt(wait);
+    end if;
+    if not loyalty.check_password(try_password.password,
+               (select c.password_hash from loyalty.credential c where c.identity_id = person.identity_id)) then
+        if loyalty.attempt_failed('password', subject) = 'infinity' then
+            update loyalty.identity i
+               set state = 'locked', changed_at = loyalty.now()
+             where i.identity_id = person.identity_id and i.state = 'active';
+        end if;
+        -- one answer for an unknown ID and a wrong password (A7)
+        return loyalty.refuse('LY009', 'wrong login ID or password', null, 'Try again, or reset the password.');
+    elsif person.state = 'locked' then
+        return loyalty.refuse_attempt(interval '1 day');
+    end if;
+    perform loyalty.attempt_succeeded('password', subject);
+    return null;
+end
+$$;
+comment on function loyalty.try_password is
+    'Null when it is the person''s password, else the refusal to answer with, which is counted under the subject: LY009 wrong, or nobody; LY008 too often, or locked. The tenth wrong one in a row locks.';
+
+create function loyalty.prove_password(
+    login_id text, password text, program_id integer default null, out identity_id bigint, out refusal jsonb
+) returns record
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    person loyalty.identity := loyalty.find_login(prove_password.login_id, prove_password.program_id);
+begin
+    identity_id := person.identity_id;
+    refusal := loyalty.try_password(
+        person, loyalty.login_subject(prove_password.login_id, prove_password.program_id), prove_password.password);
+    if refusal is null and person.state = 'suspended' then
+        refusal := loyalty.refuse('LY010', 'the login is suspended', null, 'Ask the program''s administrators.');
+    end if;
+end
+$$;
+comment on function loyalty.prove_password is
+    'Who logs in by that ID and password: with refusal null the person, else only who it was about. program_id also takes a member number where the program allows it (S8). Refusals: LY009, LY008, LY010 suspended.';
+
+create function loyalty.login_places(identity_id bigint, within integer, wanted text, only_account bigint)
+    returns table (program_id integer, program text, account_id bigint, role text)
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if wanted in ('member', 'family') then
+        return query
+        select p.program_id, p.code, l.account_id,
+               case l.relation when 'self' then 'loyalty_member' else 'loyalty_family' end
+          from loyalty.identity_link l
+          join loyalty.program p on p.program_id = l.program_id
+          join loyalty.wallet w on w.account_id = l.account_id and w.status = 'open'
+         where l.identity_id = login_places.identity_id
+           and l.ended_at is null
+           and (l.program_id = within or within is null)
+           and (l.account_id = only_account or only_account is null)
+           and (l.relation = 'self') = (wanted = 'member')
+         order by p.code, l.account_id;
+    elsif wanted = 'operator' then
+        return query
+        select null::integer, null::text, null::bigint, 'loyalty_operator'
+         where loyalty.role_of(login_places.identity_id, null, 'operator');
+    else
+        return query
+        select p.program_id, p.code, null::bigint, 'loyalty_' || wanted
+          from loyalty.program p
+         where (p.program_id = within or within is null)
+           and loyalty.role_of(login_places.identity_id, p.program_id, wanted)
+         order by p.code;
+    end if;
+end
+$$;
+comment on function loyalty.login_places is
+    'What a person may log in to in a wanted role, in one program or all, for one account or all: as a member or family where the account is open, as staff where they have the role.';
+
+create function loyalty.log_in(
+    login_id text,
+    password text,
+    program text default null,
+    remember boolean default false,
+    role text default 'member',
+    account_id bigint default null
+) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer := case when log_in.program is not null then loyalty.program_id(log_in.program) end;
+    proof record;
+    places record;
+    answer jsonb;
+begin
+    if log_in.login_id is null or log_in.password is null or log_in.role is null then
+        perform loyalty.raise('22004', 'login_id, password and role must not be null', null,
+            'Send all three; role may be left out for a member.');
+    elsif log_in.role not in ('member', 'family', 'granter', 'admin', 'operator') then
+        perform loyalty.raise('22023', 'no such role', format('%L given.', left(log_in.role, 40)),
+            'member, family, granter, admin or operator.');
+    end if;
+    if within is not null and log_in.role <> 'operator' then
+        perform loyalty.check_service_hours(within);
+    end if;
+    proof := loyalty.prove_password(log_in.login_id, log_in.password, within);
+    if proof.refusal is not null then
+        -- one that had to wait was not looked at, and does not count
+        if proof.refusal ->> 'code' <> 'LY008' then
+            perform loyalty.audit('log_in', within, proof.identity_id,
+                details => jsonb_build_object('role', log_in.role), outcome => 'refused');
+        end if;
+        return proof.refusal;
+    end if;
+    select min(l.program_id) as program_id, min(l.program) as program, min(l.account_id) as account_id,
+           min(l.role) as role, count(*) as number,
+           string_agg(coalesce(l.program || coalesce(' (account ' || l.account_id || ')', ''), 'all'), ', ') as all_of_them
+      into places
+      from loyalty.login_places(proof.identity_id, within, log_in.role, log_in.account_id) l;
+    if places.number = 0 and log_in.role = 'member' then
+        select min(l.program_id) as program_id, min(l.program) as program, min(l.account_id) as account_id,
+               min(l.role) as role, count(*) as number,
+               string_agg(l.program || ' (account ' || l.account_id || ')', ', ') as all_of_them
+          into places
+          from loyalty.login_places(proof.identity_id, within, 'family', log_in.account_id) l;
+    end if;
+    if places.number = 0 then
+        perform loyalty.audit('log_in', within, proof.identity_id,
+            details => jsonb_build_object('role', log_in.role), outcome => 'refused');
+        return loyalty.refuse('LY010',
+            case when log_in.role in ('member', 'family') then 'not an active member of the program'
+                 else 'not in that role' end,
+            null, 'Ask the program''s administrators.');
+    elsif places.number > 1 then
+        return loyalty.refuse('22023', 'say which of your programs', places.all_of_them || '.',
+            'Send program, and account_id where a program is there twice.');
+    end if;
+    if log_in.role <> 'operator' then
+        perform loyalty.check_service_hours(places.program_id);
+    end if;
+    -- who is suspended this moment gets no session that the suspension would not end
+    perform from loyalty.identity i where i.identity_id = proof.identity_id and i.state = 'active' for share;
+    if not found then
+        return loyalty.refuse('LY010', 'the login is suspended', null, 'Ask the program''s administrators.');
+    end if;
+    answer := loyalty.start_session(proof.identity_id, places.program_id, places.role, places.account_id, log_in.remember);
+    perform loyalty.audit('log_in', places.program_id, proof.identity_id, places.account_id,
+        jsonb_build_object('role', places.role, 'session_id', answer ->> 'session_id'));
+    return answer;
+end
+$$;
+comment on function loyalty.log_in is
+    'Logs a person in by e-mail address, phone, or member number where the program allows it, and password: what start_session answers. Refusals that count are answers: LY009 wrong (the same for an unknown ID), LY008 too often, LY010 no active member; 22023 when program is needed. Raises LY002, LY007, 22004, 22023.';
+
+create function loyalty.refresh(refresh_token text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    given loyalty.refresh_token;
+    of_session loyalty.session;
+    why text;
+begin
+    if refresh.refresh_token is null then
+        perform loyalty.raise('22004', 'refresh_token must not be null', null, 'Send the last one that you got.');
+    end if;
+    select t.* into given
+      from loyalty.refresh_token t
+     where t.token_hash = any (loyalty.keyed_hashes('refresh token', refresh.refresh_token))
+       for update;
+    select s.* into of_session from loyalty.session s where s.session_id = given.session_id for update;
+    if of_session.ended_at is null and of_session.expires_at > loyalty.now() then
+        if given.used_at is not null then
+            why := 'a refresh token came twice';
+        elsif not exists (
+                select from loyalty.login_places(of_session.identity_id, of_session.program_id,
+                                                 substr(of_session.role, 9), of_session.account_id)) then
+            why := 'what it opens is closed';
+        else
+            if of_session.role <> 'loyalty_operator' then
+                perform loyalty.check_service_hours(of_session.program_id);
+            end if;
+            update loyalty.refresh_token t set used_at = loyalty.now() where t.token_hash = given.token_hash;
+            update loyalty.session s
+               set used_at = loyalty.now(), address = loyalty.client_address(),
+                   expires_at = loyalty.now() + loyalty.session_life(s.program_id, s.is_remembered)
+             where s.session_id = of_session.session_id;
+            return loyalty.session_tokens(of_session.session_id);
+        end if;
+        update loyalty.session s set ended_at = loyalty.now() where s.session_id = of_session.session_id;
+        perform loyalty.audit('refresh', of_session.program_id, of_session.identity_id, of_session.account_id,
+            jsonb_build_object('session_id', of_session.session_id, 'why', why), 'refused');
+    end if;
+    return loyalty.refuse('LY009', 'the login is over', null, 'Log in again.');
+end
+$$;
+comment on function loyalty.refresh is
+    'New tokens for a refresh token, which is good once: one that comes a second time ends the session, since either the person or somebody else holds a stolen one. Not good, not any more, or twice: the answer is LY009. Raises LY007, 22004.';
+
+create function loyalty.own_sessions(identity_id bigint, session_id uuid default null) returns jsonb
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_build_object('sessions', coalesce(jsonb_agg(jsonb_build_object(
+               'session_id', s.session_id,
+               'program', p.code,
+               'role', substr(s.role, 9),
+               'account_id', s.account_id,
+               'device', s.device,
+               'address', s.address,
+               'is_remembered', s.is_remembered,
+               'started_at', s.started_at,
+               'used_at', s.used_at,
+               'expires_at', s.expires_at,
+               'is_this', s.session_id is not distinct from own_sessions.session_id)
+               order by s.used_at desc, s.session_id), '[]'))
+      from loyalty.session s
+      left join loyalty.program p on p.program_id = s.program_id
+     where s.identity_id = own_sessions.identity_id
+       and s.ended_at is null
+       and s.expires_at > loyalty.now();
+end;
+comment on function loyalty.own_sessions is
+    'The logins of a person that still go on, the last used first: {sessions: […]}; session_id says which is_this.';
+
+create function loyalty.end_session(identity_id bigint, session_id uuid, action text default 'end_session')
+    returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    ended loyalty.session;
+begin
+    update loyalty.session s
+       set ended_at = loyalty.now()
+     where s.session_id = end_session.session_id
+       and s.identity_id = end_session.identity_id
+       and s.ended_at is null
+    returning * into ended;
+    if ended.session_id is null then
+        perform loyalty.raise('LY002', 'no such session', null, 'own_sessions has those that there are.');
+    end if;
+    perform loyalty.audit(end_session.action, ended.program_id, ended.identity_id, ended.account_id,
+        jsonb_build_object('session_id', ended.session_id));
+    return jsonb_build_object('ended', 1);
+end
+$$;
+comment on function loyalty.end_session is
+    'Ends one login of a person: {ended: 1}; action is what the audit calls it. LY002 when there is none.';
+
+create function loyalty.log_out_everywhere(identity_id bigint, program_id integer default null) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ended bigint := loyalty.end_sessions(log_out_everywhere.identity_id);
+begin
+    perform loyalty.audit('log_out_everywhere', log_out_everywhere.program_id, log_out_everywhere.identity_id,
+        details => jsonb_build_object('ended', ended));
+    return jsonb_build_object('ended', ended);
+end
+$$;
+comment on function loyalty.log_out_everywhere is
+    'Ends all logins of a person, in every program: {ended}. program_id is for the audit.';
+
+create function loyalty.change_password(
+    identity_id bigint,
+    program_id integer,
+    old_password text,
+    new_password text,
+    session_id uuid default null
+) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    person loyalty.identity;
+    subject text;
+    refusal jsonb;
+begin
+    select i.* into person from loyalty.identity i where i.identity_id = change_password.identity_id;
+    subject := (select s from loyalty.login_subjects(person.identity_id) s
+                 order by s is distinct from person.login_id, s limit 1);
+    if subject is null then
+        perform loyalty.raise('LY010', 'there is no password to change', null,
+            'The login is an identity provider''s.');
+    end if;
+    perform loyalty.check_new_password(
+        loyalty.access_policy_of(change_password.program_id), change_password.new_password, person.login_id);
+    refusal := loyalty.try_password(person, subject, change_password.old_password);
+    if refusal is not null then
+        if refusal ->> 'code' <> 'LY008' then
+            perform loyalty.audit('change_password', change_password.program_id, person.identity_id, outcome => 'refused');
+        end if;
+        return refusal;
+    end if;
+    perform loyalty.replace_password(person.identity_id, change_password.program_id, change_password.new_password,
+        change_password.session_id);
+    perform loyalty.audit('change_password', change_password.program_id, person.identity_id);
+    return jsonb_build_object('changed', true);
+end
+$$;
+comment on function loyalty.change_password is
+    'Changes a person''s password, who gives the old one, by a program''s policy; ends their other sessions and tells them by mail: {changed: true}. Wrong: the answer is LY009, too often LY008. Raises LY010, 22004, 22023.';
+
+create function loyalty.purge_logins(older_than interval default '90 days') returns bigint
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    purged bigint;
+begin
+    if older_than is null or older_than < interval '1 day' then
+        perform loyalty.raise('22023', 'older_than is too short', format('%s given.', coalesce(older_than::text, 'null')),
+            'From 1 day on.');
+    end if;
+    delete from loyalty.session s
+     where s.expires_at < loyalty.now() - older_than
+        or s.ended_at < loyalty.now() - older_than;
+    get diagnostics purged = row_count;
+    delete from loyalty.login_application a
+     where a.state in ('done', 'refused') and a.decided_at < loyalty.now() - older_than;
+    return purged;
+end
+$$;
+comment on function loyalty.purge_logins is
+    'Deletes sessions that ended, and applications for a login that were settled, longer ago than that, a day at least. How many sessions.';

@@ -1,0 +1,136 @@
+-- Another login ID: whoever changes address, or registers one later (S8). The new address is
+-- proven by a link, before the old one goes.
+
+create function loyalty.request_login_change(
+    identity_id bigint, program_id integer, account_id bigint, login_id text, password text
+) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    started timestamptz := clock_timestamp();
+    address text := loyalty.clean_login_id(request_login_change.login_id);
+    subject text := 'login change ' || request_login_change.identity_id;
+    person record;
+    wait interval;
+    sent loyalty.challenge;
+begin
+    if address is null then
+        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a telephone number', null,
+            'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.');
+    end if;
+    wait := loyalty.begin_attempt('code', subject);
+    if wait is not null then
+        return loyalty.refuse_attempt(wait);
+    end if;
+    select i.login_id, c.password_hash into person
+      from loyalty.identity i
+      left join loyalty.credential c on c.identity_id = i.identity_id
+     where i.identity_id = request_login_change.identity_id and i.state = 'active';
+    if not loyalty.check_password(request_login_change.password, person.password_hash) then
+        perform loyalty.attempt_failed('code', subject);
+        perform loyalty.audit('request_login_change', request_login_change.program_id,
+            request_login_change.identity_id, request_login_change.account_id, outcome => 'refused');
+        return loyalty.refuse('LY009', 'wrong password', null, 'Give the password of your login as it is now.');
+    end if;
+    perform loyalty.attempt_succeeded('code', subject);
+    if person.login_id = address then
+        perform loyalty.raise('22023', 'login_id is the one you have', null, 'Give another one.');
+    end if;
+    wait := loyalty.begin_attempt('send', address);
+    if wait is not null then
+        return loyalty.refuse_attempt(wait);
+    end if;
+    perform loyalty.attempt_failed('send', address, false);
+    -- nothing goes to who has that login ID already, and the answer does not tell
+    sent := loyalty.new_challenge('login_change', request_login_change.program_id, request_login_change.identity_id,
+        request_login_change.account_id,
+        case when not exists (select from loyalty.identity i
+                               where i.login_id = address and i.state in ('active', 'suspended', 'locked'))
+             then address end);
+    perform loyalty.audit('request_login_change', request_login_change.program_id,
+        request_login_change.identity_id, request_login_change.account_id);
+    perform loyalty.pad(started);
+    return jsonb_build_object('sent_to', address, 'expires_at', sent.expires_at);
+end
+$$;
+comment on function loyalty.request_login_change is
+    'Mails a link to a new login ID of somebody who is signed in, once the password was right (S8): {sent_to, expires_at}. The answer does not tell whether somebody has that login ID; then no mail goes out. LY009 for a wrong password, LY008 after too many, 22023 for what is no login ID.';
+
+create function loyalty.confirm_login_change(token text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    sent loyalty.challenge := loyalty.challenge_of_token(confirm_login_change.token, '{login_change}');
+begin
+    perform loyalty.check_service_hours(sent.program_id);
+    if sent.address is null then
+        perform loyalty.raise('LY009', 'the link is no longer good', 'It was used, replaced by a newer one, or its time is over.',
+            'Ask for a new one.');
+    end if;
+    perform loyalty.use_challenge(sent.challenge_id);
+    begin
+        update loyalty.identity i
+           set login_id = sent.address, changed_at = loyalty.now()
+         where i.identity_id = sent.identity_id and i.state = 'active';
+        if not found then
+            perform loyalty.raise('LY010', 'the login is suspended', null, 'Ask your organisation.');
+        end if;
+    exception when unique_violation then
+        perform loyalty.raise('LY010', 'the login ID is taken by now', null, 'Choose another one.');
+    end;
+    -- the record is the member's own: family has none
+    perform loyalty.fill_contact(l.account_id, sent.address)
+       from loyalty.identity_link l
+      where l.identity_id = sent.identity_id and l.account_id = sent.account_id
+        and l.relation = 'self' and l.ended_at is null;
+    perform loyalty.audit('confirm_login_change', sent.program_id, sent.identity_id, sent.account_id);
+    return jsonb_build_object('login_id', sent.address);
+end
+$$;
+comment on function loyalty.confirm_login_change is
+    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. LY009 for a link that is no longer good.';
+
+-- What is left of people who came and went.
+create function loyalty.purge_access(older_than interval default '30 days')
+    returns table (what text, purged bigint)
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    before timestamptz := loyalty.now() - older_than;
+begin
+    if older_than is null or older_than < interval '1 day' then
+        perform loyalty.raise('22023', 'older_than is too short', format('%s given.', coalesce(older_than::text, 'null')),
+            'A day or more: failures of the last day still count.');
+    end if;
+    delete from loyalty.registration r where r.expires_at < before;
+    get diagnostics purged = row_count;
+    what := 'registration';
+    return next;
+    delete from loyalty.challenge c where c.expires_at < before;
+    get diagnostics purged = row_count;
+    what := 'challenge';
+    return next;
+    delete from loyalty.throttle t where t.failed_at < before and t.blocked_until is distinct from 'infinity';
+    get diagnostics purged = row_count;
+    what := 'throttle';
+    return next;
+    delete from loyalty.credential c
+     using loyalty.identity i
+     where i.identity_id = c.identity_id and i.state = 'provisional' and i.changed_at < before
+       and not exists (select from loyalty.registration r where r.identity_id = i.identity_id);
+    delete from loyalty.identity i
+     where i.state = 'provisional' and i.changed_at < before
+       and not exists (select from loyalty.registration r where r.identity_id = i.identity_id)
+       and not exists (select from loyalty.challenge c where c.identity_id = i.identity_id);
+    get diagnostics purged = row_count;
+    what := 'identity';
+    return next;
+    purged := loyalty.purge_logins(older_than);
+    what := 'session';
+    return next;
+end
+$$;
+comment on function loyalty.purge_access is
+    'Deletes what people left behind and nobody needs: registrations and challenges whose time is long over, failures that no longer count, provisional persons, ended sessions. What, and how many of it; older_than a day or more. Locked logins and the audit stay.';

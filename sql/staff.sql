@@ -1,0 +1,475 @@
+-- People who run a program (P12): who may grant, who administers, and what a granter may give away
+-- in a month.
+
+create table loyalty.program_role (
+    role_id bigint generated always as identity primary key,
+    program_id integer references loyalty.program,
+    role text not null
+        constraint program_role_is_known check (role in ('granter', 'admin', 'operator')),
+    identity_id bigint references loyalty.identity,
+    login_id text not null
+        constraint program_role_login_id_is_clean check (login_id = loyalty.clean_login_id(login_id)),
+    monthly_budget bigint
+        constraint program_role_budget_is_not_negative check (monthly_budget >= 0),
+    challenge_id uuid,
+    given_at timestamptz not null,
+    given_by text not null,
+    accepted_at timestamptz,
+    taken_at timestamptz,
+    taken_by text,
+    constraint program_role_operator_is_of_no_program check ((role = 'operator') = (program_id is null)),
+    constraint program_role_budget_is_a_granters check (monthly_budget is null or role = 'granter'),
+    constraint program_role_is_accepted_by_somebody check ((identity_id is null) = (accepted_at is null)),
+    constraint program_role_is_taken_by_somebody check ((taken_at is null) = (taken_by is null))
+);
+create unique index program_role_is_had_once on loyalty.program_role (identity_id, program_id, role)
+    nulls not distinct where identity_id is not null and taken_at is null;
+create unique index program_role_is_offered_once on loyalty.program_role (program_id, role, login_id)
+    where identity_id is null and taken_at is null;
+create unique index program_role_by_challenge on loyalty.program_role (challenge_id);
+create index program_role_by_program on loyalty.program_role (program_id, role) where taken_at is null;
+
+comment on table loyalty.program_role is
+    'Who grants, administers or operates: given, offered to who has no login yet, and taken; rows stay.';
+comment on column loyalty.program_role.role_id is 'Number of the giving.';
+comment on column loyalty.program_role.program_id is 'The program; null for an operator, who has all.';
+comment on column loyalty.program_role.role is 'granter, admin or operator.';
+comment on column loyalty.program_role.identity_id is 'Who has it; null while it is an offer.';
+comment on column loyalty.program_role.login_id is 'The login ID that it was given to.';
+comment on column loyalty.program_role.monthly_budget is
+    'Points that a granter may grant in a month of the program''s time zone; null for no limit.';
+comment on column loyalty.program_role.challenge_id is 'The challenge in the mail of the offer.';
+comment on column loyalty.program_role.given_at is 'When it was given or offered.';
+comment on column loyalty.program_role.given_by is 'Who gave it.';
+comment on column loyalty.program_role.accepted_at is 'Since when the person has it; null while it is an offer.';
+comment on column loyalty.program_role.taken_at is 'When it was taken away; null while it holds.';
+comment on column loyalty.program_role.taken_by is 'Who took it.';
+
+create table loyalty.granter_grant (
+    account_id bigint not null references loyalty.account,
+    operation_id bigint not null,
+    identity_id bigint not null references loyalty.identity,
+    program_id integer not null references loyalty.program,
+    month date not null,
+    points bigint not null,
+    primary key (account_id, operation_id)
+);
+create index granter_grant_by_month on loyalty.granter_grant (identity_id, program_id, month);
+comment on table loyalty.granter_grant is 'What granters gave away over HTTP, each operation counted once.';
+comment on column loyalty.granter_grant.account_id is 'Who got the points.';
+comment on column loyalty.granter_grant.operation_id is 'The grant.';
+comment on column loyalty.granter_grant.identity_id is 'The granter.';
+comment on column loyalty.granter_grant.program_id is 'Program of the account.';
+comment on column loyalty.granter_grant.month is 'First day of the grant''s month, in the program''s time zone.';
+comment on column loyalty.granter_grant.points is 'How many points.';
+
+-- Roles
+
+create function loyalty.role_of(identity_id bigint, program_id integer, role text) returns boolean
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+    return exists (
+        select from loyalty.program_role r
+         where r.identity_id = role_of.identity_id
+           and r.role = role_of.role
+           and (r.role = 'operator' or r.program_id = role_of.program_id)
+           and r.taken_at is null);
+comment on function loyalty.role_of is
+    'Whether a person is granter or admin of a program, or operator (of all, program_id does not matter).';
+
+create function loyalty.role_state(accepted_at timestamptz, taken_at timestamptz) returns text
+    language sql immutable parallel safe
+    return case when taken_at is not null then 'taken' when accepted_at is null then 'offered' else 'held' end;
+comment on function loyalty.role_state is 'Whether a role is held, offered, or was taken.';
+
+create function loyalty.role_answer(given loyalty.program_role) returns jsonb
+    language sql stable set search_path = pg_catalog, pg_temp
+    return jsonb_build_object('role_id', given.role_id,
+        'program', (select p.code from loyalty.program p where p.program_id = given.program_id),
+        'role', given.role, 'login_id', given.login_id, 'monthly_budget', given.monthly_budget,
+        'state', loyalty.role_state(given.accepted_at, given.taken_at));
+comment on function loyalty.role_answer is 'A role as give_role and take_role answer it.';
+
+create function loyalty.give_role(program text, login_id text, role text, monthly_budget bigint default null)
+    returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer := case when give_role.role is distinct from 'operator' or give_role.program is not null
+                           then loyalty.program_id(give_role.program) end;
+    reached text := loyalty.clean_login_id(give_role.login_id);
+    person bigint;
+    given loyalty.program_role;
+    asked loyalty.challenge;
+begin
+    if give_role.role is null or give_role.role not in ('granter', 'admin', 'operator') then
+        perform loyalty.raise('22023', 'no such role', format('%L given.', left(give_role.role, 40)),
+            'granter, admin or operator.');
+    elsif give_role.role = 'operator' and within is not null then
+        perform loyalty.raise('22023', 'an operator is of no program', null, 'Leave program out.');
+    elsif reached is null then
+        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a mobile number', null,
+            'Such as hanako@example.com or +81 90 1234 5678.');
+    elsif give_role.monthly_budget is not null and give_role.role <> 'granter' then
+        perform loyalty.raise('22023', 'only granters have a budget', format('%s given.', give_role.role),
+            'Leave monthly_budget out.');
+    elsif give_role.monthly_budget < 0 then
+        perform loyalty.raise('22023', 'monthly_budget is below zero', format('%s given.', give_role.monthly_budget),
+            'Points from 0, or null for no limit.');
+    end if;
+    select i.identity_id into person
+      from loyalty.identity i
+     where i.login_id = reached and i.state in ('active', 'suspended', 'locked')
+       -- an administrator does not learn who has a login elsewhere: such people accept by mail
+       and (loyalty.api_role() <> 'loyalty_admin'
+            or exists (select from loyalty.identity_link l
+                        where l.identity_id = i.identity_id and l.program_id = within and l.ended_at is null)
+            or exists (select from loyalty.program_role r
+                        where r.identity_id = i.identity_id and r.program_id = within and r.taken_at is null));
+    -- given again, the budget changes and nothing else
+    update loyalty.program_role r
+       set monthly_budget = give_role.monthly_budget
+     where r.program_id is not distinct from within
+       and r.role = give_role.role
+       and r.taken_at is null
+       and (r.identity_id = person or r.identity_id is null and r.login_id = reached and person is null)
+    returning r.* into given;
+    if given.role_id is null and person is not null then
+        insert into loyalty.program_role
+               (program_id, role, identity_id, login_id, monthly_budget, given_at, given_by, accepted_at)
+        values (within, give_role.role, person, reached, give_role.monthly_budget, loyalty.now(), loyalty.actor(),
+                loyalty.now())
+        returning * into given;
+    elsif given.role_id is null then
+        if within is null then
+            perform loyalty.raise('LY002', 'no such login', null, 'An operator has a login before the role.');
+        end if;
+        perform loyalty.access_policy_of(within);
+        insert into loyalty.program_role (program_id, role, login_id, monthly_budget, given_at, given_by)
+        values (within, give_role.role, reached, give_role.monthly_budget, loyalty.now(), loyalty.actor())
+        returning * into given;
+    end if;
+    if given.identity_id is null then
+        if given.challenge_id is not null then
+            perform loyalty.use_challenge(given.challenge_id);
+        end if;
+        asked := loyalty.new_challenge('staff_invitation', within, null, null, reached,
+            jsonb_build_object('role', given.role), interval '7 days');
+        update loyalty.program_role r set challenge_id = asked.challenge_id where r.role_id = given.role_id;
+    end if;
+    perform loyalty.audit('give_role', within, given.identity_id, null,
+        jsonb_build_object('role_id', given.role_id, 'role', given.role, 'monthly_budget', given.monthly_budget));
+    return loyalty.role_answer(given);
+end
+$$;
+comment on function loyalty.give_role is
+    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it changes a granter''s budget and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002.';
+
+create function loyalty.accept_invitation(token text, password text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    offered loyalty.program_role;
+    proven record;
+begin
+    if accept_invitation.token ~ '^[0-9a-f]{32}\.' then
+        select r.* into offered
+          from loyalty.program_role r
+         where r.challenge_id = split_part(accept_invitation.token, '.', 1)::uuid
+           and r.identity_id is null and r.taken_at is null
+           for update;
+    end if;
+    if offered.role_id is null
+       or (loyalty.challenge_of_token(accept_invitation.token, '{staff_invitation}')).challenge_id is null then
+        perform loyalty.raise('LY009', 'the link is not good', null,
+            'It was used, its time is over, or the offer was taken back: ask an administrator for another.');
+    end if;
+    perform loyalty.check_service_hours(offered.program_id);
+    proven := loyalty.prove_identity(
+        loyalty.access_policy_of(offered.program_id), offered.login_id, accept_invitation.password);
+    if proven.refusal is not null then
+        perform loyalty.audit('accept_invitation', offered.program_id, null, null,
+            jsonb_build_object('role_id', offered.role_id), 'refused');
+        return proven.refusal;
+    end if;
+    if loyalty.role_of(proven.identity_id, offered.program_id, offered.role) then
+        perform loyalty.raise('LY010', 'the login has this role already', null, 'Log in.');
+    end if;
+    perform loyalty.use_challenge(offered.challenge_id);
+    update loyalty.program_role r
+       set identity_id = proven.identity_id, accepted_at = loyalty.now()
+     where r.role_id = offered.role_id;
+    perform loyalty.audit('accept_invitation', offered.program_id, proven.identity_id, null,
+        jsonb_build_object('role_id', offered.role_id, 'role', offered.role));
+    return loyalty.start_session(proven.identity_id, offered.program_id, 'loyalty_' || offered.role, null, false);
+end
+$$;
+comment on function loyalty.accept_invitation is
+    'Accepts a role by the mailed link, and signs the person in: the address becomes the login ID with that password; where it is one already, its password is asked for. LY009 for a link that is not good or a wrong password, 22023 for a password that cannot be.';
+
+create function loyalty.take_role(role_id bigint) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.program_role;
+begin
+    select r.* into held from loyalty.program_role r where r.role_id = take_role.role_id;
+    if not found then
+        perform loyalty.raise('LY002', 'no such role', format('%s given.', coalesce(take_role.role_id::text, 'null')),
+            'The role_id is in /program_role.');
+    end if;
+    -- all who have the same, in one order: of two who go at the same time one stays
+    perform r.role_id
+       from loyalty.program_role r
+      where r.program_id is not distinct from held.program_id and r.role = held.role and r.taken_at is null
+      order by r.role_id
+        for update;
+    select r.* into held from loyalty.program_role r where r.role_id = take_role.role_id;
+    if held.taken_at is null then
+        if held.role <> 'granter' and held.identity_id = loyalty.claim_identity_id() and not exists (
+               select from loyalty.program_role r
+                where r.program_id is not distinct from held.program_id and r.role = held.role
+                  and r.taken_at is null and r.identity_id <> held.identity_id) then
+            perform loyalty.raise('LY010', format('you are the last %s', held.role),
+                'Nobody could give the role any more.', 'Give it to somebody else first.');
+        end if;
+        update loyalty.program_role r
+           set taken_at = loyalty.now(), taken_by = loyalty.actor()
+         where r.role_id = held.role_id
+        returning r.* into held;
+        if held.challenge_id is not null then
+            perform loyalty.use_challenge(held.challenge_id);
+        end if;
+        if held.identity_id is not null then
+            perform loyalty.end_sessions(identity_id => held.identity_id, program_id => held.program_id,
+                role => 'loyalty_' || held.role);
+        end if;
+        perform loyalty.audit('take_role', held.program_id, held.identity_id, null,
+            jsonb_build_object('role_id', held.role_id, 'role', held.role));
+    end if;
+    return loyalty.role_answer(held);
+end
+$$;
+comment on function loyalty.take_role is
+    'Takes a role, or the offer of one, away: the sessions in it end at once. Again, it answers the same and changes nothing. LY002; LY010 for who is the last administrator or operator and would take their own.';
+
+create function loyalty.login_id_in_role(role_id bigint) returns text
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select coalesce(i.login_id, r.login_id)
+          from loyalty.program_role r
+          left join loyalty.identity i on i.identity_id = r.identity_id
+         where r.role_id = login_id_in_role.role_id
+           and (pg_has_role(loyalty.api_role(), 'loyalty_operator', 'member')
+                or loyalty.api_role() = 'loyalty_admin' and r.program_id = loyalty.claim_program_id()));
+end
+$$;
+comment on function loyalty.login_id_in_role is
+    'The login ID of who has a role, as it is now, for an administrator of the program; null for others.';
+
+-- Granting over HTTP: budgets and what takes two
+
+create function loyalty.hold_budget(program_id integer) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    person bigint := loyalty.claim_identity_id();
+    budget bigint;
+begin
+    if loyalty.api_role() <> 'loyalty_granter' or person is null then
+        return;
+    end if;
+    select r.monthly_budget into budget
+      from loyalty.program_role r
+     where r.identity_id = person and r.program_id = hold_budget.program_id
+       and r.role = 'granter' and r.taken_at is null;
+    if not found then
+        perform loyalty.raise('LY010', 'no longer a granter of the program', null, 'Ask an administrator for the role.');
+    elsif budget is not null then
+        perform 1
+           from loyalty.program_role r
+          where r.identity_id = person and r.program_id = hold_budget.program_id
+            and r.role = 'granter' and r.taken_at is null
+            for no key update;
+    end if;
+end
+$$;
+comment on function loyalty.hold_budget is
+    'Before a granter''s grants: whether the person still is one; has calls of one with a budget come one after the other.';
+
+create function loyalty.count_grants(program_id integer, operation_ids bigint[]) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    person bigint := loyalty.claim_identity_id();
+    this_month date;
+    budget bigint;
+    granted numeric;
+    newly numeric;
+begin
+    if loyalty.api_role() <> 'loyalty_granter' or person is null then
+        return;
+    end if;
+    select date_trunc('month', timezone(p.time_zone, loyalty.now()))::date into this_month
+      from loyalty.program p
+     where p.program_id = count_grants.program_id;
+    -- a key may have found somebody else's grant
+    with counted as (
+        insert into loyalty.granter_grant (account_id, operation_id, identity_id, program_id, month, points)
+        select e.account_id, o.operation_id, person, p.program_id,
+               date_trunc('month', timezone(p.time_zone, e.occurred_at))::date, e.points
+          from unnest(operation_ids) o (operation_id)
+          join loyalty.entry e
+            on e.account_id = o.operation_id >> 24 and e.entry = (o.operation_id & 16777215)::integer
+           and e.actor = loyalty.actor()
+          join loyalty.program p on p.program_id = count_grants.program_id
+            on conflict do nothing
+        returning points)
+    select sum(c.points) into newly from counted c;
+    select r.monthly_budget into budget
+      from loyalty.program_role r
+     where r.identity_id = person and r.program_id = count_grants.program_id
+       and r.role = 'granter' and r.taken_at is null;
+    if newly is null or budget is null then
+        return;
+    end if;
+    select sum(g.points) into granted
+      from loyalty.granter_grant g
+     where g.identity_id = person and g.program_id = count_grants.program_id and g.month = this_month;
+    if granted > budget then
+        perform loyalty.raise('LY010', 'over the monthly budget',
+            format('Budget %s, granted before %s, asked for %s.', budget, granted - newly, newly),
+            'Grant less, wait for the next month, or ask an administrator.');
+    end if;
+end
+$$;
+comment on function loyalty.count_grants is
+    'After a granter''s grants: counts those not counted before to their month, and refuses what passes the budget with LY010, which undoes them.';
+
+create function loyalty.check_approval(program_id integer, points bigint) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    above bigint := (select p.approval_above from loyalty.access_policy p where p.program_id = check_approval.program_id);
+begin
+    if check_approval.points > above then
+        perform loyalty.raise('LY010', 'so many points take two administrators',
+            format('%s asked for; one may grant up to %s.', check_approval.points, above),
+            'One administrator proposes it with /rpc/propose_grant, another approves it with /rpc/approve_grant.');
+    end if;
+end
+$$;
+comment on function loyalty.check_approval is 'Refuses a grant of more points than one person may give in the program with LY010.';
+
+create function loyalty.check_limit_change(program text, approval_above bigint, clear text[]) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if loyalty.api_role() = 'loyalty_admin' and exists (
+           select from loyalty.access_policy p
+            where p.program_id = loyalty.program_id(check_limit_change.program)
+              and (p.approval_above < check_limit_change.approval_above
+                   or p.approval_above is not null and 'approval_above' = any (check_limit_change.clear))) then
+        perform loyalty.raise('LY010', 'one administrator does not lift the limit of one', null,
+            'An operator raises or clears approval_above; administrators lower it.');
+    end if;
+end
+$$;
+comment on function loyalty.check_limit_change is
+    'Keeps an administrator from raising or clearing approval_above over HTTP, which would make two of one.';
+
+create function loyalty.audit_operation(action text, receipt loyalty.receipt) returns loyalty.receipt
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- what members and their family do, the journal tells
+    if loyalty.api_role() not in ('loyalty_member', 'loyalty_family') then
+        perform loyalty.audit(audit_operation.action,
+            (select a.program_id from loyalty.account a where a.account_id = receipt.account_id), null,
+            receipt.account_id, jsonb_build_object('operation_id', receipt.operation_id, 'points', receipt.points));
+    end if;
+    return receipt;
+end
+$$;
+comment on function loyalty.audit_operation is 'A receipt, once the audit has that a granter or administrator asked for it.';
+
+create function loyalty.account_program_id(account_id bigint) returns integer
+    language sql stable set search_path = pg_catalog, pg_temp
+    return (select a.program_id from loyalty.account a where a.account_id = account_program_id.account_id);
+comment on function loyalty.account_program_id is 'Program of an account.';
+
+create function loyalty.end_grant(action text, receipt loyalty.receipt, was_used boolean) returns loyalty.receipt
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    program integer := loyalty.account_program_id(receipt.account_id);
+begin
+    if not was_used then
+        perform loyalty.check_approval(program, receipt.points);
+    end if;
+    perform loyalty.count_grants(program, array[receipt.operation_id]);
+    return loyalty.audit_operation(action, receipt);
+end
+$$;
+comment on function loyalty.end_grant is
+    'After a grant over HTTP: whether one person may give so much (asked of new ones only: a key keeps its answer), the granter''s budget, the audit.';
+
+create function loyalty.items_used(program_id integer, items jsonb) returns bigint[]
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if not exists (
+           select from loyalty.access_policy p
+            where p.approval_above is not null
+              and (p.program_id = items_used.program_id or items_used.program_id is null)) then
+        return '{}'::bigint[];
+    end if;
+    return array(
+        select (e.account_id << 24) | e.entry
+          from jsonb_array_elements(case jsonb_typeof(items) when 'array' then items else '[]' end) i (item)
+          join loyalty.entry e
+            on e.account_id = case when i.item ->> 'account_id' ~ '^[0-9]{1,18}$' then (i.item ->> 'account_id')::bigint end
+           and hashtextextended(e.idempotency_key, 0) = hashtextextended(i.item ->> 'idempotency_key', 0)
+           and e.idempotency_key = i.item ->> 'idempotency_key');
+end
+$$;
+comment on function loyalty.items_used is
+    'Of items for grant_many, the operations that their keys have already; none where no program asks for two administrators.';
+
+create function loyalty.end_grants(program_id integer, operation_ids bigint[], used bigint[], items bigint)
+    returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    booked record;
+begin
+    select sum(e.points) as points,
+           (array_agg(a.program_id) filter (where e.points > p.approval_above
+               and not o.operation_id = any (end_grants.used)))[1] as above_in,
+           max(e.points) filter (where e.points > p.approval_above
+               and not o.operation_id = any (end_grants.used)) as above
+      into booked
+      from unnest(operation_ids) o (operation_id)
+      join loyalty.entry e
+        on e.account_id = o.operation_id >> 24 and e.entry = (o.operation_id & 16777215)::integer
+      join loyalty.account a on a.account_id = e.account_id
+      left join loyalty.access_policy p on p.program_id = a.program_id;
+    if booked.above is not null then
+        perform loyalty.check_approval(booked.above_in, booked.above);
+    end if;
+    perform loyalty.count_grants(end_grants.program_id, operation_ids);
+    perform loyalty.audit('grant_many', end_grants.program_id, details => jsonb_build_object('items', items,
+        'granted', coalesce(cardinality(operation_ids), 0), 'points', booked.points));
+end
+$$;
+comment on function loyalty.end_grants is 'end_grant for what grant_many booked.';

@@ -1,0 +1,238 @@
+//! Who asks: the role and claims of a request of PostgREST. Every row that a request reads
+//! asks this, so the claims are read once for as long as they stay the same.
+
+use crate::call::sql_function;
+use crate::error::Result;
+use crate::fetch::{self, Sight};
+use crate::spi::{Param, Plan, Spi};
+use pgrx::pg_sys;
+use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::ffi::{CStr, CString};
+use std::rc::Rc;
+
+/// What a token says.
+#[derive(Default)]
+pub struct Claims(Map<String, Value>);
+
+impl Claims {
+    /// A claim as `->>` has it.
+    pub fn text(&self, name: &str) -> Option<String> {
+        match self.0.get(name)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+    pub fn str(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(Value::as_str)
+    }
+    /// A claim that numbers something of ours.
+    pub fn id(&self, name: &str) -> Option<i64> {
+        let text = self.text(name)?;
+        let plain = (1..=18).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| plain)
+    }
+}
+
+thread_local! {
+    static READ: RefCell<Option<(CString, Rc<Claims>)>> = const { RefCell::new(None) };
+}
+
+/// A setting; none when it is missing or empty.
+pub fn setting(name: &CStr) -> Option<&CStr> {
+    // SAFETY: a missing setting is a null pointer, any other a C string, which is read before
+    // anything could change it.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null() && *value != 0).then(|| CStr::from_ptr(value))
+    }
+}
+
+/// The claims of the request's token; none of it without one.
+pub fn claims() -> Rc<Claims> {
+    // '' on a connection that had some before
+    let Some(text) = setting(c"request.jwt.claims") else {
+        return Rc::default();
+    };
+    let known = READ.with_borrow(|read| {
+        let (known, claims) = read.as_ref()?;
+        (known.as_c_str() == text).then(|| Rc::clone(claims))
+    });
+    known.unwrap_or_else(|| {
+        let claims = serde_json::from_slice(text.to_bytes()).unwrap_or_default();
+        let claims = Rc::new(Claims(claims));
+        READ.set(Some((text.to_owned(), Rc::clone(&claims))));
+        claims
+    })
+}
+
+/// The database role that asks: inside a definer's function the current user is the definer.
+pub fn role() -> String {
+    let role = setting(c"role").filter(|role| *role != c"none");
+    role.map_or_else(session_user, |role| role.to_string_lossy().into_owned())
+}
+
+/// Who logged in.
+pub fn session_user() -> String {
+    // SAFETY: the session has a user; a missing name is a null pointer.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), true);
+        match name.is_null() {
+            true => "unknown".to_owned(),
+            false => CStr::from_ptr(name).to_string_lossy().into_owned(),
+        }
+    }
+}
+
+fn program_id() -> Result<Option<i32>> {
+    claims().str("program").map_or(Ok(None), fetch::program_id)
+}
+
+fn may_operate(role: &str) -> bool {
+    let Ok(name) = CString::new(role) else {
+        return false;
+    };
+    // SAFETY: looks roles up in the catalog; a missing one is no oid.
+    unsafe {
+        let asking = pg_sys::get_role_oid(name.as_ptr(), true);
+        let operator = pg_sys::get_role_oid(c"loyalty_operator".as_ptr(), true);
+        asking != pg_sys::InvalidOid
+            && operator != pg_sys::InvalidOid
+            && pg_sys::is_member_of_role(asking, operator)
+    }
+}
+
+sql_function! {
+    /// `loyalty.claim(name)`
+    fn claim(call) -> Option<String> {
+        Ok(call.text(0).and_then(|name| claims().text(&name)))
+    }
+}
+
+sql_function! {
+    /// `loyalty.claim_account_id()`
+    fn claim_account_id(_call) -> Option<i64> {
+        Ok(claims().id("account_id"))
+    }
+}
+
+sql_function! {
+    /// `loyalty.claim_program_id()`
+    fn claim_program_id(_call) -> Option<i32> {
+        program_id()
+    }
+}
+
+sql_function! {
+    /// `loyalty.api_role()`
+    fn api_role(_call) -> String {
+        Ok(role())
+    }
+}
+
+sql_function! {
+    /// `loyalty.api_may_read(account_id)`
+    fn api_may_read(call) -> bool {
+        let Some(account_id) = call.i64(0) else {
+            return Ok(false);
+        };
+        let role = role();
+        let is_own = match role.as_str() {
+            "loyalty_member" | "loyalty_family" => claims().id("account_id") == Some(account_id),
+            "loyalty_admin" => true,
+            _ => return Ok(may_operate(&role)),
+        };
+        if !is_own {
+            return Ok(false);
+        }
+        let Some(program_id) = program_id()? else {
+            return Ok(false);
+        };
+        let wallet = fetch::wallet(account_id, Sight::Statement)?;
+        Ok(wallet.is_some_and(|wallet| wallet.program_id == program_id))
+    }
+}
+
+/// Views that members read, beside the functions they call.
+const OF_MEMBERS: [&str; 6] = [
+    "/balance",
+    "/lot",
+    "/statement",
+    "/member",
+    "/notice",
+    "/notice_preference",
+];
+
+/// Whether the program is open and the session, where the token is of one, goes on.
+static GOES_ON: Plan = Plan::stable(
+    c"select true
+       where not exists (
+                 select from loyalty.service_hours h
+                   join loyalty.program p on p.program_id = h.program_id
+                  where h.program_id = $1
+                    and loyalty.is_closed_at(pg_catalog.timezone(p.time_zone, loyalty.now())::time,
+                                             h.closed_from, h.closed_until))
+         -- of a token without a session, an outside provider's key may be the signer
+         and ($2 is null and not exists (select from loyalty.identity_provider)
+              or exists (
+                 select from loyalty.session s
+                  where s.session_id = $2::uuid
+                    and s.ended_at is null and s.expires_at > loyalty.now()
+                    and s.account_id = $3 and s.role = $4))",
+);
+
+fn is_usual() -> Result<bool> {
+    let role = role();
+    // what family may depends on more: api_account looks
+    if role != "loyalty_member" {
+        return Ok(false);
+    }
+    let text = |name| {
+        setting(name)
+            .and_then(|text| text.to_str().ok())
+            .unwrap_or("")
+    };
+    let path = text(c"request.path");
+    let fits = match text(c"request.method") {
+        "GET" | "HEAD" => OF_MEMBERS.contains(&path),
+        "POST" => path.starts_with("/rpc/"),
+        _ => false,
+    };
+    let claims = claims();
+    let is_ours = claims.0.get("iss").is_none_or(|issuer| issuer == "loyalty");
+    let (Some(account_id), Some(program_id)) = (claims.id("account_id"), program_id()?) else {
+        return Ok(false);
+    };
+    let wallet = fetch::wallet(account_id, Sight::Statement)?;
+    if !fits || !is_ours || wallet.is_none_or(|wallet| wallet.program_id != program_id) {
+        return Ok(false);
+    }
+    let session = claims.text("sid");
+    if session.as_ref().is_some_and(|session| !is_uuid(session)) {
+        return Ok(false);
+    }
+    let spi = Spi::connect();
+    let params = [
+        Param::i32(program_id),
+        Param::text(session.as_deref()),
+        Param::i64(account_id),
+        Param::text(role.as_str()),
+    ];
+    Ok(GOES_ON.run(&spi, &params).iter().next().is_some())
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+sql_function! {
+    /// `loyalty.is_usual_request()`
+    fn is_usual_request(_call) -> bool {
+        is_usual()
+    }
+}

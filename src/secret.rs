@@ -1,0 +1,171 @@
+//! Passwords, codes and tokens: loyalty_secret's, with the keys of this server. The keys lie
+//! in files outside of the database, so that no dump and no query has them.
+
+use crate::call::{Answer, Call, sql_function};
+use crate::error::{Code, Fault, Result};
+use crate::spi;
+use loyalty_secret::key::{self, Key};
+use loyalty_secret::{keyed, password, token};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use serde_json::{Map, Value};
+use std::ffi::CString;
+use std::path::Path;
+
+static SECRET_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Signs tokens; PostgREST reads the same file.
+const JWT: &str = "jwt.json";
+/// Hashes what is looked up, and makes codes.
+const PEPPER: &str = "pepper.json";
+
+pub fn init() {
+    GucRegistry::define_string_guc(
+        c"loyalty.secret_dir",
+        c"Directory with the keys: jwt.json and pepper.json, each a JWK set.",
+        c"Readable by the server only. Without it nobody can register or log in.",
+        &SECRET_DIR,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+}
+
+fn not_ready(detail: String) -> Fault {
+    Fault::new(Code::NotReady, "this server has no keys")
+        .detail(detail)
+        .hint("See \"Keys\" in docs/operations.md: loyalty.secret_dir names the directory of jwt.json and pepper.json.")
+}
+
+/// The keys of a file, the one in use first. Read anew each time: a rotation needs no restart.
+fn keys(file: &str) -> Result<Vec<Key>> {
+    let dir = SECRET_DIR.get().unwrap_or_default();
+    let dir = dir.to_str().unwrap_or_default();
+    if dir.is_empty() {
+        return Err(not_ready("loyalty.secret_dir is not set.".to_owned()));
+    }
+    let set = std::fs::read_to_string(Path::new(dir).join(file))
+        .map_err(|error| not_ready(format!("{file} cannot be read: {}.", error.kind())))?;
+    key::read(&set).map_err(|error| not_ready(format!("{file}: {error}.")))
+}
+
+fn current(file: &str) -> Result<Key> {
+    let first = keys(file)?.into_iter().next();
+    first.ok_or_else(|| not_ready(format!("{file} has no key.")))
+}
+
+fn no_random(error: &dyn std::fmt::Display) -> Fault {
+    not_ready(format!("The system gives no random numbers: {error}."))
+}
+
+sql_function! {
+    /// `loyalty.hash_password(password)`
+    fn hash_password(call) -> String {
+        let password = call.need("password", call.text(0))?;
+        password::hash(&password).map_err(|error| no_random(&error))
+    }
+}
+
+sql_function! {
+    /// `loyalty.check_password(password, password_hash)`
+    fn check_password(call) -> bool {
+        let given = call.text(0).unwrap_or_default();
+        Ok(password::verify(&given, call.text(1).as_deref()))
+    }
+}
+
+sql_function! {
+    /// `loyalty.password_flaw(password, login_id, length, letters, digits, symbols)`
+    fn password_flaw(call) -> Option<String> {
+        let password = call.need("password", call.text(0))?;
+        let least = |index| usize::try_from(call.i32(index).unwrap_or(0)).unwrap_or(0);
+        let policy = password::Policy {
+            length: least(2),
+            letters: least(3),
+            digits: least(4),
+            symbols: call.datum(5).is_some_and(|datum| datum.value() & 0xff != 0),
+        };
+        let login_id = call.text(1).unwrap_or_default();
+        Ok(policy.check(&password, &login_id).err().map(|flaw| flaw.to_string()))
+    }
+}
+
+sql_function! {
+    /// `loyalty.keyed_hashes(usage, value)`
+    fn keyed_hashes(call) -> Answer {
+        let usage = call.need("usage", call.text(0))?;
+        let value = call.need("value", call.text(1))?;
+        let hashes: Vec<_> = keys(PEPPER)?
+            .iter()
+            .map(|key| keyed::hash(key, &usage, &value))
+            .collect();
+        Ok(Answer::Value(spi::array_of_bytes(&hashes)))
+    }
+}
+
+/// What a code is made of: its use, the value it is for, and its digits; none makes a token.
+struct Recipe {
+    usage: String,
+    value: String,
+    digits: u32,
+}
+
+impl Recipe {
+    fn of(call: &Call) -> Result<Self> {
+        Ok(Recipe {
+            usage: call.need("usage", call.text(0))?,
+            value: call.need("value", call.text(1))?,
+            digits: call
+                .i32(2)
+                .and_then(|digits| u32::try_from(digits).ok())
+                .unwrap_or(0),
+        })
+    }
+
+    fn make(&self, key: &Key) -> String {
+        match self.digits {
+            0 => keyed::token(key, &self.usage, &self.value),
+            digits => keyed::code(key, &self.usage, &self.value, digits),
+        }
+    }
+}
+
+sql_function! {
+    /// `loyalty.keyed_code(usage, value, digits)`
+    fn keyed_code(call) -> String {
+        Ok(Recipe::of(call)?.make(&current(PEPPER)?))
+    }
+}
+
+sql_function! {
+    /// `loyalty.is_keyed_code(usage, value, digits, given)`
+    fn is_keyed_code(call) -> bool {
+        let given = call.text(3).unwrap_or_default();
+        let recipe = Recipe::of(call)?;
+        Ok(keyed::matches(&keys(PEPPER)?, &given, |key| recipe.make(key)))
+    }
+}
+
+sql_function! {
+    /// `loyalty.random_token()`
+    fn random_token(_call) -> String {
+        keyed::random().map_err(|error| no_random(&error))
+    }
+}
+
+sql_function! {
+    /// `loyalty.sign_token(claims)`
+    fn sign_token(call) -> String {
+        let claims = call.need("claims", call.text(0))?;
+        let claims: Map<String, Value> = serde_json::from_str(&claims)
+            .map_err(|_| Fault::invalid("claims are no JSON object"))?;
+        token::sign(&current(JWT)?, &claims).map_err(|error| not_ready(format!("{error}.")))
+    }
+}
+
+sql_function! {
+    /// `loyalty.own_claims(token)`
+    fn own_claims(call) -> Option<String> {
+        let token = call.text(0).unwrap_or_default();
+        let claims = token::read(&keys(JWT)?, &token);
+        Ok(claims.map(|claims| Value::Object(claims).to_string()))
+    }
+}

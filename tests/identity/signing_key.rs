@@ -1,0 +1,179 @@
+//! Rotation of the signing key and the pepper: two keys are good for a time.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use loyalty_dev::os::Owner;
+use loyalty_dev::testkit::TestServer;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::world::{PASSWORD, PATIENCE, Session, World};
+
+const HANAKO: &str = "hanako@example.com";
+
+/// The keys of one test's database.
+struct Keys {
+    owner: Owner,
+    dir: PathBuf,
+}
+
+impl Keys {
+    /// Writes a file anew, as an operator does: the first key is the one in use.
+    fn write(&self, file: &str, keys: &[&Value]) -> Result<()> {
+        let set = json!({ "keys": keys });
+        self.owner
+            .private_file(&self.dir.join(file), &set.to_string())
+    }
+}
+
+fn key(id: &str) -> Result<Value> {
+    let set: Value = serde_json::from_str(&loyalty_secret::key::generate(id)?)?;
+    Ok(set["keys"][0].clone())
+}
+
+/// The header's kid.
+fn kid(token: &str) -> Result<String> {
+    jsonwebtoken::decode_header(token)?.kid.context("no kid")
+}
+
+impl World {
+    /// PostgREST reads its settings again, as it does at the notification.
+    async fn reload_until(&self, token: &str, status: u16) -> Result<()> {
+        self.sql
+            .batch_execute("notify pgrst, 'reload config'")
+            .await?;
+        let until = Instant::now() + PATIENCE;
+        while self.get(token, "/balance").await?.status != status {
+            ensure!(Instant::now() < until, "the reload has no effect");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn signing_keys_rotate_while_tokens_of_both_are_good() -> Result<()> {
+    let mut world = World::start("rotate").await?;
+    let server = TestServer::get()?;
+    let keys = Keys {
+        owner: Owner::current()?,
+        dir: server.dir.join(format!("{}-keys", world.db.name())),
+    };
+    keys.owner.private_dir(&keys.dir)?;
+    let (old, new) = (key("2025")?, key("2026")?);
+    let pepper = key("one")?;
+    keys.write("jwt.json", &[&old])?;
+    keys.write("pepper.json", &[&pepper])?;
+    world
+        .sql
+        .batch_execute(&format!(
+            "alter database {} set loyalty.secret_dir = '{dir}'; set loyalty.secret_dir = '{dir}'",
+            world.db.name(),
+            dir = keys.dir.display()
+        ))
+        .await?;
+    let jwt_secret = format!("@{}", keys.dir.join("jwt.json").display());
+    world.api = world.db.api_with_secret(&jwt_secret).await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let first = world.logged_in(HANAKO, "coin").await?;
+    assert_eq!(kid(&first.access)?, "2025");
+    world.get(&first.access, "/balance").await?.ok()?;
+    // a tool signs with the new key already; nobody believes it yet
+    let secret = loyalty_secret::key::read(&json!({ "keys": [new] }).to_string())?;
+    let claims = json!({ "role": "loyalty_admin", "program": "coin", "exp": 4_000_000_000u64 });
+    let claims = claims.as_object().context("claims")?;
+    let early = loyalty_secret::token::sign(&secret[0], claims)?;
+    assert_eq!(world.get(&early, "/balance").await?.status, 401);
+
+    // 1. the new key is believed, and the old one still signs
+    keys.write("jwt.json", &[&old, &new])?;
+    world.reload_until(&early, 200).await?;
+    let second = world.logged_in(HANAKO, "coin").await?;
+    assert_eq!(kid(&second.access)?, "2025");
+    // 2. the new one signs, without a restart of the server, and the old one's tokens go on
+    keys.write("jwt.json", &[&new, &old])?;
+    let third = world.logged_in(HANAKO, "coin").await?;
+    assert_eq!(kid(&third.access)?, "2026");
+    for session in [&first, &second, &third] {
+        world.get(&session.access, "/balance").await?.ok()?;
+    }
+    // 3. the old one's time is over: refresh tokens bring tokens of the new one
+    keys.write("jwt.json", &[&new])?;
+    world.reload_until(&first.access, 401).await?;
+    let arguments = json!({ "refresh_token": first.refresh });
+    let first = Session::of(world.rpc("", "refresh", arguments).await?.ok()?)?;
+    assert_eq!(kid(&first.access)?, "2026");
+    for session in [&first, &third] {
+        world.get(&session.access, "/balance").await?.ok()?;
+    }
+
+    // the pepper: what was hashed or mailed with the old one is good while it is there
+    let asked = json!({ "login_id": HANAKO, "program": "coin" });
+    let asked = world.rpc("", "request_password_reset", asked).await?.ok()?;
+    let token = world.mail_to(HANAKO).await?.token()?;
+    let newer = key("two")?;
+    keys.write("pepper.json", &[&newer, &pepper])?;
+    let arguments = json!({
+        "token": token, "screen_key": asked["screen_key"],
+        "password": "another2027", "password_again": "another2027",
+    });
+    // sessions end with the password, so a refresh first
+    let third = json!({ "refresh_token": third.refresh });
+    let third = Session::of(world.rpc("", "refresh", third).await?.ok()?)?;
+    world.rpc("", "reset_password", arguments).await?.ok()?;
+    let fourth = world.log_in(HANAKO, "another2027", "coin").await?.ok()?;
+    let fourth = Session::of(fourth)?;
+    // both peppers gone but the newest: refresh tokens of the old one are nothing
+    let fifth = Session::of(world.log_in(HANAKO, "another2027", "coin").await?.ok()?)?;
+    let newest = key("three")?;
+    keys.write("pepper.json", &[&newest])?;
+    for session in [&third, &fourth, &fifth] {
+        let arguments = json!({ "refresh_token": session.refresh });
+        world
+            .rpc("", "refresh", arguments)
+            .await?
+            .refused(401, "LY009")?;
+    }
+    // passwords do not need it
+    Session::of(world.log_in(HANAKO, "another2027", "coin").await?.ok()?)?;
+    world
+        .log_in(HANAKO, PASSWORD, "coin")
+        .await?
+        .refused(401, "LY009")?;
+    Ok(())
+}
+
+/// Without keys nobody logs in, and nothing says where they should be but to who may know.
+#[tokio::test]
+async fn without_keys_nobody_logs_in() -> Result<()> {
+    let mut world = World::start("no_keys").await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let nowhere = "/nowhere/to/be/found";
+    world
+        .sql
+        .batch_execute(&format!(
+            "alter database {} set loyalty.secret_dir = '{nowhere}'",
+            world.db.name()
+        ))
+        .await?;
+    world.api = world.db.api().await?;
+    let answer = world.log_in(HANAKO, PASSWORD, "coin").await?;
+    ensure!(
+        answer.status == 500 || answer.status == 503,
+        "{} {}",
+        answer.status,
+        answer.text
+    );
+    ensure!(!answer.text.contains(nowhere), "{}", answer.text);
+    // only a superuser says where they are
+    let operator = world.db.connect_as("loyalty_operator").await?;
+    operator.batch_execute("select loyalty.now()").await?;
+    for statement in ["set loyalty.secret_dir = '/tmp'", "show loyalty.secret_dir"] {
+        let refused = operator.batch_execute(statement).await.err();
+        let code = refused.as_ref().and_then(|error| error.code());
+        assert_eq!(code.map(|code| code.code()), Some("42501"), "{statement}");
+    }
+    Ok(())
+}
