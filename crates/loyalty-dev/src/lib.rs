@@ -6,12 +6,16 @@
 //! `loyalty-dev` program; tests use [`testkit`].
 
 pub mod bench;
+pub mod chroot;
 pub mod cluster;
+pub mod compose;
 pub mod context;
 pub mod demo;
+pub mod image;
 pub mod keys;
 pub mod mail;
 pub mod os;
+pub mod package;
 pub mod post;
 pub mod postgrest;
 pub mod prefix;

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use loyalty_dev::bench::{self, BenchArgs};
 use loyalty_dev::context::{Context, DATABASE};
+use loyalty_dev::image::{self, ImageArgs};
+use loyalty_dev::package::{self, PackageArgs};
 use loyalty_dev::prefix::Prefix;
 use loyalty_dev::test::Selection;
 use loyalty_dev::testkit::client_program;
@@ -55,6 +57,10 @@ enum Action {
         /// The number of a mail in the list
         number: Option<u64>,
     },
+    /// Build the container images with buildah, and try them
+    Image(ImageArgs),
+    /// Build the Debian packages, and try them
+    Package(PackageArgs),
     /// Build and install the extension into the private PostgreSQL
     Ext,
     /// Rewrite the sources in the standard format
@@ -101,6 +107,8 @@ fn run(cli: Cli) -> Result<()> {
         Action::Env => env(&context),
         Action::Token(args) => block_on(token(&context, args)),
         Action::Mail { number } => post::print(&context, number),
+        Action::Image(args) => image::image(&context, &args),
+        Action::Package(args) => package::package(&context, &args),
         Action::Ext => Prefix::ensure(&context).map(drop),
         Action::Fmt => test::reformat(&context),
         Action::Lint => {

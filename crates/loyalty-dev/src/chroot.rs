@@ -1,0 +1,147 @@
+//! A minimal Debian of this machine's release, by debootstrap: the base of images where no
+//! registry is reachable, and the place where packages are tried.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::geteuid;
+
+use crate::context::Context;
+use crate::os::{create_dir, plain_command, run};
+
+/// What Debian's slim images leave out, too.
+const DISPENSABLE: [&str; 5] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "var/cache/apt/archives",
+    "var/lib/apt/lists",
+];
+
+/// The release that this machine runs, such as `bookworm`.
+pub fn release() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(str::to_owned)
+        .context("/etc/os-release names no release")
+}
+
+/// The directory of the minimal Debian, made when it is not there.
+pub fn debian(context: &Context) -> Result<PathBuf> {
+    if !geteuid().is_root() {
+        bail!("debootstrap and chroot are root's");
+    }
+    let release = release()?;
+    let dir = context.state.join("debian").join(&release);
+    if dir.exists() {
+        return Ok(dir);
+    }
+    eprintln!("dev: debootstrap {release}");
+    let new = dir.with_extension("new");
+    if new.exists() {
+        fs::remove_dir_all(&new)?;
+    }
+    create_dir(&new)?;
+    run(plain_command("debootstrap")
+        .args(["--variant=minbase", &release])
+        .arg(&new))?;
+    with_updates(&new, &release)?;
+    for name in DISPENSABLE {
+        let place = new.join(name);
+        for entry in fs::read_dir(&place).with_context(|| place.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+    }
+    fs::rename(&new, &dir)?;
+    Ok(dir)
+}
+
+/// Adds the release's updates, from the mirror that debootstrap took.
+fn with_updates(root: &Path, release: &str) -> Result<()> {
+    let list = root.join("etc/apt/sources.list");
+    let text = fs::read_to_string(&list)?;
+    let mirror = text
+        .split_whitespace()
+        .nth(1)
+        .context("debootstrap wrote no mirror")?
+        .trim_end_matches('/');
+    let text = format!(
+        "deb {mirror} {release} main\n\
+         deb {mirror} {release}-updates main\n\
+         deb {mirror}-security {release}-security main\n"
+    );
+    fs::write(&list, text)?;
+    Ok(())
+}
+
+/// A copy of the minimal Debian, to install into; gone when dropped.
+pub struct Chroot {
+    root: PathBuf,
+}
+
+impl Chroot {
+    pub fn new(context: &Context, name: &str) -> Result<Self> {
+        let debian = debian(context)?;
+        let chroot = Self {
+            root: context.state.join("debian").join(name),
+        };
+        chroot.clear()?;
+        run(plain_command("cp").arg("-a").arg(&debian).arg(&chroot.root))?;
+        run(plain_command("mount")
+            .args(["-t", "proc", "proc"])
+            .arg(chroot.root.join("proc")))?;
+        fs::copy("/etc/resolv.conf", chroot.root.join("etc/resolv.conf"))?;
+        // No service starts by being installed.
+        let policy = chroot.root.join("usr/sbin/policy-rc.d");
+        fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
+        fs::set_permissions(&policy, fs::Permissions::from_mode(0o755))?;
+        Ok(chroot)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A program inside, run by root without the caller's environment.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("chroot");
+        command
+            .arg(&self.root)
+            .arg(program)
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("LC_ALL", "C.UTF-8");
+        command
+    }
+
+    fn clear(&self) -> Result<()> {
+        if !self.root.exists() {
+            return Ok(());
+        }
+        let proc = self.root.join("proc");
+        if proc.join("self").exists() {
+            run(plain_command("umount").arg(&proc))?;
+        }
+        fs::remove_dir_all(&self.root)
+            .with_context(|| format!("{} cannot be removed", self.root.display()))
+    }
+}
+
+impl Drop for Chroot {
+    fn drop(&mut self) {
+        if let Err(error) = self.clear() {
+            eprintln!("dev: {error:#}");
+        }
+    }
+}
