@@ -210,12 +210,6 @@ $$;
 comment on function loyalty.api_day is
     'A day of a request, which arrives as text so that one that does not exist gets an answer of ours.';
 
-create function loyalty.is_usual_request() returns boolean
-    language c stable security definer set search_path = pg_catalog, pg_temp
-    as 'MODULE_PATHNAME', 'loyalty_is_usual_request';
-comment on function loyalty.is_usual_request is
-    'For pre_request: whether a member or family asks for what they may, in an open program and a session that goes on. What is not usual is looked at more closely there.';
-
 create function loyalty.is_open_call(function_name text) returns boolean
     language sql immutable parallel safe
     return function_name = any (array[
@@ -314,16 +308,12 @@ comment on function loyalty.check_request is
     'For pre_request: refuses what may not be asked, with LY009, LY010 or 405 and a hint, where PostgREST alone would give none.';
 
 -- As who calls: a definer's function may not become another role.
-create function loyalty.pre_request() returns void
+create function loyalty.look_at_request() returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-    believed jsonb;
+    believed jsonb := loyalty.believed_claims();
 begin
-    if loyalty.is_usual_request() then
-        return;
-    end if;
-    believed := loyalty.believed_claims();
     if believed is not null then
         -- whatever role the provider's token claims, it is this one
         perform set_config('request.jwt.claims', believed::text, true),
@@ -332,8 +322,14 @@ begin
     perform loyalty.check_request();
 end
 $$;
+comment on function loyalty.look_at_request is
+    'For pre_request: looks at a request that is not the usual one of a member, whose session, program and account it has found to be well.';
+
+create function loyalty.pre_request() returns void
+    language c volatile
+    as 'MODULE_PATHNAME', 'loyalty_pre_request';
 comment on function loyalty.pre_request is
-    'For PostgREST''s db-pre-request: looks at token, session, service hours and what is asked, and makes an outside provider''s person the member that they are.';
+    'For PostgREST''s db-pre-request: takes tokens of outside identity providers for the member they are linked to, and refuses what may not be asked, with LY009, LY010 or 405 and a hint, where PostgREST alone would give none.';
 
 create function loyalty.api_arguments(function_name text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp

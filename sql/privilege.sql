@@ -118,7 +118,7 @@ grant execute on function
 -- exposed schema's functions are told why by the functions themselves (LY009, LY010).
 grant execute on all functions in schema loyalty_api
     to loyalty_anon, loyalty_member, loyalty_family, loyalty_granter, loyalty_admin, loyalty_operator;
-grant execute on function loyalty.pre_request(), loyalty.is_usual_request(), loyalty.believed_claims(), loyalty.check_request()
+grant execute on function loyalty.pre_request(), loyalty.look_at_request(), loyalty.believed_claims(), loyalty.check_request()
     to loyalty_anon, loyalty_member, loyalty_family, loyalty_granter, loyalty_admin;
 grant select on loyalty_api.balance, loyalty_api.lot, loyalty_api.statement, loyalty_api.member
     to loyalty_member, loyalty_admin, loyalty_operator;

@@ -54,7 +54,15 @@ pub struct ProgramRow {
 impl ProgramRow {
     /// The date of an instant where the program is.
     pub fn day_of(&self, instant: Instant) -> Day {
-        const MICROSECONDS_A_DAY: i64 = 24 * 3600 * 1_000_000;
+        self.local(instant).div_euclid(MICROSECONDS_A_DAY) as Day
+    }
+
+    /// What clocks show then where the program is, in microseconds from midnight.
+    pub fn time_of_day(&self, instant: Instant) -> i64 {
+        self.local(instant).rem_euclid(MICROSECONDS_A_DAY)
+    }
+
+    fn local(&self, instant: Instant) -> i64 {
         // SAFETY: timezone(text, timestamptz) gives a timestamp, an i64 by value.
         let local = unsafe {
             pg_sys::OidFunctionCall2Coll(
@@ -64,9 +72,11 @@ impl ProgramRow {
                 Datum::from(instant),
             )
         };
-        (local.value() as i64).div_euclid(MICROSECONDS_A_DAY) as Day
+        local.value() as i64
     }
 }
+
+const MICROSECONDS_A_DAY: i64 = 24 * 3600 * 1_000_000;
 
 /// Columns of the tables, as sql/ declares them; new ones only ever come behind.
 mod column {
@@ -87,6 +97,16 @@ mod column {
         pub const EXPIRY: usize = 7;
         pub const REFUND_GRACE_DAYS: usize = 8;
         pub const ANNOUNCES_GRANTS: usize = 10;
+    }
+    pub mod session {
+        pub const ACCOUNT_ID: usize = 4;
+        pub const ROLE: usize = 5;
+        pub const EXPIRES_AT: usize = 11;
+        pub const ENDED_AT: usize = 12;
+    }
+    pub mod service_hours {
+        pub const CLOSED_FROM: usize = 2;
+        pub const CLOSED_UNTIL: usize = 3;
     }
     pub mod entry {
         pub const ENTRY: usize = 5;
@@ -285,6 +305,68 @@ pub fn no_such_program(code: &str) -> Fault {
     Fault::new(Code::NotFound, "no such program")
         .detail(format!("'{code}' given."))
         .hint("select code from loyalty.program lists them.")
+}
+
+/// The same where it was asked for before; it reads nothing.
+pub fn known_program_id(code: &str) -> Option<i32> {
+    // SAFETY: takes in what other sessions announced.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    PROGRAM_IDS.with_borrow(|known| known.get(code).copied())
+}
+
+/// A login, as far as its requests stand on it.
+pub struct SessionRow {
+    pub account_id: Option<i64>,
+    pub role: String,
+    pub expires_at: Instant,
+    pub is_ended: bool,
+}
+
+/// The session of a number.
+pub fn session(id: [u8; 16]) -> Result<Option<SessionRow>> {
+    let mut scan = Scan::open(
+        c"session",
+        c"session_pkey",
+        1,
+        &Moment::of(Sight::Statement),
+    )?;
+    let key = Key {
+        column: 1,
+        procedure: pg_sys::F_UUID_EQ,
+        value: Datum::from(id.as_ptr()),
+    };
+    use column::session as c;
+    Ok(scan.find(&[key]).map(|row| SessionRow {
+        account_id: row.get(c::ACCOUNT_ID).map(|id| id.value() as i64),
+        // SAFETY: a text.
+        role: row
+            .get(c::ROLE)
+            .map(|role| unsafe { read_text(role) })
+            .unwrap_or_default(),
+        expires_at: row
+            .get(c::EXPIRES_AT)
+            .map_or(Instant::MIN, |at| at.value() as i64),
+        is_ended: row.get(c::ENDED_AT).is_some(),
+    }))
+}
+
+/// From when to when a program is closed over HTTP, in microseconds from midnight; none when
+/// it never is.
+pub fn closed_hours(program_id: i32) -> Result<Option<(i64, i64)>> {
+    let moment = Moment::of(Sight::Statement);
+    let mut scan = Scan::open(c"service_hours", c"service_hours_pkey", 1, &moment)?;
+    use column::service_hours as c;
+    Ok(scan.find(&[four(1, program_id)]).and_then(|row| {
+        let time = |column| row.get(column).map(|time| time.value() as i64);
+        Some((time(c::CLOSED_FROM)?, time(c::CLOSED_UNTIL)?))
+    }))
+}
+
+/// Whether any outside identity provider is registered.
+pub fn has_identity_provider() -> Result<bool> {
+    let moment = Moment::of(Sight::Statement);
+    let mut scan = Scan::open(c"identity_provider", c"identity_provider_pkey", 0, &moment)?;
+    Ok(scan.find(&[]).is_some())
 }
 
 /// A table or index of the extension.

@@ -2,9 +2,10 @@
 //! asks this, so the claims are read once for as long as they stay the same.
 
 use crate::call::sql_function;
+use crate::clock;
 use crate::error::Result;
 use crate::fetch::{self, Sight};
-use crate::spi::{Param, Plan, Spi};
+use crate::spi::{Plan, Spi};
 use pgrx::pg_sys;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -164,24 +165,11 @@ const OF_MEMBERS: [&str; 6] = [
     "/notice_preference",
 ];
 
-/// Whether the program is open and the session, where the token is of one, goes on.
-static GOES_ON: Plan = Plan::stable(
-    c"select true
-       where not exists (
-                 select from loyalty.service_hours h
-                   join loyalty.program p on p.program_id = h.program_id
-                  where h.program_id = $1
-                    and loyalty.is_closed_at(pg_catalog.timezone(p.time_zone, loyalty.now())::time,
-                                             h.closed_from, h.closed_until))
-         -- of a token without a session, an outside provider's key may be the signer
-         and ($2 is null and not exists (select from loyalty.identity_provider)
-              or exists (
-                 select from loyalty.session s
-                  where s.session_id = $2::uuid
-                    and s.ended_at is null and s.expires_at > loyalty.now()
-                    and s.account_id = $3 and s.role = $4))",
-);
+/// Finds the words for a refusal, and looks at all that is not usual.
+static LOOK_CLOSER: Plan = Plan::new(c"select loyalty.look_at_request()");
 
+/// Whether a member asks for what they may, in an open program and a session that goes on. It
+/// runs before nearly every request, and so reads by index, without the executor.
 fn is_usual() -> Result<bool> {
     let role = role();
     // what family may depends on more: api_account looks
@@ -196,43 +184,72 @@ fn is_usual() -> Result<bool> {
     let path = text(c"request.path");
     let fits = match text(c"request.method") {
         "GET" | "HEAD" => OF_MEMBERS.contains(&path),
-        "POST" => path.starts_with("/rpc/"),
+        // what is to be rolled back must not be an attempt that counts
+        "POST" => path.starts_with("/rpc/") && !text(c"request.headers").contains("rollback"),
         _ => false,
     };
     let claims = claims();
     let is_ours = claims.0.get("iss").is_none_or(|issuer| issuer == "loyalty");
-    let (Some(account_id), Some(program_id)) = (claims.id("account_id"), program_id()?) else {
+    // one never seen in this session is looked up on the longer way
+    let program_id = claims.str("program").and_then(fetch::known_program_id);
+    let (Some(account_id), Some(program_id)) = (claims.id("account_id"), program_id) else {
         return Ok(false);
     };
+    if !fits || !is_ours {
+        return Ok(false);
+    }
     let wallet = fetch::wallet(account_id, Sight::Statement)?;
-    if !fits || !is_ours || wallet.is_none_or(|wallet| wallet.program_id != program_id) {
-        return Ok(false);
-    }
-    let session = claims.text("sid");
-    if session.as_ref().is_some_and(|session| !is_uuid(session)) {
-        return Ok(false);
-    }
-    let spi = Spi::connect();
-    let params = [
-        Param::i32(program_id),
-        Param::text(session.as_deref()),
-        Param::i64(account_id),
-        Param::text(role.as_str()),
-    ];
-    Ok(GOES_ON.run(&spi, &params).iter().next().is_some())
+    Ok(wallet.is_some_and(|wallet| wallet.program_id == program_id)
+        && is_open(program_id)?
+        && goes_on(&claims, account_id, &role)?)
 }
 
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(place, byte)| match place {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+fn is_open(program_id: i32) -> Result<bool> {
+    let Some((from, until)) = fetch::closed_hours(program_id)? else {
+        return Ok(true);
+    };
+    let shown = fetch::program(program_id)?.time_of_day(clock::now());
+    let is_closed = match from < until {
+        true => (from..until).contains(&shown),
+        false => shown >= from || shown < until,
+    };
+    Ok(!is_closed)
+}
+
+/// Of a token without a session, an outside provider's key may be the signer.
+fn goes_on(claims: &Claims, account_id: i64, role: &str) -> Result<bool> {
+    let Some(session) = claims.text("sid") else {
+        return Ok(!fetch::has_identity_provider()?);
+    };
+    let Some(session) = uuid(&session).map(fetch::session).transpose()?.flatten() else {
+        return Ok(false);
+    };
+    Ok(session.account_id == Some(account_id)
+        && session.role == role
+        && !session.is_ended
+        && session.expires_at > clock::now())
+}
+
+/// A uuid as tokens of ours have it.
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let hex: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
+    if text.len() != 36 || hex.len() != 32 {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (byte, pair) in bytes.iter_mut().zip(hex.chunks(2)) {
+        let digit = |at: usize| (pair[at] as char).to_digit(16);
+        *byte = (digit(0)? << 4 | digit(1)?) as u8;
+    }
+    Some(bytes)
 }
 
 sql_function! {
-    /// `loyalty.is_usual_request()`
-    fn is_usual_request(_call) -> bool {
-        is_usual()
+    /// `loyalty.pre_request()`
+    fn pre_request(_call) -> () {
+        if !is_usual()? {
+            LOOK_CLOSER.run(&Spi::connect(), &[]);
+        }
+        Ok(())
     }
 }

@@ -68,7 +68,7 @@ async fn who_may_call_what() -> Result<()> {
     let asking = [
         "loyalty.believed_claims()",
         "loyalty.check_request()",
-        "loyalty.is_usual_request()",
+        "loyalty.look_at_request()",
         "loyalty.pre_request()",
     ];
     // the points of one account, by who asks
