@@ -9,23 +9,28 @@ comment on function loyalty.login_subject is
 
 create function loyalty.find_login(login_id text, program_id integer) returns loyalty.identity
     language plpgsql stable set search_path = pg_catalog, pg_temp
+    -- planned once: planning anew would take longer for who is looked for in more places
+    set plan_cache_mode = force_generic_plan
 as $$
 declare
-    found_one loyalty.identity;
+    by_login_id loyalty.identity;
+    by_member_no loyalty.identity;
 begin
-    select i.* into found_one
+    select i.* into by_login_id
       from loyalty.identity i
      where i.login_id = loyalty.clean_login_id(find_login.login_id)
        and i.state in ('active', 'suspended', 'locked');
-    if found_one.identity_id is null then
-        select i.* into found_one
-          from loyalty.access_policy p
-          join loyalty.account a on a.program_id = p.program_id and a.member_no = btrim(find_login.login_id)
-          join loyalty.identity_link l on l.account_id = a.account_id and l.relation = 'self' and l.ended_at is null
-          join loyalty.identity i on i.identity_id = l.identity_id and i.state in ('active', 'suspended', 'locked')
-         where p.program_id = find_login.program_id and p.allows_member_no;
+    -- looked for in either case, so that it takes as long for an ID that there is
+    select i.* into by_member_no
+      from loyalty.access_policy p
+      join loyalty.account a on a.program_id = p.program_id and a.member_no = btrim(find_login.login_id)
+      join loyalty.identity_link l on l.account_id = a.account_id and l.relation = 'self' and l.ended_at is null
+      join loyalty.identity i on i.identity_id = l.identity_id and i.state in ('active', 'suspended', 'locked')
+     where p.program_id = find_login.program_id and p.allows_member_no;
+    if by_login_id.identity_id is null then
+        return by_member_no;
     end if;
-    return found_one;
+    return by_login_id;
 end
 $$;
 comment on function loyalty.find_login is
