@@ -182,7 +182,7 @@ begin
         perform loyalty.raise('22023', 'points must be whole', format('%s given.', points),
             'There are no parts of a point; round before you ask.');
     end if;
-    return points;
+    return points::bigint;
 end
 $$;
 comment on function loyalty.api_points is

@@ -15,7 +15,7 @@ create table loyalty.challenge (
     expires_at timestamptz not null,
     used_at timestamptz
 );
-create index challenge_by_identity on loyalty.challenge (identity_id) where used_at is null;
+create index challenge_by_identity on loyalty.challenge (identity_id);
 create index challenge_by_expiry on loyalty.challenge (expires_at);
 comment on table loyalty.challenge is
     'Codes and links that were sent, without what was in them. Nobody but the owner reads it.';

@@ -39,6 +39,7 @@ create table loyalty.family (
 create unique index family_is_invited_once on loyalty.family (account_id, address) where ended_at is null;
 create unique index family_by_challenge on loyalty.family (challenge_id);
 create index family_by_account on loyalty.family (account_id, invited_at);
+create index family_by_identity on loyalty.family (identity_id) where identity_id is not null;
 
 comment on table loyalty.family is
     'Who was invited as whose family, and what became of it. What a registered one may do is told by identity_link and access_policy.';
@@ -65,7 +66,7 @@ create table loyalty.family_spend (
     points bigint not null,
     primary key (account_id, operation_id)
 );
-create index family_spend_by_month on loyalty.family_spend (account_id, identity_id, month);
+create index family_spend_by_month on loyalty.family_spend (identity_id, account_id, month);
 comment on table loyalty.family_spend is 'What family spent of a member''s points, each operation counted once.';
 comment on column loyalty.family_spend.account_id is 'The member''s account.';
 comment on column loyalty.family_spend.operation_id is 'The spend.';

@@ -208,7 +208,7 @@ begin
                 else jsonb_build_object('facts', set_member.facts) end
         || case when set_member.attributes is null then '{}'
                 else jsonb_build_object('attributes', set_member.attributes) end;
-    record := loyalty.clean_member(record::json, loyalty.today(set_member.program));
+    record := loyalty.clean_member(record::json, loyalty.today(set_member.program))::jsonb;
     perform loyalty.write_members(
         within, json_build_array(record), array(select jsonb_object_keys(record)), false);
     select m.* into strict written

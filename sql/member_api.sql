@@ -120,6 +120,8 @@ end
 $$;
 comment on function loyalty.api_flag is 'Whether a header of the request is true; false without one.';
 
+-- Their bodies are text: PostgreSQL cannot write one out that it has parsed where it reads an
+-- argument without a name, and pg_upgrade has it write out every function.
 create function loyalty_api.import_members(text)
     returns table (
         outcome text,
@@ -130,14 +132,14 @@ create function loyalty_api.import_members(text)
         reason text
     )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
     select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
         details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
     select i.*
       from loyalty_api.import_members(
                $1, loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run'),
                loyalty.api_header('Program')) i;
-end;
+$$;
 comment on function loyalty_api.import_members(text) is
     'The same with the file as the body, in UTF-8 (Content-Type: text/plain).';
 
@@ -151,7 +153,7 @@ create function loyalty_api.import_members(bytea)
         reason text
     )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
     select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
         details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
     select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no),
@@ -160,7 +162,7 @@ begin atomic
                loyalty.api_admin_program(loyalty.api_header('Program')), $1,
                coalesce(substring(loyalty.api_header('Content-Type') from '(?i)charset="?([^;" ]+)'), 'UTF-8'),
                loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run')) i;
-end;
+$$;
 comment on function loyalty_api.import_members(bytea) is
     'The same with the file as the body, in the encoding named (Content-Type: application/octet-stream; charset=Shift_JIS).';
 

@@ -113,32 +113,32 @@ declare
 begin
     if (setting.days_of_month is not null) <> (setting.kind = 'balance') then
         wrong := 'days_of_month does not apply to this kind';
-        given := setting.days_of_month;
+        given := setting.days_of_month::text;
         hint := 'Only balance is sent on days of the month.';
     elsif cardinality(setting.days_of_month) = 0 or array_position(setting.days_of_month, null) is not null
           or 1 > any (setting.days_of_month) or 31 < any (setting.days_of_month) then
         wrong := 'days_of_month has what is no day of a month';
-        given := setting.days_of_month;
+        given := setting.days_of_month::text;
         hint := 'Days from 1 to 31, at least one; a day that a month does not have is its last.';
     elsif (setting.at is not null) <> (setting.kind in ('balance', 'expiry')) then
         wrong := 'at does not apply to this kind';
-        given := setting.at;
+        given := setting.at::text;
         hint := 'Only balance and expiry are sent at a time of day.';
     elsif setting.at >= '24:00' then
         wrong := 'at must be before midnight';
-        given := setting.at;
+        given := setting.at::text;
         hint := 'A time from 00:00 to 23:59.';
     elsif (setting.days_before is not null) <> (setting.kind = 'expiry') then
         wrong := 'days_before does not apply to this kind';
-        given := setting.days_before;
+        given := setting.days_before::text;
         hint := 'Only expiry begins so many days before.';
     elsif setting.days_before not between 0 and 60 then
         wrong := 'days_before is out of range';
-        given := setting.days_before;
+        given := setting.days_before::text;
         hint := 'From 0 (on the last day only) to 60.';
     elsif setting.send_within not between interval '1 minute' and interval '30 days' then
         wrong := 'send_within is out of range';
-        given := setting.send_within;
+        given := setting.send_within::text;
         hint := 'From 1 minute to 30 days.';
     end if;
     if wrong is not null then

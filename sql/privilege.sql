@@ -173,6 +173,16 @@ revoke execute on function
     loyalty.settle_failed_notice(bigint, text, boolean)
     from loyalty_operator;
 
+-- What is watched names programs and counts; no member is in it.
+grant usage on schema loyalty to loyalty_monitor;
+grant select on loyalty.metrics to loyalty_monitor;
+grant execute on function
+    loyalty.points_metrics(integer),
+    loyalty.work_metrics(),
+    loyalty.metric_help(text),
+    loyalty.metrics_text()
+    to loyalty_monitor;
+
 -- Family sees a member's points and nothing of the member.
 grant select on loyalty_api.balance, loyalty_api.lot, loyalty_api.statement to loyalty_family;
 grant select on loyalty.program, loyalty.account, loyalty.entry, loyalty.statement_line to loyalty_family;
@@ -218,6 +228,9 @@ alter table loyalty.account enable row level security;
 alter table loyalty.wallet enable row level security;
 alter table loyalty.entry enable row level security;
 alter table loyalty.lot_class enable row level security;
+alter table loyalty.calendar enable row level security;
+alter table loyalty.calendar_day enable row level security;
+alter table loyalty.member_upload enable row level security;
 alter table loyalty.schedule enable row level security;
 alter table loyalty.run enable row level security;
 alter table loyalty.run_failure enable row level security;
@@ -231,6 +244,9 @@ create policy operator on loyalty.account to loyalty_operator using (true);
 create policy operator on loyalty.wallet to loyalty_operator using (true);
 create policy operator on loyalty.entry to loyalty_operator using (true);
 create policy operator on loyalty.lot_class to loyalty_operator using (true);
+create policy operator on loyalty.calendar to loyalty_operator using (true);
+create policy operator on loyalty.calendar_day to loyalty_operator using (true);
+create policy uploading on loyalty.member_upload for insert to loyalty_admin, loyalty_operator with check (true);
 create policy operator on loyalty.schedule to loyalty_operator using (true);
 create policy operator on loyalty.run to loyalty_operator using (true);
 create policy operator on loyalty.run_failure to loyalty_operator using (true);

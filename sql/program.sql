@@ -219,7 +219,7 @@ declare
     wanted_funding text := coalesce(lot_class_of.funding, 'program');
 begin
     if wanted_funding = 'program' and lot_class_of.inactivity_months is null then
-        return 0;
+        return 0::smallint;
     end if;
     loop
         select c.lot_class into known

@@ -6,7 +6,8 @@ declare
 begin
     foreach role_name in array array[
         'loyalty_anon', 'loyalty_member', 'loyalty_family', 'loyalty_granter',
-        'loyalty_admin', 'loyalty_operator', 'loyalty_authenticator', 'loyalty_relay'
+        'loyalty_admin', 'loyalty_operator', 'loyalty_authenticator', 'loyalty_relay',
+        'loyalty_monitor'
     ] loop
         if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
             begin

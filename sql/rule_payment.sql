@@ -266,6 +266,11 @@ comment on function loyalty.rule_payments is
 create function loyalty.rule_forecast(program_id integer, code text, after_period date, up_to date)
     returns table (period date, pays_on date, members bigint, points bigint)
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+    -- the walk is by index, whatever the statistics say
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -308,7 +313,8 @@ begin
             end if;
         end if;
         if rule.kind = 'anniversary' then
-            select coalesce(sum(d.members), 0), coalesce(sum(d.members), 0) * (rule.terms ->> 'points')::bigint
+            select coalesce(sum(d.members), 0)::bigint,
+                   (coalesce(sum(d.members), 0) * (rule.terms ->> 'points')::bigint)::bigint
               into members, points
               from unnest(days, counts) as d (day, members)
              cross join generate_series(date_trunc('month', reach.from_day::timestamp), reach.to_day, interval '1 month') m
@@ -318,12 +324,14 @@ begin
                        (rule.terms #>> '{cut_off,fact_until}')::date,
                        ((rule.terms #>> '{cut_off,first_month}') || '-01')::date) is not null;
         elsif rule.kind = 'birthday' then
-            select coalesce(sum(d.members), 0), coalesce(sum(d.members), 0) * (rule.terms ->> 'points')::bigint
+            select coalesce(sum(d.members), 0)::bigint,
+                   (coalesce(sum(d.members), 0) * (rule.terms ->> 'points')::bigint)::bigint
               into members, points
               from unnest(days, counts) as d (day, members)
              where loyalty.birthday_between(d.day, reach.from_day, reach.to_day) is not null;
         elsif rule.kind = 'tenure' then
-            select coalesce(sum(d.members), 0), coalesce(sum(d.members * t.points), 0) into members, points
+            select coalesce(sum(d.members), 0)::bigint, coalesce(sum(d.members * t.points), 0)::bigint
+              into members, points
               from unnest(days, counts) as d (day, members)
              cross join lateral (
                        select (t ->> 'points')::bigint
@@ -332,7 +340,7 @@ begin
                         order by (t ->> 'years')::integer desc
                         limit 1) as t (points);
         else
-            select count(*), coalesce(sum(o.points), 0) into members, points
+            select count(*), coalesce(sum(o.points), 0)::bigint into members, points
               from loyalty.event e
              cross join lateral (values (e.account_id, 'member'), (e.other_account_id, 'other')) as p (account_id, party)
              cross join lateral loyalty.event_points(rule.terms, rule.kind, p.party, e.amount) as o (points)

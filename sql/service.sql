@@ -85,7 +85,7 @@ create function loyalty.check_service_hours(program_id integer) returns void
 as $$
 declare
     opening timestamptz := loyalty.opens_at(program_id);
-    seconds bigint := ceil(extract(epoch from opening - loyalty.now()));
+    seconds bigint := ceil(extract(epoch from opening - loyalty.now()))::bigint;
     zone text;
 begin
     if opening is null then

@@ -22,7 +22,7 @@ create table loyalty.session (
         (program_id is not null or role = 'loyalty_operator')
         and (account_id is not null) = (role in ('loyalty_member', 'loyalty_family')))
 );
-create index session_by_identity on loyalty.session (identity_id) where ended_at is null;
+create index session_by_identity on loyalty.session (identity_id);
 create index session_by_expiry on loyalty.session (expires_at);
 
 comment on table loyalty.session is 'Logins of people. Nobody but the owner reads it; a person sees their own by own_sessions.';
@@ -67,7 +67,7 @@ declare
     of_session record;
     refresh_token text := loyalty.random_token();
     -- what PostgREST checks goes by the machine's clock
-    issued bigint := extract(epoch from clock_timestamp());
+    issued bigint := extract(epoch from clock_timestamp())::bigint;
 begin
     select s.*, p.code as program,
            ceil(extract(epoch from coalesce(a.token_life, '10 minutes')))::bigint as token_seconds

@@ -27,6 +27,7 @@ create unique index program_role_is_had_once on loyalty.program_role (identity_i
 create unique index program_role_is_offered_once on loyalty.program_role (program_id, role, login_id)
     where identity_id is null and taken_at is null;
 create unique index program_role_by_challenge on loyalty.program_role (challenge_id);
+create index program_role_by_identity on loyalty.program_role (identity_id) where identity_id is not null;
 create index program_role_by_program on loyalty.program_role (program_id, role) where taken_at is null;
 
 comment on table loyalty.program_role is

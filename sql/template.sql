@@ -20,6 +20,8 @@ create table loyalty.notice_template (
     constraint notice_template_is_unique unique nulls not distinct (program_id, kind, language)
 );
 
+-- Supplied rows are of no program, so that there is no primary key: replicas tell rows by all of it.
+alter table loyalty.notice_template replica identity full;
 comment on table loyalty.notice_template is
     'Texts of notices, a small part of Jinja. Those without a program are supplied; a program''s own, written by loyalty.set_template, go before them.';
 comment on column loyalty.notice_template.program_id is 'The program; null when it is supplied for all.';

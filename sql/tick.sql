@@ -371,7 +371,7 @@ begin
            and o.code is null
     )
     select count(*) filter (where o.code is null and o.is_new),
-           coalesce(sum(o.granted) filter (where o.code is null and o.is_new), 0)
+           coalesce(sum(o.granted) filter (where o.code is null and o.is_new), 0)::bigint
       into paid, points_paid
       from outcome o;
     select count(*) into failed from loyalty.run_failure f where f.run_id = retrying.run_id;

@@ -217,7 +217,8 @@ begin
                 return next;
             end if;
             last_entry := e.entry;
-            last_day := e.today;
+            -- a clock that was set back brings no lot back that was dropped
+            last_day := greatest(last_day, e.today);
             balance := e.balance;
             total := total + e.points;
             debt := debt + e.debt;
@@ -446,14 +447,16 @@ begin
                     lot_pinned[place] := lot_pinned[place] + part;
                     free := free - part;
                 else
-                    -- a payment so late that the wallet may have dropped the lot, and begun anew
-                    if e.kind = 'grant' and day < e.today and lot_left[place] = 0 then
+                    -- so late, or the clock set back, that the wallet may have dropped the lot, and begun anew
+                    if part > 0 and day < last_day and lot_left[place] = 0 then
                         revived := revived || day;
                     end if;
                     lot_left[place] := lot_left[place] + part;
                     free := free + part;
                     if part > 0 and (e.kind <> 'refund' or not coalesce(restored[i], false)) then
                         lot_got[place] := lot_got[place] + part;
+                    elsif day = any (revived) then
+                        lot_got[place] := greatest(lot_got[place], lot_left[place]);
                     end if;
                 end if;
                 if lot_left[place] < lot_pinned[place] then

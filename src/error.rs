@@ -14,7 +14,7 @@ pub struct Fault {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
-    /// Of LY007: when to come again.
+    /// Of LY007 and 55P03: when to come again.
     pub retry_after_seconds: Option<i64>,
 }
 
@@ -40,10 +40,12 @@ pub enum Code {
     CheckViolated,
     /// The server lacks what the call needs.
     NotReady,
+    /// Another session holds what is needed.
+    Busy,
 }
 
 impl Code {
-    const ALL: [Code; 16] = [
+    const ALL: [Code; 17] = [
         Code::NotEnough,
         Code::NotFound,
         Code::KeyReused,
@@ -60,6 +62,7 @@ impl Code {
         Code::LimitExceeded,
         Code::CheckViolated,
         Code::NotReady,
+        Code::Busy,
     ];
 
     /// The SQLSTATE and, for codes of our own, the HTTP status.
@@ -82,6 +85,7 @@ impl Code {
             Code::LimitExceeded => ("54000", Some(400)),
             Code::CheckViolated => ("23514", None),
             Code::NotReady => ("55000", None),
+            Code::Busy => ("55P03", Some(503)),
         }
     }
 }
@@ -203,7 +207,7 @@ impl From<Refusal> for Fault {
 }
 
 /// PostgREST names the method of the request it is serving in a setting of the transaction.
-fn in_http_request() -> bool {
+pub fn in_http_request() -> bool {
     // SAFETY: the name is a C string; a missing setting is a null pointer.
     let method = unsafe { pg_sys::GetConfigOption(c"request.method".as_ptr(), true, false) };
     // SAFETY: PostgreSQL hands out a C string.

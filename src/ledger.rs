@@ -11,6 +11,7 @@ use crate::error::{Code, Fault, Result};
 use crate::fetch::{self, ProgramRow, Reader, Sight, WalletRow};
 use crate::receipt::{self, Receipt, enum_label};
 use crate::spi::{Param, Plan, Row, Spi};
+use crate::waiting;
 use crate::write::Writer;
 use loyalty_core::wallet::{
     Class, Day, ENTRIES_PER_ACCOUNT, Entry, EntryNo, Hold, Instant, Lot, Movement, NEVER, Wallet,
@@ -99,16 +100,17 @@ fn find(spi: &Spi, reader: &mut Reader, account_id: i64) -> Result<Option<Accoun
 /// Those that are not there are left out.
 pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> {
     // The row that was waited for comes back as it is now: no need to read it again.
-    LOCK_MANY
-        .run(spi, &[Param::i64s(account_ids)])
-        .iter()
-        .map(|row| {
-            let (account_id, wallet) =
-                read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
-            let program = fetch::program(wallet.program_id)?;
-            Ok(read_account(spi, account_id, wallet, &program))
-        })
-        .collect()
+    waiting::lock(spi, account_ids, || {
+        LOCK_MANY.run(spi, &[Param::i64s(account_ids)])
+    })
+    .iter()
+    .map(|row| {
+        let (account_id, wallet) =
+            read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
+        let program = fetch::program(wallet.program_id)?;
+        Ok(read_account(spi, account_id, wallet, &program))
+    })
+    .collect()
 }
 
 /// The columns of `LOCK_MANY`.
@@ -258,6 +260,9 @@ pub fn read_movements(
         .collect()
 }
 
+/// Accounts read before the first of them is written: what a bulk call brings by habit.
+const READ_AHEAD: usize = 1_000;
+
 /// Changes accounts one after the other. They come in id order, each once, which keeps callers
 /// from deadlock; nothing is to be seen of it before `finish`.
 pub struct Sweep<'a> {
@@ -283,25 +288,102 @@ impl<'a> Sweep<'a> {
         account_id: i64,
         mut work: impl FnMut(&mut Account, &mut Reader) -> Result<Vec<Posted>>,
     ) -> Result<Option<Account>> {
+        if self.writer.wants_locks() {
+            return self.change_locked(account_id, work);
+        }
+        let Some((account, posted)) = self.read(account_id, &mut work)? else {
+            return Ok(None);
+        };
+        self.write(account, &posted, work).map(Some)
+    }
+
+    /// Changes many, each known to `work` and `done` by its place. All of a batch are read
+    /// before the first of them is written, and with that locked: callers whose accounts
+    /// overlap wait for each other's writing only.
+    pub fn change_all(
+        &mut self,
+        account_ids: &[i64],
+        mut work: impl FnMut(usize, &mut Account, &mut Reader) -> Result<Vec<Posted>>,
+        mut done: impl FnMut(usize, &Account),
+    ) -> Result<()> {
+        let ahead = if self.writer.wants_locks() {
+            1
+        } else {
+            READ_AHEAD
+        };
+        let mut place = 0;
+        for batch in account_ids.chunks(ahead) {
+            let first = place;
+            place += batch.len();
+            if self.writer.wants_locks() {
+                let work =
+                    |account: &mut Account, reader: &mut Reader| work(first, account, reader);
+                if let Some(account) = self.change_locked(batch[0], work)? {
+                    done(first, &account);
+                }
+                continue;
+            }
+            let mut read = Vec::with_capacity(batch.len());
+            for (offset, account_id) in batch.iter().enumerate() {
+                let place = first + offset;
+                let found =
+                    self.read(*account_id, |account, reader| work(place, account, reader))?;
+                read.extend(found.map(|(account, posted)| (place, account, posted)));
+            }
+            for (place, account, posted) in read {
+                let work =
+                    |account: &mut Account, reader: &mut Reader| work(place, account, reader);
+                let account = self.write(account, &posted, work)?;
+                done(place, &account);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        account_id: i64,
+        mut work: impl FnMut(&mut Account, &mut Reader) -> Result<Vec<Posted>>,
+    ) -> Result<Option<(Account, Vec<Posted>)>> {
         pgrx::check_for_interrupts!();
-        let mut locks = self.writer.wants_locks();
-        loop {
-            if locks {
-                LOCK.run(self.spi, &[Param::i64(account_id)]);
-                self.reader = Reader::open(Sight::Now)?;
-            }
-            let Some(mut account) = find(self.spi, &mut self.reader, account_id)? else {
-                return Ok(None);
-            };
-            let posted = work(&mut account, &mut self.reader)?;
-            if self.writer.put(&account, &posted)? {
-                return Ok(Some(account));
-            }
-            if locks {
-                return Err(changed_under_lock());
-            }
-            // Whoever was too late waits in the fair queue of the row's lock.
-            locks = true;
+        let Some(mut account) = find(self.spi, &mut self.reader, account_id)? else {
+            return Ok(None);
+        };
+        let posted = work(&mut account, &mut self.reader)?;
+        Ok(Some((account, posted)))
+    }
+
+    /// Writes what was read and changed. Whoever was too late does it again, and waits in the
+    /// fair queue of the row's lock.
+    fn write(
+        &mut self,
+        account: Account,
+        posted: &[Posted],
+        work: impl FnMut(&mut Account, &mut Reader) -> Result<Vec<Posted>>,
+    ) -> Result<Account> {
+        if self.writer.put_if_free(&account, posted)? {
+            return Ok(account);
+        }
+        self.change_locked(account.account_id, work)?
+            .ok_or_else(changed_under_lock)
+    }
+
+    fn change_locked(
+        &mut self,
+        account_id: i64,
+        work: impl FnMut(&mut Account, &mut Reader) -> Result<Vec<Posted>>,
+    ) -> Result<Option<Account>> {
+        waiting::lock(self.spi, &[account_id], || {
+            LOCK.run(self.spi, &[Param::i64(account_id)]);
+        });
+        self.reader = Reader::open(Sight::Now)?;
+        let Some((account, posted)) = self.read(account_id, work)? else {
+            return Ok(None);
+        };
+        if self.writer.put(&account, &posted)? {
+            Ok(Some(account))
+        } else {
+            Err(changed_under_lock())
         }
     }
 

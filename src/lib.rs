@@ -27,6 +27,7 @@ mod rule;
 mod secret;
 mod spi;
 mod template;
+mod waiting;
 mod write;
 
 use pgrx::prelude::*;
@@ -55,7 +56,12 @@ extension_sql_file!(
 extension_sql_file!("../sql/bulk.sql", name = "bulk", requires = ["operation"]);
 extension_sql_file!("../sql/reading.sql", name = "reading", requires = ["bulk"]);
 extension_sql_file!("../sql/verify.sql", name = "verify", requires = ["reading"]);
-extension_sql_file!("../sql/member.sql", name = "member", requires = ["verify"]);
+extension_sql_file!(
+    "../sql/waiting.sql",
+    name = "waiting",
+    requires = ["verify"]
+);
+extension_sql_file!("../sql/member.sql", name = "member", requires = ["waiting"]);
 extension_sql_file!(
     "../sql/service.sql",
     name = "service",
@@ -110,7 +116,12 @@ extension_sql_file!(
 extension_sql_file!("../sql/run.sql", name = "run", requires = ["schedule"]);
 extension_sql_file!("../sql/tick.sql", name = "tick", requires = ["run"]);
 extension_sql_file!("../sql/preview.sql", name = "preview", requires = ["tick"]);
-extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["preview"]);
+extension_sql_file!(
+    "../sql/metrics.sql",
+    name = "metrics",
+    requires = ["preview"]
+);
+extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["metrics"]);
 extension_sql_file!("../sql/secret.sql", name = "secret", requires = ["audit"]);
 extension_sql_file!(
     "../sql/identity.sql",

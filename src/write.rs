@@ -13,6 +13,7 @@ use crate::ledger::{Account, Posted, changed_under_lock};
 use crate::receipt;
 use crate::row::{ENTRY_COLUMNS, State, WALLET_COLUMNS, entry_row, wallet_row};
 use crate::spi::{Param, Plan, Spi};
+use crate::waiting;
 use loyalty_core::wallet::EntryNo;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
@@ -67,13 +68,22 @@ impl<'a> Writer<'a> {
     /// Writes a wallet and its entries. False: another operation was quicker, and nothing
     /// was written. Accounts come in id order, or locked, which keeps callers from deadlock.
     pub fn put(&mut self, account: &Account, posted: &[Posted]) -> Result<bool> {
+        self.put_or_wait(account, posted, true)
+    }
+
+    /// The same; also false when another operation is at it, and waiting for that is limited.
+    pub fn put_if_free(&mut self, account: &Account, posted: &[Posted]) -> Result<bool> {
+        self.put_or_wait(account, posted, !waiting::is_limited())
+    }
+
+    fn put_or_wait(&mut self, account: &Account, posted: &[Posted], wait: bool) -> Result<bool> {
         if posted.is_empty() {
             return Ok(true);
         }
         let state = State::of(account);
         check(account, &state, posted)?;
         match &mut self.path {
-            Path::Direct(direct) => direct.put(account, &state, posted, &self.actor),
+            Path::Direct(direct) => direct.put(account, &state, posted, &self.actor, wait),
             Path::Statement(waiting) => {
                 waiting.put(account, &state, posted, &self.actor);
                 Ok(true)
@@ -174,7 +184,12 @@ impl Direct {
         state: &State,
         posted: &[Posted],
         actor: &str,
+        wait: bool,
     ) -> Result<bool> {
+        // SAFETY: the table is open.
+        if !wait && !unsafe { waiting::lock_if_free(self.wallet.relation, account.place) }? {
+            return Ok(false);
+        }
         // SAFETY: what rows point to lives in the batch's memory until the batch is written.
         let context = unsafe { pg_sys::MemoryContextSwitchTo(self.batch) };
         let values = wallet_row(

@@ -42,7 +42,7 @@ const EXECUTED: [(&str, usize); 14] = [
     ("docs/relay.md", 4),
 ];
 /// Where the functions of schema `loyalty` are, each with an example or under [`page::STEPS`].
-const SQL_PAGES: [&str; 9] = [
+const SQL_PAGES: [&str; 10] = [
     "docs/sql.md",
     "docs/members.md",
     "docs/rules.md",
@@ -52,6 +52,7 @@ const SQL_PAGES: [&str; 9] = [
     "docs/logins.md",
     "docs/families.md",
     "docs/administration.md",
+    "docs/operations.md",
 ];
 /// Pages whose examples another command runs.
 const NOT_EXECUTED: [&str; 2] = ["docs/benchmarks.md", "docs/packaging.md"];

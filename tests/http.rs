@@ -14,6 +14,8 @@ mod bad_token;
 mod catalog;
 #[path = "http/errors.rs"]
 mod errors;
+#[path = "http/fuzz.rs"]
+mod fuzz;
 #[path = "http/hijack.rs"]
 mod hijack;
 #[path = "http/matrix.rs"]

@@ -4,162 +4,16 @@
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::os::run;
 use loyalty_dev::testkit::{FreshCluster, TestDb, TestServer};
+use loyalty_tests::answer::{answers, as_in, fill, go_on, same_rows, similar, stored};
 use loyalty_tests::{PG_CRON, RICH_LEDGER, points_cluster, sqlstate};
 use std::path::PathBuf;
 use std::process::Command;
 use tokio_postgres::Client;
 
-/// Questions whose answers must be the same in the copy, at any time.
-const QUESTIONS: &[&str] = &[
-    "select p::text from loyalty.program p order by program_id",
-    "select c::text from loyalty.lot_class c order by program_id, lot_class",
-    "select c::text from loyalty.calendar c order by 1",
-    "select c::text from loyalty.calendar_day c order by 1",
-    "select r::text from loyalty.run r order by run_id",
-    "select s::text from loyalty.schedule s order by program_id, job",
-    "select r::text from loyalty.rule r order by program_id, code, version",
-    "select e::text from loyalty.event e order by event_id",
-    "select (a.account_id, r.code, x.*)::text from loyalty.account a join (select distinct program_id, code from loyalty.rule) r using (program_id), loyalty.explain_rule(a.account_id, r.code) x where a.member_no in ('buyer', 'friend') order by 1",
-    "select f::text from loyalty.run_failure f order by 1",
-    "select d::text from loyalty.due_run d order by 1",
-    // due_at and the like are of the machine's clock: the same only where they were restored
-    "select n::text from loyalty.notice n where occasion ~ '^A-[1-4]$' order by notice_id",
-    "select (to_jsonb(n) - 'due_at' - 'send_by')::text from loyalty.notice n order by notice_id",
-    "select loyalty.notice_context(n)::text from loyalty.notice n order by notice_id",
-    "select s::text from loyalty.notice_setting s order by program_id, kind",
-    "select f::text from loyalty.notice_sender f order by program_id",
-    "select r::text from loyalty.notice_preference r order by account_id, kind",
-    "select t::text from loyalty.notice_template t order by program_id, kind, language",
-    "select (n.kind, n.period, n.due_at)::text from (select k.kind, o.* from loyalty.program p, (values ('balance'), ('expiry')) k (kind), loyalty.next_notice(p.program_id, k.kind, loyalty.now()) o) n order by 1",
-    "select (b.channel, b.waiting, b.given_up)::text from loyalty.notice_backlog() b",
-    "select a::text from loyalty.account a order by account_id",
-    "select m::text from loyalty.member m order by account_id",
-    "select h::text from loyalty.service_hours h order by program_id",
-    "select e::text from loyalty.entry e order by account_id, entry",
-    "select w::text from loyalty.wallet w order by account_id",
-    "select (a.account_id, b.*)::text from loyalty.account a, loyalty.balance(a.account_id) b order by 1",
-    "select (a.account_id, b.*)::text from loyalty.account a, loyalty.balance(a.account_id, date '2025-03-15') b order by 1",
-    "select (a.account_id, b.*)::text from loyalty.account a, loyalty.balance(a.account_id, date '2027-01-01') b order by 1",
-    "select (a.account_id, l.*)::text from loyalty.account a, loyalty.lots(a.account_id) with ordinality l order by a.account_id, l.ordinality",
-    "select s::text from loyalty.account a, loyalty.statement(a.account_id, '2025-01-11') s order by s.operation_id",
-    "select j::text from loyalty.journal j order by operation_id, side",
-    "select s::text from loyalty.account a, loyalty.explain_spend(a.account_id, 30) s where a.member_no in ('spender', 'many 20') order by a.account_id, step",
-    "select loyalty.next_business_day('2025-08-13', 'office')::text",
-    "select loyalty.today(code)::text from loyalty.program order by program_id",
-    "select v::text from loyalty.verify() v",
-];
-
-/// The times at which they are asked: a zone's midnight, the end of lots, of holds.
-const TIMES: &[&str] = &[
-    "2025-07-10 10:00+09",
-    "2025-08-31 14:59:59+00",
-    "2025-08-31 15:00:00+00",
-    "2026-09-01 00:00+09",
-];
-
-async fn answers(client: &Client) -> Result<String> {
-    let mut answers = String::new();
-    for time in TIMES {
-        client
-            .batch_execute(&format!("set loyalty.clock = '{time}'"))
-            .await?;
-        for question in QUESTIONS {
-            answers += &format!("-- {time}: {question}\n");
-            for row in client.query(*question, &[]).await.context(*question)? {
-                answers += &format!("{}\n", row.get::<_, &str>(0));
-            }
-        }
-    }
-    ensure!(
-        !answers.contains("loyalty.verify() v\n("),
-        "verify() finds something: {answers}"
-    );
-    Ok(answers)
-}
-
-/// What happens next, in the words of the receipts: stored ones, new ones, refusals.
-async fn go_on(client: &Client) -> Result<String> {
-    client
-        .batch_execute("set loyalty.clock = '2025-07-11 10:00+09'")
-        .await?;
-    let account = |member_no: &str| {
-        format!(
-            "(select account_id from loyalty.account a join loyalty.program p using (program_id)
-                   where p.code = 'coin' and member_no = '{member_no}')"
-        )
-    };
-    let (spender, holder, sender, receiver) = (
-        account("spender"),
-        account("holder"),
-        account("sender"),
-        account("receiver"),
-    );
-    let hold = format!(
-        "(select operation_id from loyalty.statement({holder}) where idempotency_key = 'h1')"
-    );
-    let mut told = String::new();
-    for call in [
-        // idempotency keys are known, their receipts stored (law 6)
-        format!(
-            "loyalty.grant({spender}, 100, 'first', expires_on => '2025-03-31', idempotency_key => 'g1')"
-        ),
-        format!("loyalty.spend_fifo({spender}, 210, 'three lots', 's1')"),
-        format!("loyalty.spend_fifo({spender}, 211, 'three lots', 's1')"),
-        format!("loyalty.transfer({sender}, {receiver}, 150, 'present', 't1')"),
-        format!("loyalty.hold({holder}, 25, '300 days', 'open', 'h1')"),
-        // new ones get the next numbers
-        format!("loyalty.spend_fifo({spender}, 33, idempotency_key => 'next')"),
-        format!("loyalty.grant({spender}, 44, funding => 'shop')"),
-        format!("loyalty.grant({spender}, 44, funding => 'somebody new')"),
-        format!("loyalty.transfer({receiver}, {sender}, 5)"),
-        // holds are open (law 8)
-        format!("loyalty.capture({holder}, {hold}, 20)"),
-        format!("loyalty.capture({holder}, {hold}, 1)"),
-        format!("loyalty.spend_fifo({}, 1)", account("closed")),
-        format!("loyalty.spend_fifo({}, 1)", account("suspended")),
-        format!("loyalty.resume_account({})", account("suspended")),
-        // sequences go on
-        "loyalty.open_account('coin', 'somebody new')".to_owned(),
-        "loyalty.open_account('coin', 'spender')".to_owned(),
-        "loyalty.create_program('next', 'Next club')".to_owned(),
-        "(select row(e.*) from loyalty.expire('coin') e)".to_owned(),
-        // events are known by their reference, new ones get the next number
-        "(select row(e.*) from loyalty.record_event('coin', 'purchase', 'buyer', amount => 999.99, reference => 'o1') e)".to_owned(),
-        "(select row(e.*) from loyalty.record_event('coin', 'purchase', 'buyer', amount => 1, reference => 'o1') e)".to_owned(),
-        "(select row(e.*) from loyalty.record_event('coin', 'purchase', 'friend', amount => 500) e)".to_owned(),
-        "loyalty.cancel_event((select event_id from loyalty.event where reference = 'o1'))".to_owned(),
-        "loyalty.end_rule('coin', 'rate', '2025-07-31')".to_owned(),
-        // what was told already is not told again; what was not, gets the next number
-        "loyalty.announce_order((select account_id from loyalty.member where email = 'late@example.com'), 'A-1', 'Night', 1, 40)".to_owned(),
-        "loyalty.announce_order((select account_id from loyalty.member where email = 'late@example.com'), 'A-9', 'Night', 1, 40)".to_owned(),
-        "(select max(notice_id) from loyalty.notice)".to_owned(),
-        "(select q from loyalty.queue_balance_notices(loyalty.program_id('mile'), loyalty.today('mile'), 0, 10) q)".to_owned(),
-        "(select row(t.subject, t.text_body) from loyalty.preview_template('mile', 'balance', 'en') t)".to_owned(),
-    ] {
-        let answer = client
-            .query_one(&format!("select ({call})::text"), &[])
-            .await;
-        told += &match answer {
-            Ok(row) => format!("{call}: {}\n", row.get::<_, Option<&str>>(0).unwrap_or("")),
-            Err(_) => format!("{call}: {}\n", sqlstate(&answer)),
-        };
-    }
-    client.batch_execute("call loyalty.tick()").await?;
-    let wrong = client
-        .query("select v::text from loyalty.verify() v", &[])
-        .await?;
-    ensure!(wrong.is_empty(), "verify() after {told}: {wrong:?}");
-    for state in ["LY003", "LY004", "LY006"] {
-        ensure!(told.contains(state), "no {state} in {told}");
-    }
-    Ok(told)
-}
-
 async fn rich() -> Result<TestDb> {
     let db = TestDb::create("restore").await?;
     let client = db.connect().await?;
-    client.batch_execute(RICH_LEDGER).await?;
-    client.batch_execute("call loyalty.tick(3)").await?;
+    fill(&client).await?;
     Ok(db)
 }
 
@@ -190,6 +44,17 @@ fn psql(mut psql: Command, file: &Gone) -> Result<String> {
         .arg(&file.0))
 }
 
+/// Databases that a dump is restored into, each in a form of its own.
+const FORMS: [&str; 7] = [
+    "plain",
+    "custom",
+    "directory",
+    "pair",
+    "parallel",
+    "data_only",
+    "one_schema",
+];
+
 /// Law 12, in each form that pg_dump has.
 #[tokio::test]
 async fn a_restored_dump_is_the_same_ledger() -> Result<()> {
@@ -198,8 +63,9 @@ async fn a_restored_dump_is_the_same_ledger() -> Result<()> {
     let fresh = FreshCluster::start("restore", "")?;
     let main = fresh.connect("postgres").await?;
     let roles = "select count(*) from pg_roles where rolname like 'loyalty\\_%'";
-    ensure!(main.query_one(roles, &[]).await?.get::<_, i64>(0) == 0);
-    for name in ["plain", "custom", "directory", "pair"] {
+    let expected_roles: i64 = db.connect().await?.query_one(roles, &[]).await?.get(0);
+    ensure!(expected_roles > 7 && main.query_one(roles, &[]).await?.get::<_, i64>(0) == 0);
+    for name in FORMS {
         main.batch_execute(&format!("create database {name} template template0"))
             .await?;
     }
@@ -207,7 +73,7 @@ async fn a_restored_dump_is_the_same_ledger() -> Result<()> {
     let plain = dump(db.program("pg_dump"), "plain", &[])?;
     psql(fresh.program("psql", "plain"), &plain)?;
     ensure!(
-        main.query_one(roles, &[]).await?.get::<_, i64>(0) == 8,
+        main.query_one(roles, &[]).await?.get::<_, i64>(0) == expected_roles,
         "the roles come with the extension"
     );
 
@@ -236,11 +102,41 @@ async fn a_restored_dump_is_the_same_ledger() -> Result<()> {
     psql(fresh.program("psql", "pair"), &schema)?;
     psql(fresh.program("psql", "pair"), &data)?;
 
+    // superusers may load with triggers off, in any order: the dump is of one moment
+    run(fresh
+        .program("pg_restore", "parallel")
+        .env("PGOPTIONS", "-c session_replication_role=replica")
+        .args(["--exit-on-error", "-d", "parallel", "--jobs=4"])
+        .arg(&directory.0))?;
+
+    // into a database that has the extension already
+    let data_only_copy = fresh.connect("data_only").await?;
+    data_only_copy
+        .batch_execute("create extension pg_loyalty")
+        .await?;
+    run(fresh
+        .program("pg_restore", "data_only")
+        .args(["--exit-on-error", "-d", "data_only", "--data-only"])
+        .args(["--disable-triggers", "--jobs=4"])
+        .arg(&directory.0))?;
+    // of a database with more in it: the extension makes its schemas, so it is asked for, too
+    let only = ["-Fc", "--schema=loyalty", "--extension=pg_loyalty"];
+    let one_schema = dump(db.program("pg_dump"), "one", &only)?;
+    run(fresh
+        .program("pg_restore", "one_schema")
+        .args(["--exit-on-error", "-d", "one_schema"])
+        .arg(&one_schema.0))?;
+
     let source = db.connect().await?;
+    let rows = stored(&source).await?;
+    for (table, rows) in &rows {
+        ensure!(!rows.is_empty(), "{table} is empty: nothing to restore");
+    }
     let expected = go_on(&source).await?;
     let after = answers(&source).await?;
-    for name in ["plain", "custom", "directory", "pair"] {
+    for name in FORMS {
         let copy = fresh.connect(name).await?;
+        same_rows(&rows, &stored(&copy).await?).context(name)?;
         similar(&before, &answers(&copy).await?).context(name)?;
         similar(&expected, &go_on(&copy).await?).context(name)?;
         similar(&after, &answers(&copy).await?).context(name)?;
@@ -256,12 +152,97 @@ async fn a_restored_dump_is_the_same_ledger() -> Result<()> {
     Ok(())
 }
 
-/// Equal line by line; else the first that is not.
-fn similar(expected: &str, found: &str) -> Result<()> {
-    for (expected, found) in expected.lines().zip(found.lines()) {
-        ensure!(expected == found, "expected: {expected}\nfound: {found}");
+/// A whole cluster by `pg_dumpall`: roles with what was given to them, and tables of one's own
+/// that refer to the ledger.
+#[tokio::test]
+async fn a_cluster_by_pg_dumpall() -> Result<()> {
+    let source = points_cluster("all_source", "").await?;
+    let client = source.connect("points").await?;
+    client.batch_execute("create extension pg_loyalty").await?;
+    fill(&client).await?;
+    client
+        .batch_execute(
+            "create role clerk login noinherit in role loyalty_operator;
+             alter role loyalty_authenticator login;
+             create table public.card (
+                 card_no text primary key,
+                 account_id bigint not null references loyalty.account);
+             insert into public.card select 'C-' || account_id, account_id from loyalty.account;
+             create view public.card_balance with (security_invoker = true) as
+                 select c.card_no, b.balance
+                   from public.card c cross join lateral loyalty.balance(c.account_id) b;
+             grant select on loyalty.program to public",
+        )
+        .await?;
+    let (rows, before) = (stored(&client).await?, answers(&client).await?);
+    let own = "select string_agg(b::text, ' ' order by b::text) from public.card_balance b";
+    let cards: String = client.query_one(own, &[]).await?.get(0);
+    let all = dump(source.program("pg_dumpall", "points"), "all", &[])?;
+
+    let fresh = FreshCluster::start("all", "")?;
+    let output = fresh
+        .program("psql", "postgres")
+        .args(["-X", "-q", "-v", "VERBOSITY=sqlstate", "-f"])
+        .arg(&all.0)
+        .output()?;
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    let errors: Vec<&str> = complaints
+        .lines()
+        .filter(|line| line.contains("ERROR"))
+        .collect();
+    // the superuser is there before
+    ensure!(
+        errors.len() == 1 && errors[0].contains("42710"),
+        "{complaints}"
+    );
+    let copy = fresh.connect("points").await?;
+    same_rows(&rows, &stored(&copy).await?)?;
+    similar(&before, &answers(&copy).await?)?;
+    ensure!(copy.query_one(own, &[]).await?.get::<_, String>(0) == cards);
+    for granted in [
+        "select pg_has_role('clerk', 'loyalty_operator', 'member')",
+        "select rolcanlogin from pg_roles where rolname = 'loyalty_authenticator'",
+        "select has_parameter_privilege('loyalty_operator', 'loyalty.clock', 'set')",
+        "select exists (select from pg_class, aclexplode(relacl)
+                         where oid = 'loyalty.program'::regclass and grantee = 0)",
+    ] {
+        ensure!(
+            copy.query_one(granted, &[]).await?.get::<_, bool>(0),
+            "{granted}"
+        );
     }
-    ensure!(expected.lines().count() == found.lines().count());
+    Ok(())
+}
+
+/// A dump of 0.1.0 on a server that has a later version only as its default: loaded by it at
+/// once, or by 0.1.0 and then updated.
+#[tokio::test]
+async fn a_dump_of_the_first_release() -> Result<()> {
+    let db = TestDb::create_empty("first").await?;
+    let client = db.connect().await?;
+    client
+        .batch_execute("create extension pg_loyalty version '0.1.0'")
+        .await?;
+    fill(&client).await?;
+    let (rows, before) = (stored(&client).await?, answers(&client).await?);
+    let dumped = dump(db.program("pg_dump"), "first", &[])?;
+    let at_once = TestDb::create_empty("at_once").await?;
+    psql(at_once.program("psql"), &dumped)?;
+    let updated = TestDb::create_empty("updated").await?;
+    let copy = updated.connect().await?;
+    copy.batch_execute("create extension pg_loyalty version '0.1.0'")
+        .await?;
+    // the dump's own `create extension if not exists` finds it there
+    psql(updated.program("psql"), &dumped)?;
+    copy.batch_execute("alter extension pg_loyalty update")
+        .await?;
+    // a session of its own, as sequences are cached by the session
+    let expected = go_on(&db.connect().await?).await?;
+    for (name, copy) in [("at once", at_once.connect().await?), ("updated", copy)] {
+        same_rows(&rows, &as_in(&rows, &stored(&copy).await?)).context(name)?;
+        similar(&before, &answers(&copy).await?).context(name)?;
+        similar(&expected, &go_on(&copy).await?).context(name)?;
+    }
     Ok(())
 }
 

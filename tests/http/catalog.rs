@@ -118,6 +118,15 @@ async fn who_may_call_what() -> Result<()> {
         ]
     );
     assert_eq!(
+        granted_to("'loyalty_monitor'::regrole").await?,
+        [
+            "loyalty.metric_help(text)",
+            "loyalty.metrics_text()",
+            "loyalty.points_metrics(integer)",
+            "loyalty.work_metrics()",
+        ]
+    );
+    assert_eq!(
         granted_to("'loyalty_authenticator'::regrole").await?,
         [""; 0]
     );
@@ -136,6 +145,9 @@ async fn requests_only_read_tables() -> Result<()> {
                    from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
                   where c.relnamespace in SCHEMAS
                     and a.grantee <> c.relowner
+                    -- figures only: tests/metrics.rs
+                    and not (a.grantee = 'loyalty_monitor'::regrole and a.privilege_type = 'SELECT'
+                             and c.relname = 'metrics')
                     and (a.grantee not in ('loyalty_member'::regrole, 'loyalty_family'::regrole,
                                            'loyalty_admin'::regrole, 'loyalty_operator'::regrole)
                          or a.privilege_type <> 'SELECT' and a.grantee <> 'loyalty_operator'::regrole
@@ -180,6 +192,7 @@ async fn roles_are_without_login_or_powers() -> Result<()> {
             "loyalty_family",
             "loyalty_granter",
             "loyalty_member",
+            "loyalty_monitor",
             "loyalty_operator",
             "loyalty_relay"
         ]

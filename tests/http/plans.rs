@@ -1,8 +1,18 @@
-//! What a member's page asks is answered from indexes, however many members there are.
+//! What the API is asked is answered from indexes, however many members there are (P16).
 
-use anyhow::Result;
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, ensure};
+use loyalty_dev::plans::{Asker, request, scanned};
 use loyalty_dev::testkit::TestDb;
+use loyalty_tests::rows;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
+
+/// Tables that have a row or more for each program, and not for each member: the others must not
+/// be read from end to end.
+const SMALL: &str = "{access_policy,calendar,calendar_day,identity_provider,lot_class,member_upload,notice_sender,\
+    notice_setting,notice_template,program,program_role,rule,run,schedule,service_hours}";
 
 /// 20,000 accounts with a grant each, and one with a journal of 1,000 entries.
 async fn crowd(label: &str) -> Result<(TestDb, Client, i64)> {
@@ -136,5 +146,282 @@ async fn an_administrator_finds_one_member_by_index() -> Result<()> {
         assert_eq!((scans, rows), (0, expected), "{query}");
         assert!(read <= 3000, "{query} took {read} rows");
     }
+    Ok(())
+}
+
+/// A row or more in each table, and the statistics of a platform of four million members.
+async fn platform() -> Result<(TestDb, BTreeMap<&'static str, String>)> {
+    let db = TestDb::create("plans").await?;
+    let client = db.connect().await?;
+    client
+        .batch_execute(&format!(
+            "alter database {} set loyalty.clock = '2026-06-15 12:00+09'",
+            db.name()
+        ))
+        .await?;
+    let client_of_that_day = db.connect().await?;
+    drop(client);
+    let client = client_of_that_day;
+    client.batch_execute(include_str!("matrix.sql")).await?;
+    client.batch_execute(MORE).await?;
+    // The planner takes as many pages as a table has, and as many rows a page as it had.
+    client
+        .batch_execute(&format!(
+            "update pg_class set relpages = 1, reltuples = 4000000
+              where relnamespace = 'loyalty'::regnamespace and relkind = 'r' and relname <> all ('{SMALL}');
+             update pg_class set relpages = 1, reltuples = 600
+              where relnamespace = 'loyalty'::regnamespace and relkind = 'r' and relname = any ('{SMALL}')"
+        ))
+        .await?;
+    let empty = rows(
+        &client,
+        &format!(
+            "select relname from pg_class
+              where relnamespace = 'loyalty'::regnamespace and relkind = 'r' and relname <> all ('{SMALL}')
+                and pg_relation_size(oid) = 0"
+        ),
+    )
+    .await?;
+    ensure!(empty.is_empty(), "no row, so no plan as in life: {empty:?}");
+    let mut names = BTreeMap::new();
+    for (name, query) in [
+        (
+            "ann",
+            "select account_id from loyalty.account where member_no = 'ann'",
+        ),
+        (
+            "bob",
+            "select account_id from loyalty.account where member_no = 'bob'",
+        ),
+        (
+            "coin",
+            "select program_id from loyalty.program where code = 'coin'",
+        ),
+        (
+            "ann_person",
+            "select identity_id from loyalty.identity where login_id = 'ann@example.com'",
+        ),
+        (
+            "kin",
+            "select identity_id from loyalty.identity where login_id = 'child-of-ann@example.com'",
+        ),
+        (
+            "granter",
+            "select identity_id from loyalty.identity where login_id = 'granter-of-coin@example.com'",
+        ),
+        (
+            "admin",
+            "select identity_id from loyalty.identity where login_id = 'admin-of-coin@example.com'",
+        ),
+    ] {
+        names.insert(
+            name,
+            client
+                .query_one(&format!("select ({query})::text"), &[])
+                .await?
+                .get(0),
+        );
+    }
+    Ok((db, names))
+}
+
+/// What matrix.sql leaves out.
+const MORE: &str = "
+    do $$
+    declare
+        ann bigint := (select account_id from loyalty.account where member_no = 'ann');
+    begin
+        perform loyalty.set_access_policy('coin', terms_version => '1');
+        perform loyalty.create_rule('coin', 'yearly', 'anniversary',
+            '{\"fact\": \"first_service_on\", \"every_years\": 1, \"points\": 2000, \"day_of_month\": 15}');
+        perform loyalty.create_rule('coin', 'gift', 'manual', '{\"points\": 10}');
+        insert into loyalty.run (program_id, job, period, effective_on, started_at, finished_at, outcome)
+        select program_id, 'rule:yearly', '2026-05-15', '2026-05-15', loyalty.now(), loyalty.now(), 'done'
+          from loyalty.program where code = 'coin';
+        insert into loyalty.run_failure (run_id, program_id, account_id, idempotency_key, points, code, message, failed_at)
+        select r.run_id, r.program_id, ann, 'rule/yearly/12', 2000, 'LY004', 'closed', loyalty.now()
+          from loyalty.run r where r.job = 'rule:yearly';
+        perform loyalty.set_member('coin', 'nina', name => 'Nina', birth_date => '1990-01-01');
+        perform loyalty.issue_keys('coin', 'nina', 'K9', 'secret-9');
+        perform loyalty.begin_registration('coin', 'K9', 'wrong');
+        perform loyalty.begin_registration('coin', 'K9', 'secret-9');
+        perform loyalty.log_in('ann@example.com', 'abcdef1234', 'coin');
+    end
+    $$";
+
+struct Case {
+    role: char,
+    query: String,
+    /// What the superuser does before it, one after the other.
+    before: Vec<String>,
+}
+
+fn cases(names: &BTreeMap<&str, String>) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    let mut before = Vec::new();
+    for line in include_str!("plans.txt").lines() {
+        let Some((role, query)) = line.split_once(' ') else {
+            ensure!(line.is_empty() || line == "#", "{line} is no case");
+            continue;
+        };
+        let query = names.iter().fold(query.to_owned(), |query, (name, value)| {
+            query.replace(&format!("{{{name}}}"), value)
+        });
+        match role {
+            "#" => {}
+            "=" => before.push(query),
+            _ => cases.push(Case {
+                role: role.chars().next().context("a role has a letter")?,
+                query,
+                before: std::mem::take(&mut before),
+            }),
+        }
+    }
+    Ok(cases)
+}
+
+impl Case {
+    /// Role and claims of who asks.
+    fn asker(&self, names: &BTreeMap<&str, String>, x: &str) -> Result<(&'static str, Value)> {
+        let (role, person) = match self.role {
+            'N' => ("loyalty_anon", None),
+            'A' | 'S' => ("loyalty_member", Some("ann_person")),
+            'F' => ("loyalty_family", Some("kin")),
+            'G' => ("loyalty_granter", Some("granter")),
+            '1' => ("loyalty_admin", Some("admin")),
+            'O' => ("loyalty_operator", None),
+            other => anyhow::bail!("{other} is nobody"),
+        };
+        let mut claims = json!({"role": role});
+        if let Some(person) = person {
+            claims["program"] = json!("coin");
+            claims["sub"] = json!(format!("identity:{}", names[person]));
+        }
+        if matches!(role, "loyalty_member" | "loyalty_family") {
+            claims["account_id"] = json!(names["ann"].parse::<i64>()?);
+        }
+        if self.role == 'S' {
+            claims["sid"] = json!(x);
+        }
+        Ok((role, claims))
+    }
+
+    /// What it is about: a view or function of the API.
+    fn about(&self) -> Option<&str> {
+        let rest = self.query.split_once("loyalty_api.")?.1;
+        let end = rest
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
+        Some(&rest[..end])
+    }
+
+    /// As PostgREST asks it, in a transaction that is rolled back: large tables that were read
+    /// from end to end.
+    async fn scans(
+        &self,
+        client: &Client,
+        asker: &Asker,
+        names: &BTreeMap<&str, String>,
+    ) -> Result<Vec<String>> {
+        let about = self.about().with_context(|| self.query.clone())?;
+        let is_call = self.query.contains(&format!("loyalty_api.{about}("));
+        let (method, path) = match is_call {
+            true => ("POST", format!("/rpc/{about}")),
+            false if self.query.starts_with("insert") => ("POST", format!("/{about}")),
+            false => ("GET", format!("/{about}")),
+        };
+        client.batch_execute("begin").await?;
+        let mut x = String::new();
+        for before in &self.before {
+            let before = before.replace("{x}", &x);
+            let rows = client
+                .query(&format!("select ({before})::text"), &[])
+                .await
+                .with_context(|| before.clone())?;
+            x = rows[0].try_get(0).with_context(|| before.clone())?;
+        }
+        let (role, claims) = self.asker(names, &x)?;
+        let claims = claims.to_string();
+        let token: String = client
+            .query_one("select loyalty.sign_token($1)", &[&claims])
+            .await?
+            .get(0);
+        let headers = json!({"authorization": format!("Bearer {token}")}).to_string();
+        asker
+            .enter(client, role, &claims, &headers, method, &path)
+            .await?;
+        client.batch_execute("reset role").await?;
+        let before = scanned(client, SMALL).await?;
+        client
+            .batch_execute(&format!("set local role {role}"))
+            .await?;
+        let query = self.query.replace("{x}", &x);
+        if query.starts_with("insert") {
+            client.batch_execute(&query).await?;
+        } else {
+            client.query(&request(&query), &[]).await?;
+        }
+        client.batch_execute("reset role").await?;
+        let after = scanned(client, SMALL).await?;
+        client.batch_execute("rollback").await?;
+        Ok(after
+            .into_iter()
+            .filter(|(table, scans)| before.get(table) != Some(scans))
+            .map(|(table, _)| table)
+            .collect())
+    }
+}
+
+/// P16: whatever view or function, filter, order and page: no table that grows with the members is
+/// read from end to end; neither by plans made for the values given nor by those kept for any.
+#[tokio::test]
+async fn every_request_reads_by_index() -> Result<()> {
+    let (db, names) = platform().await?;
+    let cases = cases(&names)?;
+    let client = db.connect().await?;
+    let there: BTreeSet<String> = rows(
+        &client,
+        "select c.relname from pg_class c
+          where c.relnamespace = 'loyalty_api'::regnamespace and c.relkind in ('v', 'm', 'r')
+          union
+         select p.proname from pg_proc p where p.pronamespace = 'loyalty_api'::regnamespace",
+    )
+    .await?
+    .into_iter()
+    .collect();
+    let looked_at: BTreeSet<String> = cases
+        .iter()
+        .filter_map(Case::about)
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        looked_at, there,
+        "plans.txt has each view and function of loyalty_api"
+    );
+
+    let mut wrong = Vec::new();
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let client = db.connect().await?;
+        client
+            .batch_execute(&format!("set plan_cache_mode = {mode}"))
+            .await?;
+        let asker = Asker::new(&client).await?;
+        for case in &cases {
+            match case.scans(&client, &asker, &names).await {
+                Ok(scans) if scans.is_empty() => {}
+                Ok(scans) => wrong.push(format!(
+                    "{mode}: {} {} reads all of {}",
+                    case.role,
+                    case.query,
+                    scans.join(", ")
+                )),
+                Err(error) => {
+                    wrong.push(format!("{} {}: {error:#}", case.role, case.query));
+                    client.batch_execute("rollback").await?;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

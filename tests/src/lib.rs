@@ -1,5 +1,8 @@
 //! What every test needs: a database of its own, and HTTP to it.
 
+pub mod answer;
+pub mod catalog;
+
 use anyhow::{Context as _, Result, bail};
 use loyalty_dev::testkit::{FreshCluster, TestDb};
 use tokio_postgres::{Client, SimpleQueryMessage};

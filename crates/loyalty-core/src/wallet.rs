@@ -559,7 +559,10 @@ impl Wallet {
             .ok_or(Refusal::Overflow)?;
         match self.find(given) {
             Some(index) => {
-                self.lots[index].remaining += given.points;
+                let lot = &mut self.lots[index];
+                lot.remaining += given.points;
+                // Where the clock was set back after the lot was dropped, a refund began it anew.
+                lot.granted = lot.granted.max(lot.remaining);
                 Ok(())
             }
             None => self.put(given.points, given.expires_on, given.class),

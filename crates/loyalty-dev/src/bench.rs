@@ -10,16 +10,20 @@ mod program;
 mod progress;
 mod report;
 mod runs;
+mod scale;
 mod scratch;
 mod tick;
 mod watch;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::context::Context;
 use crate::os;
-use report::Report;
+use report::{Report, grouped};
+use scale::{Part, Scale};
 use scratch::Scratch;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -45,6 +49,22 @@ pub struct BenchArgs {
     /// Only this; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<Topic>,
+    /// Instead, measure a platform of so many members, of each of these sizes in turn: such as
+    /// 40000,400000,4040000
+    #[arg(
+        long,
+        value_name = "MEMBERS",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1_000..=10_000_000),
+        conflicts_with_all = ["rounds", "accounts", "expire_lots", "members", "quick", "only"]
+    )]
+    scale: Vec<u32>,
+    /// Of a platform, grants an account has on average, in 37 months [default: 12]
+    #[arg(long, requires = "scale")]
+    grants: Option<f64>,
+    /// Of a platform, measure only this; may be repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "scale")]
+    part: Vec<Part>,
     /// Put the output into docs/benchmarks.md too
     #[arg(long, conflicts_with_all = ["quick", "only"])]
     write: bool,
@@ -136,7 +156,10 @@ pub fn run(args: BenchArgs) -> Result<()> {
         .enable_all()
         .build()?
         .block_on(async {
-            let scratch = Scratch::start(&context)?;
+            if !args.scale.is_empty() {
+                return scaled(&context, &args).await;
+            }
+            let scratch = Scratch::start(&context, scratch::MAX_WAL_SIZE)?;
             let report = tokio::select! {
                 report = measure(&scratch, &plan) => report?,
                 name = os::interrupted() => bail!("stopped by {}", name?),
@@ -144,14 +167,50 @@ pub fn run(args: BenchArgs) -> Result<()> {
             let text = report.text();
             print!("{text}");
             if args.write {
-                report::write_into(&context.repo.join("docs/benchmarks.md"), &text)?;
+                report::write_into(&page(&context), report::RATIOS, &text)?;
             }
             report.must_be_sound()
         })
 }
 
+fn page(context: &Context) -> PathBuf {
+    context.repo.join("docs/benchmarks.md")
+}
+
+async fn scaled(context: &Context, args: &BenchArgs) -> Result<()> {
+    let scale = Scale {
+        sizes: args.scale.iter().map(|&size| size as usize).collect(),
+        grants: args.grants.unwrap_or(scale::GRANTS),
+        seconds: args.seconds.unwrap_or(5),
+        parts: args.part.clone(),
+    };
+    let (text, findings) = tokio::select! {
+        measured = scale.measure(context) => measured?,
+        name = os::interrupted() => bail!("stopped by {}", name?),
+    };
+    print!("{text}");
+    if args.write {
+        report::write_into(&page(context), report::GROWTH, &text)?;
+    }
+    if !findings.is_empty() {
+        bail!("something does not hold; see above");
+    }
+    Ok(())
+}
+
 async fn measure(scratch: &Scratch, plan: &Plan) -> Result<Report> {
-    let mut report = Report::new(scratch.surroundings(plan).await?);
+    let quick = if plan.quick {
+        "Quick: small sizes, the figures mean little.\n"
+    } else {
+        ""
+    };
+    let mut report = Report::new(format!(
+        "{quick}{}{} accounts with 3 lots each; medians of {} interleaved rounds of {} s\n",
+        scratch.surroundings().await?,
+        grouped(plan.accounts as f64),
+        plan.rounds,
+        plan.seconds,
+    ));
     if plan.topics.iter().any(|topic| topic.is_of_ledger()) {
         ledger::measure(scratch, plan, &mut report).await?;
     }

@@ -1,5 +1,5 @@
-//! A minimal Debian of this machine's release, by debootstrap: the base of images where no
-//! registry is reachable, and the place where packages are tried.
+//! A minimal Debian by debootstrap, of this machine's release or another: the base of images
+//! where no registry is reachable, and the place where packages and other versions are tried.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -30,13 +30,28 @@ pub fn release() -> Result<String> {
         .context("/etc/os-release names no release")
 }
 
+/// Where the machine gets its own packages from.
+fn mirror() -> Result<String> {
+    let codename = format!("Codename: {}", release()?);
+    let listed = run(plain_command("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)"])
+        .args(["Created-By: Packages", "Component: main", &codename]))?;
+    let first = listed
+        .lines()
+        .next()
+        .context("apt knows no mirror of this machine's release; `apt-get update` may help")?;
+    Ok(first.trim_end_matches('/').to_owned())
+}
+
+/// How debootstrap makes a release that is newer than itself.
+const NEWEST_SCRIPT: &str = "/usr/share/debootstrap/scripts/testing";
+
 /// The directory of the minimal Debian, made when it is not there.
-pub fn debian(context: &Context) -> Result<PathBuf> {
+pub fn debian(context: &Context, release: &str) -> Result<PathBuf> {
     if !geteuid().is_root() {
         bail!("debootstrap and chroot are root's");
     }
-    let release = release()?;
-    let dir = context.state.join("debian").join(&release);
+    let dir = context.state.join("debian").join(release);
     if dir.exists() {
         return Ok(dir);
     }
@@ -46,10 +61,13 @@ pub fn debian(context: &Context) -> Result<PathBuf> {
         fs::remove_dir_all(&new)?;
     }
     create_dir(&new)?;
+    let known = Path::new(NEWEST_SCRIPT).with_file_name(release).exists();
     run(plain_command("debootstrap")
-        .args(["--variant=minbase", &release])
-        .arg(&new))?;
-    with_updates(&new, &release)?;
+        .args(["--variant=minbase", release])
+        .arg(&new)
+        .arg(mirror()?)
+        .args((!known).then_some(NEWEST_SCRIPT)))?;
+    with_updates(&new, release)?;
     for name in DISPENSABLE {
         let place = new.join(name);
         for entry in fs::read_dir(&place).with_context(|| place.display().to_string())? {
@@ -90,7 +108,7 @@ pub struct Chroot {
 
 impl Chroot {
     pub fn new(context: &Context, name: &str) -> Result<Self> {
-        let debian = debian(context)?;
+        let debian = debian(context, &release()?)?;
         let chroot = Self {
             root: context.state.join("debian").join(name),
         };

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -9,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::os::{Owner, log_tail, run};
+use crate::os::{Owner, log_tail, run, wait_until};
 
 /// The superuser of every private cluster, whoever runs it.
 pub const SUPERUSER: &str = "postgres";
@@ -107,30 +108,24 @@ impl Cluster {
     }
 
     pub fn start(&self) -> Result<()> {
-        self.owner.private_dir(&self.socket_dir)?;
-        // pg_ctl writes the log as the owner.
-        if !self.log.exists() {
-            self.owner.private_file(&self.log, "")?;
+        self.start_and("--wait")
+    }
+
+    /// Starts it and leaves it to itself, also while it still recovers.
+    pub fn start_without_waiting(&self) -> Result<()> {
+        self.start_and("--no-wait")?;
+        let pid_file = self.data.join("postmaster.pid");
+        if !wait_until(Duration::from_secs(20), || {
+            fs::read_to_string(&pid_file).is_ok_and(|text| text.lines().count() > 1)
+        }) {
+            bail!("PostgreSQL does not start on port {}", self.port);
         }
-        let options = format!(
-            "-p {} -c unix_socket_directories='{}'",
-            self.port,
-            self.socket_dir.display()
-        );
-        // The server inherits pg_ctl's output, which must not be a pipe that
-        // someone reads to its end.
+        Ok(())
+    }
+
+    fn start_and(&self, wait: &str) -> Result<()> {
         let status = self
-            .owner
-            .command(self.bin.join("pg_ctl"))
-            .args(["start", "--wait", "--silent", "--timeout", "60"])
-            .arg("--pgdata")
-            .arg(&self.data)
-            .arg("--log")
-            .arg(&self.log)
-            .args(["--options", &options])
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
+            .start_command(wait)?
             .status()
             .context("pg_ctl cannot be started")?;
         if !status.success() {
@@ -142,6 +137,34 @@ impl Cluster {
             );
         }
         Ok(())
+    }
+
+    /// The pg_ctl that starts it; `wait`: `--wait` or `--no-wait`.
+    pub fn start_command(&self, wait: &str) -> Result<Command> {
+        self.owner.private_dir(&self.socket_dir)?;
+        // pg_ctl writes the log as the owner.
+        if !self.log.exists() {
+            self.owner.private_file(&self.log, "")?;
+        }
+        let options = format!(
+            "-p {} -c unix_socket_directories='{}'",
+            self.port,
+            self.socket_dir.display()
+        );
+        let mut command = self.owner.command(self.bin.join("pg_ctl"));
+        // The server inherits pg_ctl's output, which must not be a pipe that
+        // someone reads to its end.
+        command
+            .args(["start", wait, "--silent", "--timeout", "60"])
+            .arg("--pgdata")
+            .arg(&self.data)
+            .arg("--log")
+            .arg(&self.log)
+            .args(["--options", &options])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        Ok(command)
     }
 
     /// Stops the server, aborting what still runs in it.
@@ -174,7 +197,11 @@ impl Cluster {
         // Where nobody reaps the dead, their numbers still look alive to the next start.
         let lock = format!(".s.PGSQL.{}.lock", self.port);
         for left_behind in [pid_file, self.socket_dir.join(lock)] {
-            fs::remove_file(left_behind)?;
+            match fs::remove_file(left_behind) {
+                // it had not come so far
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
         Ok(())
     }

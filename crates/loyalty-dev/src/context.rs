@@ -27,6 +27,8 @@ pub struct Context {
     pub state: PathBuf,
     /// PostgreSQL's major version.
     pub pg_major: u16,
+    /// An unpacked PostgreSQL to use instead of the machine's.
+    pub pg_tree: Option<PathBuf>,
     pub owner: Owner,
 }
 
@@ -80,13 +82,18 @@ impl Context {
             repo,
             state,
             pg_major,
+            pg_tree: std::env::var_os("LOYALTY_PG_TREE").map(PathBuf::from),
             owner: Owner::current()?,
         })
     }
 
     /// The PostgreSQL to use, with its extension; see [`Prefix::ensure`].
     pub fn prefix(&self) -> Prefix {
-        Prefix::at(&self.state.join("prefix"), self.pg_major)
+        let dir = self.state.join("prefix");
+        match &self.pg_tree {
+            Some(tree) => Prefix::of_tree(&dir, self.pg_major, tree),
+            None => Prefix::at(&dir, self.pg_major),
+        }
     }
 
     /// The developer's own cluster.

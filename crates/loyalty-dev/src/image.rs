@@ -61,9 +61,10 @@ pub fn image(context: &Context, args: &ImageArgs) -> Result<()> {
 
 fn build(context: &Context, buildah: &Buildah, args: &ImageArgs) -> Result<()> {
     let base = if args.base == DEBOOTSTRAP {
-        let base = format!("localhost/loyalty-{}", chroot::release()?);
+        let release = chroot::release()?;
+        let base = format!("localhost/loyalty-{release}");
         if !buildah.has(&base) {
-            buildah.import(&chroot::debian(context)?, &base)?;
+            buildah.import(&chroot::debian(context, &release)?, &base)?;
         }
         base
     } else {

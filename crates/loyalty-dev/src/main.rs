@@ -7,12 +7,15 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use loyalty_dev::bench::{self, BenchArgs};
 use loyalty_dev::context::{Context, DATABASE};
+use loyalty_dev::fuzz::{self, FuzzArgs};
 use loyalty_dev::image::{self, ImageArgs};
+use loyalty_dev::matrix::{self, MatrixArgs};
 use loyalty_dev::package::{self, PackageArgs};
 use loyalty_dev::prefix::Prefix;
 use loyalty_dev::test::Selection;
 use loyalty_dev::testkit::client_program;
 use loyalty_dev::token::Role;
+use loyalty_dev::torture::{self, TortureArgs};
 use loyalty_dev::{cluster, post, test, up};
 
 #[derive(Parser)]
@@ -41,8 +44,14 @@ enum Action {
     },
     /// Check format and lints, build, run all tests; or only some tests
     Test(Selection),
+    /// Run all tests on every supported version of PostgreSQL that can be had
+    Matrix(MatrixArgs),
     /// Measure, against bare SQL on the same cluster
     Bench(BenchArgs),
+    /// Break things under load, and see whether the ledger holds
+    Torture(TortureArgs),
+    /// Look for text that a parser or the API cannot cope with
+    Fuzz(FuzzArgs),
     /// psql in the development database
     Psql {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -99,10 +108,13 @@ fn run(cli: Cli) -> Result<()> {
         Action::Up { fresh } => block_on(up::up(&context, fresh)),
         Action::Down { purge } => up::down(&context, purge),
         Action::Test(selection) => block_on(test::test(&context, &selection)),
+        Action::Matrix(args) => matrix::matrix(&context, &args),
         Action::Bench(args) => {
             Prefix::ensure(&context)?;
             bench::run(args)
         }
+        Action::Torture(args) => block_on(torture::run(&context, &args)),
+        Action::Fuzz(args) => block_on(fuzz::run(&context, &args)),
         Action::Psql { args } => psql(&context, &args),
         Action::Env => env(&context),
         Action::Token(args) => block_on(token(&context, args)),

@@ -122,7 +122,7 @@ fn build(context: &Context, out: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Times stay, so that cargo builds anew only what has changed.
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     for entry in WalkDir::new(from) {
         let entry = entry?;
         let target = to.join(entry.path().strip_prefix(from)?);

@@ -19,6 +19,8 @@ const LAYOUT: &str = "1";
 pub struct Prefix {
     root: PathBuf,
     major: u16,
+    /// Of an unpacked PostgreSQL: what is copied, and where in the copy its installation is.
+    tree: Option<(PathBuf, PathBuf)>,
 }
 
 impl Prefix {
@@ -28,6 +30,18 @@ impl Prefix {
         Self {
             root: dir.join(major.to_string()),
             major,
+            tree: None,
+        }
+    }
+
+    /// The same of an unpacked Python wheel: `tree` is the installation in it, and the
+    /// libraries that its programs look for lie two directories above.
+    pub fn of_tree(dir: &Path, major: u16, tree: &Path) -> Self {
+        let wheel = tree.ancestors().nth(2).unwrap_or(tree);
+        let below = tree.strip_prefix(wheel).unwrap_or(tree);
+        Self {
+            tree: Some((wheel.to_owned(), below.to_owned())),
+            ..Self::at(dir, major)
         }
     }
 
@@ -40,12 +54,19 @@ impl Prefix {
     }
 
     fn libdir(&self) -> PathBuf {
-        self.root.join(format!("lib/postgresql/{}", self.major))
+        match &self.tree {
+            Some((_, below)) => self.root.join(below),
+            None => self.root.join(format!("lib/postgresql/{}", self.major)),
+        }
     }
 
     fn extension_dir(&self) -> PathBuf {
-        self.root
-            .join(format!("share/postgresql/{}/extension", self.major))
+        match &self.tree {
+            Some((_, below)) => extension_dir_of(&self.root.join(below)),
+            None => self
+                .root
+                .join(format!("share/postgresql/{}/extension", self.major)),
+        }
     }
 
     /// Makes or renews the copy and the extension; without a change since the
@@ -69,21 +90,24 @@ impl Prefix {
 
     fn copy_when_stale(&self, context: &Context) -> Result<()> {
         let major = self.major;
-        let trees = [
+        // Headers are only read: a link does.
+        let mut link = Some("include/postgresql");
+        let mut trees = vec![
             format!("lib/postgresql/{major}"),
             format!("share/postgresql/{major}"),
-            // Headers are only read: a link does.
-            "include/postgresql".to_owned(),
         ];
-        let system = Path::new("/usr");
-        if !system.join(&trees[0]).join("bin/postgres").exists() {
+        let mut system = Path::new("/usr");
+        if let Some((wheel, _)) = &self.tree {
+            (system, link, trees) = (wheel, None, vec![String::new()]);
+        }
+        if self.tree.is_none() && !system.join(&trees[0]).join("bin/postgres").exists() {
             bail!(
                 "PostgreSQL {major} is not installed; install it with: apt install postgresql-{major}"
             );
         }
         let mut hash = Sha256::new();
         hash.update(LAYOUT);
-        for tree in &trees {
+        for tree in trees.iter().map(String::as_str).chain(link) {
             hash_listing(&system.join(tree), &mut hash)?;
         }
         let stamp = Stamp::new(&self.root.join("copy.stamp"), hash);
@@ -99,12 +123,13 @@ impl Prefix {
             }
             fs::remove_dir_all(&self.root)?;
         }
-        for tree in &trees[..2] {
+        for tree in &trees {
             copy_tree(&system.join(tree), &self.root.join(tree))?;
         }
-        let include = self.root.join(&trees[2]);
-        create_dir(&self.root.join("include"))?;
-        symlink(system.join(&trees[2]), include)?;
+        if let Some(tree) = link {
+            create_dir(&self.root.join("include"))?;
+            symlink(system.join(tree), self.root.join(tree))?;
+        }
         stamp.write()
     }
 
@@ -149,6 +174,14 @@ impl Prefix {
         let staged = stage.join(self.root.strip_prefix("/")?);
         install(&staged, &self.root)?;
         fs::remove_dir_all(&stage)?;
+        // cargo-pgrx leaves out the install scripts of earlier versions.
+        for entry in fs::read_dir(context.repo.join("sql"))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("pg_loyalty--") {
+                fs::copy(entry.path(), self.extension_dir().join(&name))?;
+            }
+        }
         stamp.write()
     }
 
@@ -186,6 +219,14 @@ const EXTENSION_SOURCES: [&str; 6] = [
     "sql",
     "crates/loyalty-core",
 ];
+
+/// Where an unpacked PostgreSQL has its extensions' files.
+pub fn extension_dir_of(tree: &Path) -> PathBuf {
+    let share = tree.join("share");
+    let own = share.join("postgresql");
+    let share = if own.exists() { own } else { share };
+    share.join("extension")
+}
 
 /// A file that says what a step was last done for.
 struct Stamp {

@@ -14,7 +14,7 @@ use crate::context::{Context, path_variable};
 use crate::keys;
 use crate::os::{self, end_process, processes_with, run_visible};
 use crate::prefix::Prefix;
-use crate::testkit::FAST_SETTINGS;
+use crate::testkit::{FAST_SETTINGS, TestServer};
 
 const TEMPLATE: &str = "loyalty_template";
 const CRON_DATABASE: &str = "loyalty_cron";
@@ -32,11 +32,82 @@ pub struct Selection {
     /// Only the tests of tests/FILE.rs
     #[arg(long = "test", value_name = "FILE")]
     files: Vec<String>,
+    /// Only the tests that are ignored otherwise
+    #[arg(long, hide = true)]
+    ignored: bool,
+    /// No format check and no lints
+    #[arg(long, hide = true)]
+    no_lint: bool,
+    /// Leave out the tests that want this of a server, which it has not
+    #[arg(long, value_name = "WHAT", hide = true)]
+    without: Vec<String>,
+    /// More for the tests' environment; what they print is shown then
+    #[arg(skip)]
+    variables: Vec<(&'static str, String)>,
 }
 
+/// What not every PostgreSQL has, and the names of the tests that want it.
+pub const WANTED: [(&str, &[&str]); 5] = [
+    (
+        "pg_cron",
+        &[
+            "a_dump_with_schedules",
+            "docs_operations_prints_what_it_shows",
+            "pg_cron_absent_stopped_and_doubled",
+            "pg_cron_ticks",
+        ],
+    ),
+    ("pg_stat_statements", &["secrets_are_left_nowhere"]),
+    (
+        "plpgsql_check",
+        &["plpgsql_check_finds_nothing", "plpgsql_check_is_heard"],
+    ),
+    (TLS, &["the_database_is_reached_by_tls_and_password"]),
+    (
+        DIRECTORIES,
+        &["packaging_has_the_files_that_cargo_pgrx_installs"],
+    ),
+];
+
+/// The others are extensions.
+pub const TLS: &str = "TLS";
+pub const DIRECTORIES: &str = "Debian's directories";
+
+/// Says that only tests are run.
+pub const NO_CHECKS: &str = "no format check, no lint";
+
+/// Before the name of a test in what is said of those that are left out.
+pub const LEFT_OUT: &str = "dev: left out: ";
+
 impl Selection {
+    /// A test of tests/FILE.rs, told more by its environment, and heard.
+    pub fn told(file: &str, name: &str, variables: Vec<(&'static str, String)>) -> Self {
+        Self {
+            names: vec![name.to_owned()],
+            files: vec![file.to_owned()],
+            variables,
+            ..Self::default()
+        }
+    }
+
     fn is_all(&self) -> bool {
-        self.names.is_empty() && self.files.is_empty()
+        self.names.is_empty() && self.files.is_empty() && !self.ignored
+    }
+
+    fn has_checks(&self) -> bool {
+        self.is_all() && !self.no_lint
+    }
+
+    fn has(&self, what: &str) -> bool {
+        !self.without.iter().any(|name| name == what)
+    }
+
+    /// The names of tests to leave out, and what they want.
+    fn left_out(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        WANTED
+            .into_iter()
+            .filter(|(what, _)| !self.has(what))
+            .flat_map(|(what, tests)| tests.iter().map(move |test| (*test, what)))
     }
 
     /// Arguments of cargo.
@@ -46,18 +117,23 @@ impl Selection {
 }
 
 pub async fn test(context: &Context, selection: &Selection) -> Result<()> {
-    if selection.is_all() {
+    if selection.has_checks() {
         format(context)?;
     } else {
-        eprintln!("dev: only some tests; no format check, no lint");
+        let which = if selection.is_all() {
+            "all"
+        } else {
+            "only some"
+        };
+        eprintln!("dev: {which} tests; {NO_CHECKS}");
     }
     let prefix = Prefix::ensure(context)?;
     context.ensure_postgrest()?;
-    if selection.is_all() {
+    if selection.has_checks() {
         lint(context)?;
     }
     clear_leftovers(context)?;
-    let run = TestRun::start(context, &prefix).await?;
+    let run = TestRun::start(context, &prefix, selection.has("pg_cron")).await?;
     let outcome = run.run_tests(selection).await;
     run.report_crashes();
     drop(run);
@@ -100,7 +176,7 @@ pub fn lint(context: &Context) -> Result<()> {
 }
 
 /// A run's cluster and scratch directory; dropping it removes both.
-struct TestRun {
+pub struct TestRun {
     dir: PathBuf,
     cluster: Cluster,
     jwt_secret: String,
@@ -109,7 +185,7 @@ struct TestRun {
 }
 
 impl TestRun {
-    async fn start(context: &Context, prefix: &Prefix) -> Result<Self> {
+    pub async fn start(context: &Context, prefix: &Prefix, cron: bool) -> Result<Self> {
         let dir = runs_dir(context).join(std::process::id().to_string());
         eprintln!("dev: starting a cluster for the tests");
         os::create_dir(&dir)?;
@@ -128,16 +204,22 @@ impl TestRun {
             secret_dir,
             context: context.clone(),
         };
+        let cron_settings = if cron {
+            format!(
+                "shared_preload_libraries = 'pg_cron'\n\
+                 cron.database_name = '{CRON_DATABASE}'\n\
+                 cron.use_background_workers = on\n"
+            )
+        } else {
+            String::new()
+        };
         run.cluster.init(&format!(
             "{FAST_SETTINGS}\
                  listen_addresses = ''\n\
                  max_connections = 300\n\
                  max_worker_processes = 32\n\
                  max_prepared_transactions = 10\n\
-                 shared_preload_libraries = 'pg_cron'\n\
-                 cron.database_name = '{CRON_DATABASE}'\n\
-                 cron.use_background_workers = on\n\
-                 {}",
+                 {cron_settings}{}",
             keys::setting(&run.secret_dir)
         ))?;
         run.cluster.start()?;
@@ -177,19 +259,37 @@ impl TestRun {
             .args(selection.targets())
             .args(arguments)
             .args(&selection.names)
-            .envs(self.variables());
+            .args(selection.ignored.then_some("--ignored"))
+            .args((!selection.variables.is_empty()).then_some("--nocapture"))
+            .envs(self.variables())
+            .envs(selection.variables.iter().cloned());
         Ok(command)
     }
 
     async fn run_tests(&self, selection: &Selection) -> Result<()> {
-        if !selection.names.is_empty() {
+        let mut arguments = vec!["--"];
+        if !selection.names.is_empty() || !selection.without.is_empty() {
             // A misspelt name would pass, having run nothing.
             let listed = os::run(&mut self.cargo_test(selection, &["--quiet", "--", "--list"])?)?;
-            if !listed.lines().any(|line| line.ends_with(": test")) {
+            let tests: Vec<&str> = listed
+                .lines()
+                .filter_map(|line| line.strip_suffix(": test"))
+                .collect();
+            if tests.is_empty() {
                 bail!("no test is named like {:?}", selection.names);
             }
+            for (name, what) in selection.left_out() {
+                let found: Vec<_> = tests.iter().filter(|test| test.contains(name)).collect();
+                if found.is_empty() && selection.is_all() {
+                    bail!("{name} should be left out, and there is no such test");
+                }
+                for test in found {
+                    eprintln!("{LEFT_OUT}{test}, which wants {what}");
+                }
+                arguments.extend(["--skip", name]);
+            }
         }
-        let mut command = tokio::process::Command::from(self.cargo_test(selection, &["--"])?);
+        let mut command = tokio::process::Command::from(self.cargo_test(selection, &arguments)?);
         // A process group, so that the test programs can be ended with cargo.
         command.process_group(0);
         let mut cargo = command.spawn().context("cargo cannot be started")?;
@@ -210,7 +310,23 @@ impl TestRun {
         }
     }
 
-    /// The protocol with [`crate::testkit::TestServer`].
+    /// For trials within this process.
+    pub fn server(&self) -> TestServer {
+        TestServer {
+            bin: self.cluster.bin.clone(),
+            socket_dir: self.cluster.socket_dir.clone(),
+            port: self.cluster.port,
+            pg_major: self.context.pg_major,
+            template: TEMPLATE.to_owned(),
+            cron_database: CRON_DATABASE.to_owned(),
+            postgrest: self.context.postgrest_binary(),
+            jwt_secret: self.jwt_secret.clone(),
+            secret_dir: self.secret_dir.clone(),
+            dir: self.dir.clone(),
+        }
+    }
+
+    /// The protocol with [`TestServer`].
     fn variables(&self) -> Vec<(&'static str, String)> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         vec![

@@ -79,6 +79,13 @@ impl TestServer {
         })
     }
 
+    /// Makes it the server of this process, where no `./dev test` has set the environment.
+    pub fn install(self) -> Result<()> {
+        SERVER
+            .set(self)
+            .map_err(|_| anyhow::anyhow!("this process has a server of its tests already"))
+    }
+
     /// How a superuser connects to `database`.
     pub fn config(&self, database: &str) -> Config {
         let mut config = Config::new();
@@ -125,6 +132,11 @@ impl TestDb {
     /// A database without the extension.
     pub async fn create_empty(label: &str) -> Result<Self> {
         Self::copy_of("template0", label).await
+    }
+
+    /// A copy of this database as it is; nobody may be connected to it.
+    pub async fn copy(&self, label: &str) -> Result<Self> {
+        Self::copy_of(&self.name, label).await
     }
 
     async fn copy_of(template: &str, label: &str) -> Result<Self> {
@@ -283,6 +295,23 @@ impl FreshCluster {
         let cluster = Cluster::at(&server.bin, &dir, port, &Owner::current()?);
         cluster.copy_of(&self.cluster)?;
         let fresh = Self { cluster, dir };
+        fresh.cluster.start()?;
+        Ok(fresh)
+    }
+
+    /// A cluster that recovers from a base backup; `settings` say how far.
+    pub fn recovered(label: &str, backup: &Path, settings: &str) -> Result<Self> {
+        let server = TestServer::get()?;
+        let dir = server.dir.join(unique_name(label));
+        let owner = Owner::current()?;
+        let cluster = Cluster::at(&server.bin, &dir, server.reserve_port()?, &owner);
+        owner.private_dir(&dir)?;
+        let fresh = Self { cluster, dir };
+        let data = &fresh.cluster.data;
+        run(owner.command("/bin/cp").arg("-a").arg(backup).arg(data))?;
+        let conf = std::fs::read_to_string(data.join("loyalty.conf"))?;
+        fresh.cluster.configure(&format!("{conf}\n{settings}"))?;
+        owner.private_file(&data.join("recovery.signal"), "")?;
         fresh.cluster.start()?;
         Ok(fresh)
     }

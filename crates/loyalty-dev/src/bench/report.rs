@@ -5,8 +5,24 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-const BEGIN: &str = "<!-- ./dev bench --write begin -->";
-const END: &str = "<!-- ./dev bench --write end -->";
+/// Where a command's output goes in a Markdown file.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub begin: &'static str,
+    pub end: &'static str,
+}
+
+/// The table of ratios.
+pub const RATIOS: Place = Place {
+    begin: "<!-- ./dev bench --write begin -->",
+    end: "<!-- ./dev bench --write end -->",
+};
+
+/// The tables of growth.
+pub const GROWTH: Place = Place {
+    begin: "<!-- ./dev bench --scale --write begin -->",
+    end: "<!-- ./dev bench --scale --write end -->",
+};
 
 /// One figure, measured and compared round by round.
 pub struct Line {
@@ -188,7 +204,7 @@ fn met_or_missed(met: bool) -> String {
 }
 
 /// Columns of equal width, the first `names` of them aligned to the left.
-fn table(rows: &[Vec<String>], names: usize) -> String {
+pub fn table(rows: &[Vec<String>], names: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| -> usize {
         rows.iter()
@@ -248,26 +264,29 @@ pub fn grouped(value: f64) -> String {
 }
 
 /// Puts the output between the markers of a Markdown file.
-pub fn write_into(path: &Path, output: &str) -> Result<()> {
+pub fn write_into(path: &Path, place: Place, output: &str) -> Result<()> {
     let page =
         fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let page = replaced(&page, output)
-        .with_context(|| format!("{} lacks the markers {BEGIN} and {END}", path.display()))?;
+    let page = replaced(&page, place, output).with_context(|| {
+        let Place { begin, end } = place;
+        format!("{} lacks the markers {begin} and {end}", path.display())
+    })?;
     fs::write(path, page).with_context(|| format!("{} cannot be written", path.display()))
 }
 
-fn replaced(page: &str, output: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
+fn replaced(page: &str, place: Place, output: &str) -> Option<String> {
+    let Place { begin, end } = place;
+    let (before, rest) = page.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
     Some(format!(
-        "{before}{BEGIN}\n```text\n{}\n```\n{END}{after}",
+        "{before}{begin}\n```text\n{}\n```\n{end}{after}",
         output.trim_end()
     ))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BEGIN, END, Line, Report, Target, Unit, grouped, median, replaced};
+    use super::{Line, Place, RATIOS, Report, Target, Unit, grouped, median, replaced};
 
     fn report(target: Target) -> Report {
         let mut report = Report::new("surroundings\n".to_owned());
@@ -315,11 +334,12 @@ mod tests {
 
     #[test]
     fn writing_replaces_what_is_between_the_markers_only() {
-        let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let new = replaced(&page, "new\n").unwrap_or_default();
-        assert_eq!(new, format!("a\n{BEGIN}\n```text\nnew\n```\n{END}\nb\n"));
-        assert_eq!(replaced(&new, "new\n"), Some(new.clone()));
-        assert_eq!(replaced("no markers", "new"), None);
+        let Place { begin, end } = RATIOS;
+        let page = format!("a\n{begin}\nold\n{end}\nb\n");
+        let new = replaced(&page, RATIOS, "new\n").unwrap_or_default();
+        assert_eq!(new, format!("a\n{begin}\n```text\nnew\n```\n{end}\nb\n"));
+        assert_eq!(replaced(&new, RATIOS, "new\n"), Some(new.clone()));
+        assert_eq!(replaced("no markers", RATIOS, "new"), None);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 
-use super::Plan;
 use super::report::grouped;
 use crate::cluster::Cluster;
 use crate::context::Context;
@@ -19,7 +18,6 @@ use crate::os::{self, Owner};
 /// PostgreSQL's own, and durability is on.
 const SETTINGS: &[(&str, &str)] = &[
     ("shared_buffers", "1GB"),
-    ("max_wal_size", "8GB"),
     ("checkpoint_timeout", "30min"),
     ("fsync", "on"),
     ("synchronous_commit", "on"),
@@ -27,7 +25,11 @@ const SETTINGS: &[(&str, &str)] = &[
     ("autovacuum", "on"),
 ];
 
+/// The most of the write-ahead log between two checkpoints.
+pub const MAX_WAL_SIZE: &str = "8GB";
+
 pub struct Scratch {
+    max_wal_size: &'static str,
     pub dir: PathBuf,
     pub cluster: Cluster,
     pub owner: Owner,
@@ -38,7 +40,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub fn start(context: &Context) -> Result<Self> {
+    pub fn start(context: &Context, max_wal_size: &'static str) -> Result<Self> {
         context.ensure_postgrest()?;
         os::create_dir(&context.state)?;
         let lock = fs::File::create(context.state.join("bench.lock"))?;
@@ -60,6 +62,7 @@ impl Scratch {
         let jwt_secret = os::random_hex(32)?;
         let secrets = keys::ensure(&context.owner, &dir.join("secret"), &jwt_secret)?;
         let scratch = Self {
+            max_wal_size,
             dir,
             cluster,
             owner: context.owner.clone(),
@@ -68,8 +71,8 @@ impl Scratch {
             _lock: lock,
         };
         eprintln!("dev: starting a cluster for the measurements");
-        let settings: String = SETTINGS
-            .iter()
+        let settings: String = scratch
+            .settings()
             .map(|(name, value)| format!("{name} = {value}\n"))
             .collect();
         scratch.cluster.init(&format!(
@@ -78,6 +81,11 @@ impl Scratch {
         ))?;
         scratch.cluster.start()?;
         Ok(scratch)
+    }
+
+    fn settings(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let max_wal_size = ("max_wal_size", self.max_wal_size);
+        SETTINGS.iter().copied().chain([max_wal_size])
     }
 
     /// A file for a program of ours to read, such as a pgbench script.
@@ -109,7 +117,7 @@ impl Scratch {
     }
 
     /// What the figures were measured on, in lines.
-    pub async fn surroundings(&self, plan: &Plan) -> Result<String> {
+    pub async fn surroundings(&self) -> Result<String> {
         let client = self.cluster.connect("postgres").await?;
         let row = client
             .query_one(
@@ -120,34 +128,25 @@ impl Scratch {
             .await?;
         let (server, extension): (String, String) = (row.get(0), row.get(1));
         let mut on = Vec::new();
-        for (name, wanted) in SETTINGS {
+        for (name, wanted) in self.settings() {
             let actual: String = client
-                .query_one("select current_setting($1)", &[name])
+                .query_one("select current_setting($1)", &[&name])
                 .await?
                 .get(0);
-            if actual != *wanted {
+            if actual != wanted {
                 bail!("the cluster has {name} = {actual}, not {wanted}");
             }
             on.push(format!("{name} {wanted}"));
         }
         let cores = std::thread::available_parallelism()?;
-        let quick = if plan.quick {
-            "Quick: small sizes, the figures mean little.\n"
-        } else {
-            ""
-        };
         Ok(format!(
-            "{quick}pg_loyalty {extension}, PostgreSQL {server}\n\
+            "pg_loyalty {extension}, PostgreSQL {server}\n\
              {cores} cores for server and clients together, {} of memory, \
              {} synced 8 kB writes a second, one after the other\n\
-             {}\n\
-             {} accounts with 3 lots each; medians of {} interleaved rounds of {} s\n",
+             {}\n",
             memory()?,
             grouped(sync_rate(&self.dir)?),
             on.join(", "),
-            grouped(plan.accounts as f64),
-            plan.rounds,
-            plan.seconds,
         ))
     }
 }

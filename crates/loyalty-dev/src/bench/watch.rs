@@ -95,7 +95,8 @@ pub async fn tick(
     Ok(Run { took, memory })
 }
 
-fn own_memory(pid: i32) -> Result<f64> {
+/// MiB of its own that a server process has now.
+pub fn own_memory(pid: i32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
     let kib: f64 = text

@@ -1,0 +1,252 @@
+//! What goes through all accounts: expiry, payments by a rule, verify().
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_postgres::Client;
+
+use super::calls;
+use super::figures::Figures;
+use super::shape::Platform;
+use crate::bench::program::set_clock;
+use crate::bench::progress::Progress;
+use crate::bench::report::grouped;
+use crate::bench::scratch::Scratch;
+use crate::bench::watch::own_memory;
+
+const RULE: &str = "anniversary";
+const TERMS: &str =
+    r#"{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15}"#;
+
+const TICKS: usize = 200;
+
+pub struct Jobs<'a> {
+    pub scratch: &'a Scratch,
+    pub database: &'a str,
+    pub client: &'a Client,
+    pub platform: &'a Platform,
+}
+
+impl Jobs<'_> {
+    /// The first nights of the next month, and its payments, by the test clock.
+    pub async fn runs(&self, figures: &mut Figures) -> Result<()> {
+        let members = self.platform.members as f64;
+        // What lapsed with the month that is over.
+        let clock = self.clock("1 month", "5 minutes").await?;
+        let before = self.last_run().await?;
+        let run = self.tick(&clock, "expiry run of all programs").await?;
+        let lots = self.sum("lots", before).await?;
+        ensure!(lots > 0, "no lots lapsed");
+        figures.bulk("expiry run, a month's lots: a member", members, run.0);
+        figures.memory("expiry run", run.1);
+        figures.notes.push(format!(
+            "{} members: the month's expiry run booked {} lots of {} accounts' in {} programs.",
+            grouped(members),
+            grouped(lots as f64),
+            grouped(members),
+            self.platform.sizes.len(),
+        ));
+
+        let clock = self.clock("1 month", "1 day 5 minutes").await?;
+        let run = self.tick(&clock, "expiry run with nothing to book").await?;
+        figures.bulk("expiry run, nothing lapses: a member", members, run.0);
+
+        set_clock(self.client, &clock).await?;
+        calls::ticks(self.client, TICKS, figures).await?;
+
+        self.client
+            .execute(
+                "select loyalty.create_rule(p.code, $1, 'anniversary', $2::text::jsonb, 'For another year')\n\
+                 from loyalty.program p",
+                &[&RULE, &TERMS],
+            )
+            .await?;
+        let due: String = self
+            .client
+            .query_one(
+                "select (max(due_at) + interval '1 minute')::text from loyalty.schedule\n\
+                 where job = 'rule:' || $1",
+                &[&RULE],
+            )
+            .await?
+            .get(0);
+        // Not counted: the expiry runs of the days until then.
+        self.pause("true").await?;
+        self.tick(&due, "the nights until the payments").await?;
+
+        let largest = "p.code = 'p001'";
+        self.resume(largest).await?;
+        let count = self.platform.sizes[0] as f64;
+        self.payments(&due, "payments, largest program: a member", count, figures)
+            .await?;
+        if self.platform.sizes.len() > 1 {
+            self.resume("p.code <> 'p001'").await?;
+            let others = members - count;
+            self.payments(&due, "payments, all others: a member", others, figures)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn payments(
+        &self,
+        clock: &str,
+        name: &str,
+        members: f64,
+        figures: &mut Figures,
+    ) -> Result<()> {
+        let before = self.last_run().await?;
+        let run = self.tick(clock, name).await?;
+        figures.bulk(name, members, run.0);
+        figures.memory(name.split(':').next().unwrap_or(name), run.1);
+        let looked_at = self.sum("members", before).await?;
+        let paid = self.sum("paid", before).await?;
+        ensure!(
+            looked_at as f64 == members && self.sum("failed", before).await? == 0,
+            "the run looked at {looked_at} members"
+        );
+        figures.notes.push(format!(
+            "{} members, {}: {} of {} were paid.",
+            grouped(self.platform.members as f64),
+            name.split(':').next().unwrap_or(name),
+            grouped(paid as f64),
+            grouped(members),
+        ));
+        Ok(())
+    }
+
+    /// So long after the first of the next month where the programs are, or of one later.
+    async fn clock(&self, months: &str, then: &str) -> Result<String> {
+        let row = self
+            .client
+            .query_one(
+                "select (timezone('Asia/Tokyo', date_trunc('month', timezone('Asia/Tokyo', now()))\n\
+                 + $1::text::interval) + $2::text::interval)::text",
+                &[&months, &then],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
+    async fn pause(&self, programs: &str) -> Result<()> {
+        self.change("pause_schedule", programs).await
+    }
+
+    async fn resume(&self, programs: &str) -> Result<()> {
+        self.change("resume_schedule", programs).await
+    }
+
+    async fn change(&self, function: &str, programs: &str) -> Result<()> {
+        self.client
+            .batch_execute(&format!(
+                "select loyalty.{function}(p.code, 'rule:{RULE}')\n\
+                 from loyalty.program p where {programs}"
+            ))
+            .await?;
+        Ok(())
+    }
+
+    async fn last_run(&self) -> Result<i64> {
+        let last = "select coalesce(max(run_id), 0) from loyalty.run";
+        Ok(self.client.query_one(last, &[]).await?.get(0))
+    }
+
+    async fn sum(&self, column: &str, after: i64) -> Result<i64> {
+        let row = self
+            .client
+            .query_one(
+                &format!(
+                    "select coalesce(sum({column}), 0)::bigint from loyalty.run\n\
+                     where run_id > $1 and (job <> 'expire' or period =\n\
+                     (select max(period) from loyalty.run where job = 'expire'))"
+                ),
+                &[&after],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
+    /// One tick by a session of its own, with the most memory that it took.
+    async fn tick(&self, clock: &str, what: &str) -> Result<(Duration, f64)> {
+        settle(self.client).await?;
+        let session = self.scratch.cluster.connect(self.database).await?;
+        set_clock(&session, clock).await?;
+        let progress = Progress::phase(what, 0)?;
+        let done = watched(&session, session.batch_execute("call loyalty.tick()")).await?;
+        progress.end();
+        Ok((done.1, done.2))
+    }
+
+    /// Everything replayed in one call.
+    pub async fn verify(&self, figures: &mut Figures) -> Result<()> {
+        settle(self.client).await?;
+        let count = "select count(*) from loyalty.entry";
+        let entries: i64 = self.client.query_one(count, &[]).await?.get(0);
+        let session = self.scratch.cluster.connect(self.database).await?;
+        let before = self.temporary().await?;
+        let progress = Progress::phase("verify()", 0)?;
+        let verify = "select v::text from loyalty.verify() v limit 20";
+        let (found, took, memory) = watched(&session, session.query(verify, &[])).await?;
+        progress.end();
+        drop(session);
+        figures.bulk("verify(): an entry", entries as f64, took);
+        figures.memory("verify()", memory);
+        figures
+            .findings
+            .extend(found.iter().map(|row| row.get::<_, String>(0)));
+        figures.notes.push(format!(
+            "{} members: verify() of {} entries found {}; {} MiB of temporary files.",
+            grouped(self.platform.members as f64),
+            grouped(entries as f64),
+            if found.is_empty() {
+                "nothing"
+            } else {
+                "LAWS BROKEN"
+            },
+            grouped((self.temporary().await? - before) as f64 / f64::from(1 << 20)),
+        ));
+        Ok(())
+    }
+
+    /// Bytes of temporary files so far, once the sessions that wrote them have told.
+    async fn temporary(&self) -> Result<i64> {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let bytes = "select temp_bytes from pg_stat_database where datname = current_database()";
+        Ok(self.client.query_one(bytes, &[]).await?.get(0))
+    }
+}
+
+/// Leaves nothing of what was before for the measurement to pay.
+pub async fn settle(client: &Client) -> Result<()> {
+    client
+        .batch_execute("vacuum loyalty.wallet, loyalty.entry, loyalty.run, loyalty.schedule")
+        .await?;
+    client.batch_execute("checkpoint").await?;
+    Ok(())
+}
+
+/// What a session does, how long it takes, and the most memory of its own meanwhile, in MiB.
+async fn watched<T>(
+    session: &Client,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<(T, Duration, f64)> {
+    let pid: i32 = session
+        .query_one("select pg_backend_pid()", &[])
+        .await?
+        .get(0);
+    let mut looks = interval(Duration::from_millis(20));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut most = own_memory(pid)?;
+    let start = Instant::now();
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                let took = start.elapsed();
+                return Ok((done?, took, most));
+            }
+            _ = looks.tick() => most = most.max(own_memory(pid)?),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Waiting for a wallet's row: whoever waits longer than `lock_timeout` is told who held it.
+
+use crate::error::{Code, Fault, Result};
+use crate::spi::{Param, Plan, Spi};
+use pgrx::pg_sys::{self, TransactionId};
+use pgrx::{PgSqlErrorCode, PgTryBuilder};
+use std::panic::AssertUnwindSafe;
+
+/// A transaction that changes a row is named in the version that others still see.
+static HELD: Plan = Plan::new(
+    c"select account_id, xmax::text::bigint from loyalty.wallet
+       where account_id = any($1) order by account_id",
+);
+static SESSION: Plan = Plan::new(
+    c"select pg_catalog.format('process %s, user %s, application \"%s\", %s, in a transaction since %s',
+                 pid, usename, application_name, state, xact_start)
+        from pg_catalog.pg_stat_activity where backend_xid = $1::text::xid",
+);
+
+/// Who holds an account.
+struct Holder {
+    account_id: i64,
+    transaction: TransactionId,
+    session: Option<String>,
+}
+
+/// Whether a wait may end in 55P03, and has to be made ready for.
+pub fn is_limited() -> bool {
+    // SAFETY: a backend has one thread.
+    unsafe { pg_sys::LockTimeout > 0 }
+}
+
+/// Locks a row for its update. False: somebody else has, or it is no longer the newest.
+///
+/// # Safety
+/// The table is open.
+pub unsafe fn lock_if_free(
+    relation: pg_sys::Relation,
+    mut place: pg_sys::ItemPointerData,
+) -> Result<bool> {
+    let mut failure = pg_sys::TM_FailureData::default();
+    // SAFETY: the access method's own entry, and a slot of its own kind, which is ours.
+    let result = unsafe {
+        let lock = (*(*relation).rd_tableam)
+            .tuple_lock
+            .ok_or_else(|| Fault::invalid("the table's rows cannot be locked"))?;
+        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        let command = pg_sys::GetCurrentCommandId(true);
+        let result = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            lock(
+                relation,
+                &raw mut place,
+                pg_sys::GetActiveSnapshot(),
+                slot,
+                command,
+                pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+                pg_sys::LockWaitPolicy::LockWaitSkip,
+                0,
+                &raw mut failure,
+            )
+        });
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        result
+    };
+    Ok(result == pg_sys::TM_Result::TM_Ok)
+}
+
+/// Takes the locks of accounts' rows, and says who held them if that takes too long.
+pub fn lock<T>(spi: &Spi, account_ids: &[i64], take: impl FnOnce() -> T) -> T {
+    if !is_limited() {
+        return take();
+    }
+    // Now, since a failed transaction asks nothing.
+    let holders = holders(spi, account_ids);
+    PgTryBuilder::new(AssertUnwindSafe(take))
+        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| {
+            too_long(account_ids, &holders)
+        })
+        .execute()
+}
+
+fn holders(spi: &Spi, account_ids: &[i64]) -> Vec<Holder> {
+    HELD.run(spi, &[Param::i64s(account_ids)])
+        .iter()
+        .filter_map(|row| Some((row.i64(1)?, row.i64(2)? as u32)))
+        .filter_map(|(account_id, number)| {
+            let transaction = TransactionId::from(number);
+            if !is_running(transaction) {
+                return None;
+            }
+            // SAFETY: the transaction runs, so its parents are known.
+            let top = unsafe { pg_sys::SubTransGetTopmostTransaction(transaction) };
+            let top = top.into_inner().to_string();
+            let session = SESSION
+                .run(spi, &[Param::text(top.as_str())])
+                .first()
+                .and_then(|row| row.text(1));
+            Some(Holder {
+                account_id,
+                transaction,
+                session,
+            })
+        })
+        .collect()
+}
+
+/// Whether a transaction of another session is under way.
+fn is_running(transaction: TransactionId) -> bool {
+    // SAFETY: these look at shared memory only, also after an error.
+    unsafe {
+        transaction != pg_sys::InvalidTransactionId
+            && pg_sys::TransactionIdIsInProgress(transaction)
+            && !pg_sys::TransactionIdIsCurrentTransactionId(transaction)
+    }
+}
+
+/// Raises 55P03 anew. A client over HTTP is not told of sessions: the server's log is.
+fn too_long(account_ids: &[i64], holders: &[Holder]) -> ! {
+    // Whoever has ended since handed it on to another in the queue.
+    let held = holders.iter().find(|one| is_running(one.transaction));
+    let account_id = held.map_or(account_ids[0], |holder| holder.account_id);
+    let holder = match held.map(|holder| holder.session.as_deref()) {
+        Some(Some(session)) => format!("It was held by {session}."),
+        Some(None) => "It was held by a transaction without a session.".to_owned(),
+        None => "Other sessions were before this one in its queue.".to_owned(),
+    };
+    let fault = Fault {
+        retry_after_seconds: Some(1),
+        ..Fault::new(
+            Code::Busy,
+            format!("account {account_id} was not free in time"),
+        )
+        .hint("Nothing was booked: ask again, with the same idempotency key.")
+    };
+    if crate::error::in_http_request() {
+        pgrx::log!("account {account_id} was not free in time: {holder}");
+        fault.raise()
+    }
+    fault.detail(holder).raise()
+}

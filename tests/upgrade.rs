@@ -1,0 +1,585 @@
+//! From 0.1.0, the first release, by `alter extension pg_loyalty update`: with data in it, with
+//! sessions at work, to the very catalog of a fresh install.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use loyalty_dev::os::run;
+use loyalty_dev::testkit::{TestDb, TestServer};
+use loyalty_dev::token::{Claims, Role};
+use loyalty_tests::answer::{answers, as_in, fill, go_on, same_rows, similar, stored};
+use loyalty_tests::catalog::{catalog, differences, differences_but_wording};
+use loyalty_tests::{RICH_LEDGER, points_cluster, rows};
+use tokio_postgres::Client;
+
+const FIRST: &str = "create extension pg_loyalty version '0.1.0'";
+const UPDATE: &str = "alter extension pg_loyalty update";
+
+/// The SQL of releases, as their checksums were when they were made.
+#[test]
+fn upgrade_finds_released_scripts_as_they_were() -> Result<()> {
+    let sql = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql");
+    let check = |dir: &std::path::Path| {
+        run(Command::new("sha256sum")
+            .args(["--check", "--strict", "--quiet", "released.sha256"])
+            .current_dir(dir))
+    };
+    check(&sql)?;
+    // each install script here is of a release, and leads on
+    let sums = std::fs::read_to_string(sql.join("released.sha256"))?;
+    let released: Vec<&str> = sums.split_whitespace().skip(1).step_by(2).collect();
+    for entry in std::fs::read_dir(&sql)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let version = name
+            .strip_prefix("pg_loyalty--")
+            .and_then(|version| version.strip_suffix(".sql"));
+        if let Some(version) = version.filter(|version| !version.contains("--")) {
+            ensure!(released.contains(&name.as_str()), "{name} has no checksum");
+            ensure!(
+                version != env!("CARGO_PKG_VERSION"),
+                "{version} is released"
+            );
+        }
+    }
+    // one letter more is noticed
+    let edited = TestServer::get()?.dir.join("released");
+    std::fs::create_dir_all(&edited)?;
+    std::fs::copy(sql.join("released.sha256"), edited.join("released.sha256"))?;
+    for name in released {
+        let text = std::fs::read_to_string(sql.join(name))?;
+        std::fs::write(edited.join(name), text + " ")?;
+    }
+    ensure!(check(&edited).is_err(), "an edited script was not noticed");
+    std::fs::remove_dir_all(&edited)?;
+    Ok(())
+}
+
+/// What somebody may change and the comparison has to notice, with the object it has to name.
+const CHANGES: &[(&str, &str)] = &[
+    (
+        "comment on schema loyalty is 'other'",
+        "schema loyalty: comment",
+    ),
+    (
+        "grant usage on schema loyalty to public",
+        "schema loyalty: granted",
+    ),
+    (
+        "comment on table loyalty.entry is 'other'",
+        "relation loyalty.entry: comment",
+    ),
+    (
+        "comment on column loyalty.entry.points is null",
+        "column loyalty.entry.points: comment",
+    ),
+    (
+        "grant select on loyalty.entry to public",
+        "relation loyalty.entry: granted",
+    ),
+    (
+        "grant update (name) on loyalty.program to loyalty_admin",
+        "column loyalty.program.name: granted",
+    ),
+    (
+        "revoke select on loyalty.wallet from loyalty_operator",
+        "relation loyalty.wallet: granted",
+    ),
+    (
+        "alter table loyalty.wallet set (fillfactor = 90)",
+        "relation loyalty.wallet: storage",
+    ),
+    (
+        "alter table loyalty.event set unlogged",
+        "relation loyalty.event: storage",
+    ),
+    (
+        "alter table loyalty.wallet replica identity full",
+        "relation loyalty.wallet: storage",
+    ),
+    (
+        "alter table loyalty.wallet disable row level security",
+        "relation loyalty.wallet: row security",
+    ),
+    (
+        "alter table loyalty.wallet owner to loyalty_operator",
+        "relation loyalty.wallet: owner",
+    ),
+    (
+        "alter table loyalty.program add column more text",
+        "column loyalty.program.more: definition",
+    ),
+    (
+        "alter table loyalty.throttle drop column failures",
+        "column loyalty.throttle.failures: definition: missing",
+    ),
+    (
+        "alter table loyalty.program rename column point_name to other",
+        "column loyalty.program.other: definition",
+    ),
+    (
+        "alter table loyalty.program alter column point_name set default 'mile'",
+        "column loyalty.program.point_name: definition",
+    ),
+    (
+        "alter table loyalty.program alter column point_name drop not null",
+        "column loyalty.program.point_name: definition",
+    ),
+    (
+        "alter table loyalty.entry alter column reason set storage external",
+        "column loyalty.entry.reason: definition",
+    ),
+    (
+        "alter table loyalty.entry alter column reason set statistics 7",
+        "column loyalty.entry.reason: definition",
+    ),
+    (
+        "alter table loyalty.throttle alter column failures type bigint",
+        "column loyalty.throttle.failures: definition",
+    ),
+    (
+        "alter table loyalty.entry drop constraint entry_sign_fits_kind",
+        "constraint entry_sign_fits_kind on loyalty.entry: definition: missing",
+    ),
+    (
+        "alter table loyalty.account alter constraint account_program_id_fkey deferrable",
+        "constraint account_program_id_fkey on loyalty.account: definition",
+    ),
+    (
+        "alter table loyalty.account rename constraint account_pkey to other",
+        "constraint other on loyalty.account: definition",
+    ),
+    (
+        "create index other on loyalty.entry (kind)",
+        "index other on loyalty.entry: definition",
+    ),
+    (
+        "drop index loyalty.entry_by_reference",
+        "index entry_by_reference on loyalty.entry: definition: missing",
+    ),
+    (
+        "alter index loyalty.entry_by_reference set (fillfactor = 50)",
+        "index entry_by_reference on loyalty.entry: definition",
+    ),
+    (
+        "alter table loyalty.entry disable trigger guard",
+        "trigger guard on loyalty.entry: definition",
+    ),
+    (
+        "alter table loyalty.entry enable always trigger guard",
+        "trigger guard on loyalty.entry: definition",
+    ),
+    (
+        "alter table loyalty.account disable trigger all",
+        "relation loyalty.account: foreign keys fire",
+    ),
+    (
+        "drop trigger guard on loyalty.entry",
+        "trigger guard on loyalty.entry: definition: missing",
+    ),
+    (
+        "comment on trigger guard on loyalty.entry is 'other'",
+        "trigger guard on loyalty.entry: comment",
+    ),
+    (
+        "alter policy operator on loyalty.family using (false)",
+        "policy operator on loyalty.family: definition",
+    ),
+    (
+        "alter policy operator on loyalty.family to public",
+        "policy operator on loyalty.family: definition",
+    ),
+    (
+        "drop policy operator on loyalty.family",
+        "policy operator on loyalty.family: definition: missing",
+    ),
+    (
+        "comment on function loyalty.person() is 'other'",
+        "routine loyalty.person(): comment",
+    ),
+    (
+        "grant execute on function loyalty.hash_password(text) to loyalty_operator",
+        "routine loyalty.hash_password(text): granted",
+    ),
+    (
+        "alter function loyalty.hash_password(text) cost 7",
+        "routine loyalty.hash_password(text): definition",
+    ),
+    (
+        "alter function loyalty.person() security definer",
+        "routine loyalty.person(): definition",
+    ),
+    (
+        "alter function loyalty.person() set search_path = public",
+        "routine loyalty.person(): definition",
+    ),
+    (
+        "alter function loyalty.person() volatile",
+        "routine loyalty.person(): definition",
+    ),
+    (
+        "create or replace function loyalty.person() returns text language sql stable set search_path = pg_catalog, pg_temp as $$ select 'other' $$",
+        "routine loyalty.person(): definition",
+    ),
+    (
+        "alter extension pg_loyalty drop function loyalty.person()",
+        "function loyalty.person(): is there: missing",
+    ),
+    (
+        "create function loyalty.other() returns int language sql return 1; alter extension pg_loyalty add function loyalty.other()",
+        "function loyalty.other(): is there: not expected",
+    ),
+    (
+        "alter view loyalty_api.balance rename column balance to other",
+        "relation loyalty_api.balance: query",
+    ),
+    (
+        "alter view loyalty_api.balance set (security_invoker = false)",
+        "relation loyalty_api.balance: storage",
+    ),
+    (
+        "comment on view loyalty_api.balance is 'other'",
+        "relation loyalty_api.balance: comment",
+    ),
+    (
+        "alter sequence loyalty.event_event_id_seq increment 2",
+        "relation loyalty.event_event_id_seq: sequence",
+    ),
+    (
+        "grant usage on sequence loyalty.event_event_id_seq to public",
+        "relation loyalty.event_event_id_seq: granted",
+    ),
+    (
+        "alter type loyalty.entry_kind add value 'other'",
+        "type loyalty.entry_kind: definition",
+    ),
+    (
+        "comment on type loyalty.entry_kind is 'other'",
+        "type loyalty.entry_kind: comment",
+    ),
+    (
+        "revoke usage on type loyalty.entry_kind from public",
+        "type loyalty.entry_kind: granted",
+    ),
+    (
+        "alter type loyalty.receipt add attribute other int",
+        "column loyalty.receipt.other: definition",
+    ),
+    (
+        "update pg_extension set extcondition[1] = 'where false' where extname = 'pg_loyalty'",
+        ": dumped",
+    ),
+    (
+        "update pg_extension set extversion = '0.1.0' where extname = 'pg_loyalty'",
+        "extension: version",
+    ),
+    (
+        "alter default privileges in schema loyalty grant select on tables to public",
+        "default privileges in schema loyalty",
+    ),
+    (
+        "alter role loyalty_admin createdb",
+        "role loyalty_admin: definition",
+    ),
+    (
+        "grant loyalty_operator to loyalty_admin",
+        "role loyalty_admin: member of loyalty_operator",
+    ),
+    (
+        "grant set on parameter loyalty.clock to public",
+        "parameter loyalty.clock: granted",
+    ),
+    (
+        "delete from pg_init_privs where objoid = 'loyalty.entry'::regclass and objsubid = 0",
+        "relation loyalty.entry: granted at first",
+    ),
+];
+
+/// The catalog of an updated extension is that of a fresh install, object by object: in clusters
+/// of their own, since roles are a cluster's. And the comparison names whatever is not.
+#[tokio::test]
+async fn upgrade_leads_to_the_catalog_of_a_fresh_install() -> Result<()> {
+    let (old, new) = (
+        points_cluster("upgrade_old", "").await?,
+        points_cluster("upgrade_new", "").await?,
+    );
+    let (updated, fresh) = (old.connect("points").await?, new.connect("points").await?);
+    fresh.batch_execute("create extension pg_loyalty").await?;
+    updated.batch_execute(FIRST).await?;
+    let first = catalog(&updated).await?;
+    updated.batch_execute(UPDATE).await?;
+    let expected = catalog(&fresh).await?;
+    let found = differences(&expected, &catalog(&updated).await?);
+    ensure!(found.is_empty(), "{}", found.join("\n"));
+    // so are the rows that come with the extension
+    same_rows(&stored(&fresh).await?, &stored(&updated).await?)?;
+    ensure!(
+        !differences(&first, &expected).is_empty(),
+        "0.1.0 is the same as the current version"
+    );
+
+    for (change, named) in CHANGES {
+        updated.batch_execute("begin").await?;
+        updated
+            .batch_execute(change)
+            .await
+            .with_context(|| (*change).to_owned())?;
+        let found = differences(&expected, &catalog(&updated).await?);
+        updated.batch_execute("rollback").await?;
+        ensure!(
+            found.iter().any(|line| line.contains(named)),
+            "{change}: {named} is not in {found:?}"
+        );
+    }
+    // kinds of objects that the comparison knows nothing of are a difference, too
+    updated
+        .batch_execute(
+            "create operator loyalty.=== (leftarg = int, rightarg = int, function = int4eq);
+                        alter extension pg_loyalty add operator loyalty.===(int, int)",
+        )
+        .await?;
+    let found = differences(&expected, &catalog(&updated).await?);
+    ensure!(
+        found.iter().any(|line| line.contains("kinds of objects")),
+        "{found:?}"
+    );
+    Ok(())
+}
+
+/// What pg_upgrade does with every function and view: PostgreSQL writes them out, and reads that.
+#[tokio::test]
+async fn upgrade_definitions_can_be_read_again() -> Result<()> {
+    let db = TestDb::create("definitions").await?;
+    let client = db.connect().await?;
+    let before = catalog(&client).await?;
+    client
+        .batch_execute(
+            "set search_path = ''; set quote_all_identifiers = on;
+             do $$
+             declare
+                 routine regprocedure;
+                 view record;
+             begin
+                 for routine in
+                     select d.objid from pg_catalog.pg_depend d
+                      where d.classid = 'pg_catalog.pg_proc'::regclass and d.deptype = 'e'
+                        and d.refobjid in (select oid from pg_catalog.pg_extension where extname = 'pg_loyalty')
+                 loop
+                     begin
+                         execute pg_catalog.pg_get_functiondef(routine);
+                     exception when syntax_error or undefined_object or undefined_column then
+                         raise exception '%: %', routine, sqlerrm using errcode = sqlstate;
+                     end;
+                 end loop;
+                 for view in
+                     select oid::regclass as name, reloptions, pg_catalog.pg_get_viewdef(oid) as query
+                       from pg_catalog.pg_class
+                      where relkind = 'v' and relnamespace::regnamespace::text like '%loyalty%'
+                 loop
+                     execute pg_catalog.format('create or replace view %s with (%s) as %s', view.name,
+                                     pg_catalog.array_to_string(view.reloptions, ', '), view.query);
+                 end loop;
+             end
+             $$",
+        )
+        .await?;
+    let found = differences_but_wording(&before, &catalog(&client).await?);
+    ensure!(found.is_empty(), "{}", found.join("\n"));
+    Ok(())
+}
+
+async fn version(client: &Client) -> Result<String> {
+    let version = "select extversion from pg_extension where extname = 'pg_loyalty'";
+    Ok(rows(client, version).await?.concat())
+}
+
+/// A ledger of 0.1.0 with something of every kind in it: what is stored and what it answers stay
+/// as they were, and the next operations are answered as they would have been before, with the
+/// new library under the old SQL, and in a database that never had another version.
+#[tokio::test]
+async fn upgrade_keeps_the_ledger_and_its_answers() -> Result<()> {
+    let db = TestDb::create_empty("upgraded").await?;
+    let client = db.connect().await?;
+    client.batch_execute(FIRST).await?;
+    fill(&client).await?;
+    let (rows_before, before) = (stored(&client).await?, answers(&client).await?);
+    for (table, rows) in &rows_before {
+        ensure!(!rows.is_empty(), "{table} is empty: nothing to be kept");
+    }
+    drop(client);
+    let behind = db.copy("behind").await?;
+
+    let client = db.connect().await?;
+    client.batch_execute(UPDATE).await?;
+    ensure!(version(&client).await? == env!("CARGO_PKG_VERSION"));
+    same_rows(&rows_before, &as_in(&rows_before, &stored(&client).await?))?;
+    similar(&before, &answers(&client).await?)?;
+    let next = go_on(&client).await?;
+    let after = answers(&client).await?;
+
+    // between the package's upgrade and that of the extension
+    let behind = behind.connect().await?;
+    ensure!(version(&behind).await? == "0.1.0");
+    similar(&before, &answers(&behind).await?).context("0.1.0's SQL")?;
+    similar(&next, &go_on(&behind).await?).context("0.1.0's SQL")?;
+    similar(&after, &answers(&behind).await?).context("0.1.0's SQL")?;
+
+    // a database that was on this version all along; what is random of logins stays out of it
+    let (always, once) = (
+        TestDb::create("always").await?,
+        TestDb::create_empty("once").await?,
+    );
+    let (always, once) = (always.connect().await?, once.connect().await?);
+    once.batch_execute(FIRST).await?;
+    for client in [&always, &once] {
+        client.batch_execute(RICH_LEDGER).await?;
+        client.batch_execute("call loyalty.tick(3)").await?;
+        // the times that go by the machine's clock
+        client
+            .batch_execute(
+                "update loyalty.notice
+                    set due_at = queued_at + (due_at - due_at), send_by = queued_at + (send_by - send_by),
+                        claimed_at = queued_at + (claimed_at - claimed_at), sent_at = queued_at + (sent_at - sent_at),
+                        gave_up_at = queued_at + (gave_up_at - gave_up_at)",
+            )
+            .await?;
+    }
+    once.batch_execute(UPDATE).await?;
+    similar(&answers(&always).await?, &answers(&once).await?)?;
+    similar(&go_on(&always).await?, &go_on(&once).await?)?;
+    similar(&answers(&always).await?, &answers(&once).await?)?;
+
+    let fresh = catalog(&always).await?;
+    for client in [&client, &once] {
+        let found = differences(&fresh, &catalog(client).await?);
+        ensure!(found.is_empty(), "{}", found.join("\n"));
+    }
+    Ok(())
+}
+
+/// Sessions that go on through the update, with statements and plans that they made before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn upgrade_under_load_refuses_nobody() -> Result<()> {
+    let db = TestDb::create_empty("upgrade_load").await?;
+    let client = db.connect().await?;
+    client.batch_execute(FIRST).await?;
+    client
+        .batch_execute(
+            "select loyalty.create_program('p', 'P');
+             select loyalty.open_account('p', 'm' || n) from generate_series(1, 4) n;
+             select loyalty.grant(n, 1000000) from generate_series(1, 4) n",
+        )
+        .await?;
+    let api = Arc::new(db.api().await?);
+    let over = Arc::new(AtomicBool::new(false));
+    let mut workers = Vec::new();
+    for number in 0..4_usize {
+        let (session, api, over) = (db.connect().await?, api.clone(), over.clone());
+        let done = Arc::new(AtomicUsize::new(0));
+        let count = done.clone();
+        // two of each kind, so that some accounts are fought for
+        let account = i64::try_from(number % 2 + 1)?;
+        workers.push((
+            done,
+            tokio::spawn(async move {
+                if number < 2 {
+                    by_sql(&session, account, number, &over, &count).await
+                } else {
+                    by_http(&api, account, number, &over, &count).await
+                }
+            }),
+        ));
+    }
+    let each_did = async |more: usize| {
+        let goals: Vec<usize> = workers
+            .iter()
+            .map(|(done, _)| done.load(Ordering::SeqCst) + more)
+            .collect();
+        while workers.iter().zip(&goals).any(|((done, worker), goal)| {
+            !worker.is_finished() && done.load(Ordering::SeqCst) < *goal
+        }) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    each_did(20).await;
+    client.batch_execute(UPDATE).await?;
+    each_did(40).await;
+    over.store(true, Ordering::SeqCst);
+    let mut acknowledged = 0;
+    for (done, worker) in workers {
+        worker.await??;
+        acknowledged += done.load(Ordering::SeqCst);
+    }
+    let found = rows(&client, "select count(*), count(distinct idempotency_key) from loyalty.entry where idempotency_key is not null").await?;
+    ensure!(
+        found == [format!("{acknowledged}|{acknowledged}")],
+        "{found:?}, acknowledged {acknowledged}"
+    );
+    ensure!(
+        rows(&client, "select v from loyalty.verify() v")
+            .await?
+            .is_empty()
+    );
+    ensure!(version(&client).await? == env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+/// An application's session: prepared statements, kept through the update.
+async fn by_sql(
+    session: &Client,
+    account: i64,
+    number: usize,
+    over: &AtomicBool,
+    done: &AtomicUsize,
+) -> Result<()> {
+    let spend = session
+        .prepare("select (loyalty.spend_fifo(account_id => $1, points => $2, idempotency_key => $3)).operation_id")
+        .await?;
+    let read = session.prepare("select * from loyalty.balance($1)").await?;
+    let list = session
+        .prepare("select * from loyalty.statement($1, current_date)")
+        .await?;
+    while !over.load(Ordering::SeqCst) {
+        let key = format!("sql {number} {}", done.load(Ordering::SeqCst));
+        session.query_one(&spend, &[&account, &1_i64, &key]).await?;
+        done.fetch_add(1, Ordering::SeqCst);
+        session.query_one(&read, &[&account]).await?;
+        session.query(&list, &[&account]).await?;
+    }
+    Ok(())
+}
+
+/// A member's requests, through connections that PostgREST keeps.
+async fn by_http(
+    api: &loyalty_dev::testkit::Api,
+    account: i64,
+    number: usize,
+    over: &AtomicBool,
+    done: &AtomicUsize,
+) -> Result<()> {
+    let token = api.token(
+        &Claims::new(Role::Member, 600)?
+            .program("p")
+            .account_id(account),
+    )?;
+    let http = reqwest::Client::new();
+    while !over.load(Ordering::SeqCst) {
+        let key = format!("http {number} {}", done.load(Ordering::SeqCst));
+        let spend = http
+            .post(format!("{}/rpc/spend", api.url()))
+            .bearer_auth(&token)
+            .header("Idempotency-Key", &key)
+            .json(&serde_json::json!({ "points": 1 }));
+        let read = http
+            .get(format!("{}/balance", api.url()))
+            .bearer_auth(&token);
+        for request in [spend, read] {
+            let answer = request.send().await?;
+            let (status, body) = (answer.status(), answer.text().await?);
+            ensure!(status.is_success(), "{status}: {body}");
+        }
+        done.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok(())
+}
