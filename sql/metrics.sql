@@ -80,19 +80,21 @@ create function loyalty.work_metrics()
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
     with work as (
-        select p.code,
-               (select count(*) from loyalty.schedule s
-                 where s.program_id = p.program_id and not s.is_paused and s.due_at <= loyalty.now()) as late,
-               (select min(s.due_at) from loyalty.schedule s
-                 where s.program_id = p.program_id and not s.is_paused and s.due_at <= loyalty.now()) as late_since,
-               (select count(*) from loyalty.schedule s
-                 where s.program_id = p.program_id and s.is_paused) as paused,
+        select p.code, s.late, s.late_since, s.paused,
                (select count(*) from loyalty.run r
                  where r.program_id = p.program_id and r.finished_at is null and r.error is not null) as stopped,
                (select count(*) from loyalty.run_failure f
                   join loyalty.run r on r.run_id = f.run_id
                  where r.program_id = p.program_id) as failures
           from loyalty.program p
+         cross join lateral (
+                select count(*) filter (where s.is_late) as late,
+                       min(s.due_at) filter (where s.is_late) as late_since,
+                       count(*) filter (where s.is_paused) as paused
+                  from (select j.due_at, j.is_paused, not j.is_paused and j.due_at <= loyalty.now() as is_late
+                          from loyalty.schedule j
+                         where j.program_id = p.program_id) s
+               ) s
     )
     select m.metric, jsonb_build_object('program', w.code), m.value::double precision
       from work w

@@ -1,6 +1,5 @@
 //! Telling members of points they received (C18), in the transaction that granted them.
 
-use crate::ledger::Account;
 use crate::receipt::Receipt;
 use crate::spi::{Param, Plan, Spi, array_of_days};
 use loyalty_core::wallet::{Day, Kind, NEVER};
@@ -18,9 +17,9 @@ pub struct News {
 }
 
 impl News {
-    /// Takes note of a receipt, if it is news.
-    pub fn add(&mut self, account: &Account, receipt: &Receipt) {
-        if !account.announces_grants || receipt.kind != Kind::Grant {
+    /// Takes note of a receipt, if it is of a grant.
+    pub fn add(&mut self, receipt: &Receipt) {
+        if receipt.kind != Kind::Grant {
             return;
         }
         self.account_ids.push(receipt.account_id);

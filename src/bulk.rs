@@ -201,36 +201,32 @@ fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<
     }
     places.sort_unstable();
     let mut sweep = Sweep::begin(&spi)?;
-    let mut news = News::default();
     let groups: Vec<_> = places.chunk_by(|one, other| one.0 == other.0).collect();
     let account_ids: Vec<_> = groups.iter().map(|group| group[0].0).collect();
-    let outcomes_of = std::cell::RefCell::new(outcomes);
-    sweep.change_all(
-        &account_ids,
-        |index, account, reader| {
-            if program_id.is_some_and(|program| program != account.program_id) {
-                return Ok(Vec::new());
+    let mut announces = vec![false; groups.len()];
+    sweep.change_all(&account_ids, |index, account, reader| {
+        if program_id.is_some_and(|program| program != account.program_id) {
+            return Ok(Vec::new());
+        }
+        announces[index] = account.announces_grants;
+        let mut posted = Vec::new();
+        let mut keys: HashMap<&str, (Receipt, i32)> = HashMap::new();
+        for (_, place) in groups[index] {
+            if let Ok((_, booking)) = &bookings[*place] {
+                outcomes[*place] = one(&spi, account, reader, booking, &mut keys, &mut posted);
             }
-            let mut outcomes = outcomes_of.borrow_mut();
-            let mut posted = Vec::new();
-            let mut keys: HashMap<&str, (Receipt, i32)> = HashMap::new();
-            for (_, place) in groups[index] {
-                if let Ok((_, booking)) = &bookings[*place] {
-                    outcomes[*place] = one(&spi, account, reader, booking, &mut keys, &mut posted);
-                }
-            }
-            Ok(posted)
-        },
-        |index, account| {
-            for (_, place) in groups[index] {
-                if let Ok((receipt, true)) = &outcomes_of.borrow()[*place] {
-                    news.add(account, receipt);
-                }
-            }
-        },
-    )?;
-    let outcomes = outcomes_of.into_inner();
+        }
+        Ok(posted)
+    })?;
     sweep.finish()?;
+    let mut news = News::default();
+    for (group, _) in groups.iter().zip(announces).filter(|(_, yes)| *yes) {
+        for (_, place) in *group {
+            if let Ok((receipt, true)) = &outcomes[*place] {
+                news.add(receipt);
+            }
+        }
+    }
     news.announce(&spi);
     Ok(outcomes)
 }

@@ -278,11 +278,8 @@ static PROGRAM_ID: Plan =
 
 /// The number of the program with a code. Who is asked for must be allowed to read programs.
 pub fn program_id(code: &str) -> Result<Option<i32>> {
-    // SAFETY: takes in what other sessions announced.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
-    let known = PROGRAM_IDS.with_borrow(|known| known.get(code).copied());
-    if known.is_some() {
-        return Ok(known);
+    if let Some(known) = known_program_id(code) {
+        return Ok(Some(known));
     }
     let spi = Spi::connect();
     let found = PROGRAM_ID.run(&spi, &[Param::text(code)]);

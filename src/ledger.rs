@@ -297,44 +297,32 @@ impl<'a> Sweep<'a> {
         self.write(account, &posted, work).map(Some)
     }
 
-    /// Changes many, each known to `work` and `done` by its place. All of a batch are read
-    /// before the first of them is written, and with that locked: callers whose accounts
-    /// overlap wait for each other's writing only.
+    /// Changes many, each known to `work` by its place. All of a batch are read before the first
+    /// of them is written, and with that locked: callers whose accounts overlap wait for each
+    /// other's writing only.
     pub fn change_all(
         &mut self,
         account_ids: &[i64],
         mut work: impl FnMut(usize, &mut Account, &mut Reader) -> Result<Vec<Posted>>,
-        mut done: impl FnMut(usize, &Account),
     ) -> Result<()> {
-        let ahead = if self.writer.wants_locks() {
-            1
-        } else {
-            READ_AHEAD
-        };
-        let mut place = 0;
-        for batch in account_ids.chunks(ahead) {
-            let first = place;
-            place += batch.len();
-            if self.writer.wants_locks() {
-                let work =
-                    |account: &mut Account, reader: &mut Reader| work(first, account, reader);
-                if let Some(account) = self.change_locked(batch[0], work)? {
-                    done(first, &account);
-                }
-                continue;
+        if self.writer.wants_locks() {
+            for (place, account_id) in account_ids.iter().enumerate() {
+                self.change_locked(*account_id, |account, reader| work(place, account, reader))?;
             }
+            return Ok(());
+        }
+        for (number, batch) in account_ids.chunks(READ_AHEAD).enumerate() {
             let mut read = Vec::with_capacity(batch.len());
             for (offset, account_id) in batch.iter().enumerate() {
-                let place = first + offset;
+                let place = number * READ_AHEAD + offset;
                 let found =
                     self.read(*account_id, |account, reader| work(place, account, reader))?;
                 read.extend(found.map(|(account, posted)| (place, account, posted)));
             }
             for (place, account, posted) in read {
-                let work =
-                    |account: &mut Account, reader: &mut Reader| work(place, account, reader);
-                let account = self.write(account, &posted, work)?;
-                done(place, &account);
+                self.write(account, &posted, |account, reader| {
+                    work(place, account, reader)
+                })?;
             }
         }
         Ok(())
@@ -424,9 +412,9 @@ pub fn operate(
     sweep.finish()?;
     let (receipt, is_new) =
         outcome.ok_or_else(|| Fault::invalid("an operation without a receipt"))?;
-    if is_new {
+    if is_new && account.announces_grants {
         let mut news = News::default();
-        news.add(&account, &receipt);
+        news.add(&receipt);
         news.announce(&spi);
     }
     Ok(receipt)

@@ -22,6 +22,7 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use tokio_postgres::Client;
 
+use crate::world::assert_sound;
 use page::Page;
 use request::Sent;
 use value::Pool;
@@ -297,13 +298,7 @@ async fn fuzz_of_the_api_finds_no_5xx() -> Result<()> {
         functions >= 20 && all - functions >= 20,
         "served: {functions} functions of {all}"
     );
-    let problems = world
-        .sql
-        .query("select problem from loyalty.verify()", &[])
-        .await?;
-    let problems: Vec<String> = problems.iter().map(|row| row.get(0)).collect();
-    ensure!(problems.is_empty(), "{problems:?}");
-    Ok(())
+    assert_sound(&world.sql).await
 }
 
 fn report(tally: &Tally, seed: u64) {

@@ -3,16 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::plans::{Asker, request, scanned};
+use loyalty_dev::plans::{Asker, SMALL, read_whole, request};
 use loyalty_dev::testkit::TestDb;
 use loyalty_tests::rows;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
-
-/// Tables that have a row or more for each program, and not for each member: the others must not
-/// be read from end to end.
-const SMALL: &str = "{access_policy,calendar,calendar_day,identity_provider,lot_class,member_upload,notice_sender,\
-    notice_setting,notice_template,program,program_role,rule,run,schedule,service_hours}";
 
 /// 20,000 accounts with a grant each, and one with a journal of 1,000 entries.
 async fn crowd(label: &str) -> Result<(TestDb, Client, i64)> {
@@ -350,25 +345,18 @@ impl Case {
         asker
             .enter(client, role, &claims, &headers, method, &path)
             .await?;
-        client.batch_execute("reset role").await?;
-        let before = scanned(client, SMALL).await?;
-        client
-            .batch_execute(&format!("set local role {role}"))
-            .await?;
         let query = self.query.replace("{x}", &x);
-        if query.starts_with("insert") {
-            client.batch_execute(&query).await?;
-        } else {
-            client.query(&request(&query), &[]).await?;
-        }
-        client.batch_execute("reset role").await?;
-        let after = scanned(client, SMALL).await?;
+        let whole = read_whole(client, role, async || {
+            if query.starts_with("insert") {
+                client.batch_execute(&query).await?;
+            } else {
+                client.query(&request(&query), &[]).await?;
+            }
+            Ok(())
+        })
+        .await?;
         client.batch_execute("rollback").await?;
-        Ok(after
-            .into_iter()
-            .filter(|(table, scans)| *scans > before.get(table).copied().unwrap_or(0))
-            .map(|(table, _)| table)
-            .collect())
+        Ok(whole)
     }
 }
 

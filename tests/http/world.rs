@@ -11,6 +11,16 @@ use tokio_postgres::Client;
 /// Noon of the day that the tests begin on, in Tokyo.
 pub const START: &str = "2026-06-15 12:00+09";
 
+/// What is wrong with the ledger; nothing, it is hoped.
+pub async fn assert_sound(client: &Client) -> Result<()> {
+    let problems = client
+        .query("select problem from loyalty.verify()", &[])
+        .await?;
+    let problems: Vec<String> = problems.iter().map(|row| row.get(0)).collect();
+    ensure!(problems.is_empty(), "{problems:?}");
+    Ok(())
+}
+
 pub struct World {
     pub api: Api,
     /// A superuser's session.
@@ -151,13 +161,7 @@ impl World {
     }
     /// What is wrong with the ledger; nothing, it is hoped.
     pub async fn assert_sound(&self) -> Result<()> {
-        let problems = self
-            .sql
-            .query("select problem from loyalty.verify()", &[])
-            .await?;
-        let problems: Vec<String> = problems.iter().map(|row| row.get(0)).collect();
-        ensure!(problems.is_empty(), "{problems:?}");
-        Ok(())
+        assert_sound(&self.sql).await
     }
     pub async fn available(&self, account_id: i64) -> Result<i64> {
         let row = self

@@ -8,7 +8,7 @@ mod ledger;
 mod load;
 mod program;
 mod progress;
-mod report;
+pub(crate) mod report;
 mod runs;
 mod scale;
 mod scratch;

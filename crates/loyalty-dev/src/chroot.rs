@@ -101,6 +101,16 @@ fn with_updates(root: &Path, release: &str) -> Result<()> {
     Ok(())
 }
 
+/// Lets packages be installed inside: names are looked up as outside, and no service starts.
+pub fn make_ready(root: &Path) -> Result<()> {
+    fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))
+        .context("/etc/resolv.conf cannot be copied")?;
+    let policy = root.join("usr/sbin/policy-rc.d");
+    fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
+    fs::set_permissions(&policy, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
 /// A copy of the minimal Debian, to install into; gone when dropped.
 pub struct Chroot {
     root: PathBuf,
@@ -117,11 +127,7 @@ impl Chroot {
         run(plain_command("mount")
             .args(["-t", "proc", "proc"])
             .arg(chroot.root.join("proc")))?;
-        fs::copy("/etc/resolv.conf", chroot.root.join("etc/resolv.conf"))?;
-        // No service starts by being installed.
-        let policy = chroot.root.join("usr/sbin/policy-rc.d");
-        fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
-        fs::set_permissions(&policy, fs::Permissions::from_mode(0o755))?;
+        make_ready(&chroot.root)?;
         Ok(chroot)
     }
 

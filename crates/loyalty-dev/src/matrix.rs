@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::geteuid;
 
+use crate::bench::report::aligned;
 use crate::chroot;
 use crate::context::Context;
 use crate::os::{create_dir, plain_command, run};
@@ -284,7 +285,7 @@ fn table(rows: &[Row]) -> String {
     let head = [
         "major", "version", "from", "built", "passed", "failed", "not run", "min:s",
     ];
-    let mut lines = vec![head.map(str::to_owned)];
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
     for row in rows {
         let tally = &row.tally;
         let number = |number: usize| match tally.started {
@@ -295,7 +296,7 @@ fn table(rows: &[Row]) -> String {
             (None, true) => tally.not_run.len().to_string(),
             _ => "all".to_owned(),
         };
-        lines.push([
+        lines.push(vec![
             row.what.clone(),
             row.version.clone(),
             row.from.clone(),
@@ -306,29 +307,9 @@ fn table(rows: &[Row]) -> String {
             format!("{}:{:02}", row.seconds / 60, row.seconds % 60),
         ]);
     }
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| {
-            lines
-                .iter()
-                .map(|line| line[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            // numbers to the right
-            .map(|(column, (cell, width))| match column {
-                0..=3 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            })
-            .collect();
-        let _infallible = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
+    // numbers to the right
+    let mut text = aligned(&lines, |column| column <= 3).join("\n");
+    text.push('\n');
     for row in rows {
         let reasons = row.trouble.iter().chain(&row.tally.trouble);
         let failed = row.tally.failed.iter().map(|test| ("failed", test));

@@ -81,14 +81,40 @@ impl Asker {
     }
 }
 
-/// How often each table of the extension was read from end to end in this transaction, but for
-/// empty ones and those that `small` names, as an array.
-pub async fn scanned(client: &Client, small: &str) -> Result<BTreeMap<String, i64>> {
+/// Tables that have a row or more for each program, and not for each member: the others must not
+/// be read from end to end.
+pub const SMALL: &str = "{access_policy,calendar,calendar_day,identity_provider,lot_class,member_upload,notice_sender,\
+    notice_setting,notice_template,program,program_role,rule,run,schedule,service_hours}";
+
+/// Tables that grow with the members and that `ask` reads from end to end, asked by `role` in the
+/// transaction that the client is in.
+pub async fn read_whole(
+    client: &Client,
+    role: &str,
+    ask: impl AsyncFnOnce() -> Result<()>,
+) -> Result<Vec<String>> {
+    client.batch_execute("reset role").await?;
+    let before = scanned(client).await?;
+    client
+        .batch_execute(&format!("set local role {role}"))
+        .await?;
+    ask().await?;
+    client.batch_execute("reset role").await?;
+    Ok(scanned(client)
+        .await?
+        .into_iter()
+        .filter(|(table, scans)| *scans > before.get(table).copied().unwrap_or(0))
+        .map(|(table, _)| table)
+        .collect())
+}
+
+/// How often each of these was read from end to end in this transaction, but for empty ones.
+async fn scanned(client: &Client) -> Result<BTreeMap<String, i64>> {
     let rows = client
         .query(
             &format!(
                 "select relname::text, seq_scan from pg_catalog.pg_stat_xact_all_tables\n\
-                 where schemaname = 'loyalty' and relname <> all ('{small}')\n\
+                 where schemaname = 'loyalty' and relname <> all ('{SMALL}')\n\
                  and pg_relation_size(relid) > 0"
             ),
             &[],

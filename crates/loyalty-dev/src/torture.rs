@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use tokio_postgres::Client;
 
 use crate::context::Context;
 use crate::os;
@@ -183,6 +184,18 @@ impl Tally {
             problems: self.problems,
         }
     }
+}
+
+/// Waits until the one value that a query gives is true.
+async fn until(client: &Client, patience: Duration, sql: &str) -> Result<()> {
+    let begun = Instant::now();
+    while !client.query_one(sql, &[]).await?.get::<_, bool>(0) {
+        if begun.elapsed() > patience {
+            bail!("not within {} seconds: {sql}", patience.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 async fn trial(fault: Fault, effort: &Effort) -> Result<Outcome> {

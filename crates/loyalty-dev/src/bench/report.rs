@@ -203,40 +203,43 @@ fn met_or_missed(met: bool) -> String {
     if met { "met" } else { "missed" }.to_owned()
 }
 
-/// Columns of equal width, the first `names` of them aligned to the left.
+/// Columns of equal width, the first `names` of them aligned to the left; a rule below the head.
 pub fn table(rows: &[Vec<String>], names: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| -> usize {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (place, row) in rows.iter().enumerate() {
+    let widths = widths(rows);
+    let mut lines = aligned(rows, |column| column < names || column + 1 == columns);
+    if !lines.is_empty() {
+        let rule: usize = widths.iter().sum::<usize>() + 2 * (columns - 1);
+        lines.insert(1, "-".repeat(rule));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Lines of columns of equal width, texts aligned to the left and the others to the right.
+pub fn aligned(rows: &[Vec<String>], is_text: impl Fn(usize) -> bool) -> Vec<String> {
+    let widths = widths(rows);
+    let line = |row: &Vec<String>| {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)
             .enumerate()
-            .map(|(column, (cell, &width))| {
-                if column < names || column + 1 == columns {
-                    format!("{cell:<width$}")
-                } else {
-                    format!("{cell:>width$}")
-                }
+            .map(|(column, (cell, &width))| match is_text(column) {
+                true => format!("{cell:<width$}"),
+                false => format!("{cell:>width$}"),
             })
             .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-        if place == 0 {
-            let rule: usize = widths.iter().sum::<usize>() + 2 * (columns - 1);
-            text.push_str(&"-".repeat(rule));
-            text.push('\n');
-        }
-    }
-    text
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+fn widths(rows: &[Vec<String>]) -> Vec<usize> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    (0..columns).map(width).collect()
 }
 
 pub fn median(values: &[f64]) -> f64 {

@@ -1,7 +1,6 @@
 //! A Debian of another release, kept between runs, with a copy of the working tree.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,14 +62,9 @@ impl Room {
     }
 
     fn furnish(&self, context: &Context) -> Result<()> {
-        for name in ["etc/resolv.conf", "etc/hosts"] {
-            fs::copy(Path::new("/").join(name), self.root.join(name))
-                .with_context(|| format!("/{name} cannot be copied"))?;
-        }
-        // No service starts by being installed.
-        let policy = self.root.join("usr/sbin/policy-rc.d");
-        fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
-        fs::set_permissions(&policy, fs::Permissions::from_mode(0o755))?;
+        chroot::make_ready(&self.root)?;
+        fs::copy("/etc/hosts", self.root.join("etc/hosts"))
+            .context("/etc/hosts cannot be copied")?;
         create_dir(&self.root.join("root/.cargo/registry"))?;
         // Programs that run on any Debian; should they not, ./dev inside gets its own.
         let programs = self.root.join("usr/local/bin");

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Config};
 
 use super::check::{Findings, balances, compare_books};
 use super::load::{self, Fate, Receipt, Record, Request};
-use super::{DURABLE, Effort, Outcome, Tally, http};
+use super::{DURABLE, Effort, Outcome, Tally, http, until};
 use crate::cluster::{SUPERUSER, connect};
 use crate::os;
 use crate::testkit::{FreshCluster, TestDb};
@@ -147,12 +147,7 @@ async fn over_sql(effort: &Effort, tally: &mut Tally) -> Result<()> {
     for record in &mut book {
         let sql = load::sql(record, |_| Ok(0))?;
         let fate = load::ask(&client, &sql, record).await?;
-        ensure!(
-            record.fate == Fate::InDoubt || record.fate == fate,
-            "{}: another answer than the first",
-            record.key
-        );
-        record.fate = fate;
+        settle(record, fate)?;
     }
     look(tally, "asked again over SQL", &client, &book, &start).await?;
     Ok(())
@@ -186,12 +181,7 @@ async fn over_http(effort: &Effort, tally: &mut Tally) -> Result<()> {
             "{} over HTTP: {fate:?}",
             record.key
         );
-        ensure!(
-            record.fate == Fate::InDoubt || record.fate == fate,
-            "{}: another answer than the first",
-            record.key
-        );
-        record.fate = fate;
+        settle(record, fate)?;
     }
     look(tally, "asked again over HTTP", &client, &book, &start).await?;
     Ok(())
@@ -223,22 +213,24 @@ async fn look(
 
 /// Waits until no call that nobody waits for is under way any more.
 async fn all_quiet(client: &Client) -> Result<()> {
-    for _ in 0..1200 {
-        let busy: i64 = client
-            .query_one(
-                "select count(*) from pg_stat_activity
-                  where datname = current_database() and pid <> pg_backend_pid()
-                    and backend_type = 'client backend' and state <> 'idle'",
-                &[],
-            )
-            .await?
-            .get(0);
-        if busy == 0 {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    anyhow::bail!("calls of clients that were cut off do not end")
+    let idle = "select not exists (
+                    select from pg_stat_activity
+                     where datname = current_database() and pid <> pg_backend_pid()
+                       and backend_type = 'client backend' and state <> 'idle')";
+    until(client, Duration::from_secs(60), idle)
+        .await
+        .context("calls of clients that were cut off do not end")
+}
+
+/// What was asked again is answered as at first, where there was an answer.
+fn settle(record: &mut Record, fate: Fate) -> Result<()> {
+    ensure!(
+        record.fate == Fate::InDoubt || record.fate == fate,
+        "{}: another answer than the first",
+        record.key
+    );
+    record.fate = fate;
+    Ok(())
 }
 
 fn request(record: &Record, token: &str) -> String {

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::check::{Findings, read_journal};
 use super::kill::{ACCOUNTS, CLERKS};
 use super::load::{Clerk, Fate, Receipt, Shift, clerks, open_accounts};
-use super::{DURABLE, Effort, Outcome, Tally};
+use super::{DURABLE, Effort, Outcome, Tally, until};
 use crate::cluster::Cluster;
 use crate::os::{self, run};
 use crate::testkit::FreshCluster;
@@ -329,17 +329,14 @@ async fn recover(archive: &Archive, backup: &Path, target: &Target) -> Result<Fr
     );
     let recovered = FreshCluster::recovered("recovered", backup, &settings)?;
     let client = recovered.connect("postgres").await?;
-    for _ in 0..1200 {
-        let recovering: bool = client
-            .query_one("select pg_is_in_recovery()", &[])
-            .await?
-            .get(0);
-        if !recovering {
-            return Ok(recovered);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    bail!("{} does not end", target.name)
+    until(
+        &client,
+        Duration::from_secs(60),
+        "select not pg_is_in_recovery()",
+    )
+    .await
+    .with_context(|| format!("{} does not end", target.name))?;
+    Ok(recovered)
 }
 
 /// Just the target's operations, each as it was.

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use tokio_postgres::Client;
+use anyhow::{Context as _, Result};
 
 use super::check::{balances, compare};
 use super::kill::{ACCOUNTS, CLERKS};
 use super::load::{Shift, clerks, open_accounts, settle};
-use super::{DURABLE, Effort, Outcome, Tally};
+use super::{DURABLE, Effort, Outcome, Tally, until};
 use crate::testkit::FreshCluster;
 
 /// With a synchronous standby each acknowledged operation is on it. With an asynchronous one,
@@ -36,6 +35,7 @@ async fn synchronous(effort: &Effort, tally: &mut Tally) -> Result<()> {
     client.batch_execute("select pg_reload_conf()").await?;
     until(
         &client,
+        Duration::from_secs(30),
         "select count(*) = 1 from pg_stat_replication where sync_state = 'sync'",
     )
     .await
@@ -115,14 +115,4 @@ async fn asynchronous(effort: &Effort, tally: &mut Tally) -> Result<()> {
     );
     tally.look("asked again, asynchronous", &findings);
     Ok(())
-}
-
-async fn until(client: &Client, sql: &str) -> Result<()> {
-    for _ in 0..600 {
-        if client.query_one(sql, &[]).await?.get::<_, bool>(0) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    bail!("not within 30 seconds: {sql}")
 }

@@ -9,12 +9,7 @@ use super::figures::Figures;
 use super::fill::member_no;
 use super::shape::Platform;
 use crate::bench::progress::Progress;
-use crate::plans::{Asker, request, scanned};
-
-/// Tables with a row or a few for each program.
-const SMALL: &str = "{program,schedule,run,rule,lot_class,calendar,calendar_day,notice_setting,\
-    notice_template,notice_sender,service_hours,access_policy,program_role,identity_provider,\
-    member_upload}";
+use crate::plans::{Asker, read_whole, request};
 
 /// Who asks and for what; {account} and {member} are of a program that the asker is of.
 const REQUESTS: [(&str, &str); 23] = [
@@ -137,22 +132,17 @@ pub async fn look(client: &Client, platform: &Platform, figures: &mut Figures) -
                 asker
                     .enter(client, role, &claims, "{}", "POST", path)
                     .await?;
-                client.batch_execute("reset role").await?;
-                let were = scanned(client, SMALL).await?;
-                client
-                    .batch_execute(&format!("set local role {role}"))
-                    .await?;
-                client
-                    .query(&request(&query), &[])
-                    .await
-                    .with_context(|| query.clone())?;
-                client.batch_execute("reset role").await?;
-                for (table, scans) in scanned(client, SMALL).await? {
-                    if scans > were.get(&table).copied().unwrap_or(0) {
-                        figures.findings.push(format!(
-                            "{mode}, program {program}: {role} reads all of loyalty.{table}: {query}"
-                        ));
-                    }
+                let whole = read_whole(client, role, async || {
+                    client
+                        .query(&request(&query), &[])
+                        .await
+                        .with_context(|| query.clone())?;
+                    Ok(())
+                });
+                for table in whole.await? {
+                    figures.findings.push(format!(
+                        "{mode}, program {program}: {role} reads all of loyalty.{table}: {query}"
+                    ));
                 }
                 client.batch_execute("rollback").await?;
                 progress.advance(1);
