@@ -19,8 +19,9 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 use std::ptr;
 
-/// Entries that wait to be added together.
-const BATCH: usize = 1_000;
+/// Entries that wait to be added together: some pages' worth. Each has a slot of its own, and more
+/// of them cost more to make and to go through than they save.
+const BATCH: usize = 100;
 
 /// Takes changed wallets with their new entries. Nothing is there for others, nor for
 /// statements of the same transaction, before `finish`.

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::os;
 use report::{Report, grouped};
 use scale::{Part, Scale};
-use scratch::Scratch;
+use scratch::{Scratch, Sizes};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchArgs {
@@ -159,7 +159,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             if !args.scale.is_empty() {
                 return scaled(&context, &args).await;
             }
-            let scratch = Scratch::start(&context, scratch::MAX_WAL_SIZE)?;
+            let scratch = Scratch::start(&context, Sizes::SMALL)?;
             let report = tokio::select! {
                 report = measure(&scratch, &plan) => report?,
                 name = os::interrupted() => bail!("stopped by {}", name?),

@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 
 use super::progress::Progress;
 use super::report::grouped;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, Sizes};
 use crate::context::Context;
 use calls::Calls;
 use figures::Figures;
@@ -62,8 +62,6 @@ const MEMBER_BYTES: f64 = 800.0;
 const GRANT_BYTES: f64 = 370.0;
 /// The write-ahead log, and the cluster itself.
 const OTHER_BYTES: f64 = 6e9;
-/// Less than elsewhere, since the disk has enough to hold.
-const MAX_WAL_SIZE: &str = "4GB";
 
 const DATABASE: &str = "bench_scale";
 const COPY: &str = "bench_scale_copy";
@@ -81,7 +79,7 @@ impl Scale {
             OTHER_BYTES + most as f64 * (MEMBER_BYTES + GRANT_BYTES * self.grants),
             &format!("--scale {most}"),
         )?;
-        let scratch = Scratch::start(context, MAX_WAL_SIZE)?;
+        let scratch = Scratch::start(context, Sizes::server()?)?;
         let mut text = scratch.surroundings().await?;
         text.push_str(&format!(
             "{} grants an account on average, in 37 months; single calls for {} s each\n",
@@ -130,7 +128,7 @@ impl Scale {
         };
         let mut client = client;
         if self.wants(Part::Calls) {
-            self.warm(scratch).await?;
+            self.warm(scratch, &client).await?;
             calls.measure(self.seconds, &mut figures).await?;
         }
         if self.wants(Part::Plans) {
@@ -149,7 +147,7 @@ impl Scale {
             platform: &platform,
         };
         if self.wants(Part::Runs) {
-            self.warm(scratch).await?;
+            self.warm(scratch, &client).await?;
             jobs.runs(&mut figures).await?;
         }
         if self.wants(Part::Verify) {
@@ -164,11 +162,22 @@ impl Scale {
         Ok(figures)
     }
 
-    /// Has the system read the data, as far as it fits into memory.
-    async fn warm(&self, scratch: &Scratch) -> Result<()> {
+    /// Has the system read the data, and the server what calls look for by index, as far as it
+    /// fits into memory: as after a day of service.
+    async fn warm(&self, scratch: &Scratch, client: &Client) -> Result<()> {
         let progress = Progress::phase("reading all files", 0)?;
         let base = scratch.cluster.data.join("base");
         tokio::task::spawn_blocking(move || disk::remember(&base)).await??;
+        client
+            .batch_execute(
+                "create extension if not exists pg_prewarm;
+                 select pg_prewarm(indexrelid) from pg_index
+                  where indrelid in ('loyalty.account'::regclass, 'loyalty.member'::regclass,
+                                     'loyalty.wallet'::regclass, 'loyalty.entry'::regclass);
+                 select pg_prewarm('loyalty.account'), pg_prewarm('loyalty.member'),
+                        pg_prewarm('loyalty.wallet')",
+            )
+            .await?;
         progress.end();
         Ok(())
     }

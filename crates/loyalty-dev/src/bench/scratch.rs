@@ -14,10 +14,9 @@ use crate::context::Context;
 use crate::keys;
 use crate::os::{self, Owner};
 
-/// Room enough that no checkpoint falls into a measurement; the rest is
+/// Time enough that no checkpoint falls into a measurement; the rest is
 /// PostgreSQL's own, and durability is on.
 const SETTINGS: &[(&str, &str)] = &[
-    ("shared_buffers", "1GB"),
     ("checkpoint_timeout", "30min"),
     ("fsync", "on"),
     ("synchronous_commit", "on"),
@@ -25,11 +24,33 @@ const SETTINGS: &[(&str, &str)] = &[
     ("autovacuum", "on"),
 ];
 
-/// The most of the write-ahead log between two checkpoints.
-pub const MAX_WAL_SIZE: &str = "8GB";
+/// What the server may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub shared_buffers_gib: u64,
+    /// The most of the write-ahead log between two checkpoints.
+    pub max_wal_gib: u64,
+}
+
+impl Sizes {
+    /// Enough for 100,000 accounts, on a machine that does other things too.
+    pub const SMALL: Self = Self {
+        shared_buffers_gib: 1,
+        max_wal_gib: 8,
+    };
+
+    /// A quarter of the memory in shared buffers, as PostgreSQL's manual advises for a machine
+    /// that is the server's own. Less of the log, since the disk has enough to hold.
+    pub fn server() -> Result<Self> {
+        Ok(Self {
+            shared_buffers_gib: (memory_gib()? / 4.0).round().max(1.0) as u64,
+            max_wal_gib: 4,
+        })
+    }
+}
 
 pub struct Scratch {
-    max_wal_size: &'static str,
+    sizes: Sizes,
     pub dir: PathBuf,
     pub cluster: Cluster,
     pub owner: Owner,
@@ -40,7 +61,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub fn start(context: &Context, max_wal_size: &'static str) -> Result<Self> {
+    pub fn start(context: &Context, sizes: Sizes) -> Result<Self> {
         context.ensure_postgrest()?;
         os::create_dir(&context.state)?;
         let lock = fs::File::create(context.state.join("bench.lock"))?;
@@ -62,7 +83,7 @@ impl Scratch {
         let jwt_secret = os::random_hex(32)?;
         let secrets = keys::ensure(&context.owner, &dir.join("secret"), &jwt_secret)?;
         let scratch = Self {
-            max_wal_size,
+            sizes,
             dir,
             cluster,
             owner: context.owner.clone(),
@@ -83,9 +104,16 @@ impl Scratch {
         Ok(scratch)
     }
 
-    fn settings(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let max_wal_size = ("max_wal_size", self.max_wal_size);
-        SETTINGS.iter().copied().chain([max_wal_size])
+    fn settings(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let sizes = [
+            ("shared_buffers", self.sizes.shared_buffers_gib),
+            ("max_wal_size", self.sizes.max_wal_gib),
+        ];
+        let sizes = sizes.map(|(name, gib)| (name, format!("{gib}GB")));
+        let others = SETTINGS
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        sizes.into_iter().chain(others)
     }
 
     /// A file for a program of ours to read, such as a pgbench script.
@@ -144,7 +172,7 @@ impl Scratch {
              {cores} cores for server and clients together, {} of memory, \
              {} synced 8 kB writes a second, one after the other\n\
              {}\n",
-            memory()?,
+            format_args!("{:.0} GiB", memory_gib()?),
             grouped(sync_rate(&self.dir)?),
             on.join(", "),
         ))
@@ -164,7 +192,7 @@ fn remove(dir: &Path, cluster: &Cluster) -> Result<()> {
     fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))
 }
 
-fn memory() -> Result<String> {
+fn memory_gib() -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo cannot be read")?;
     let kib: f64 = text
         .lines()
@@ -173,7 +201,7 @@ fn memory() -> Result<String> {
         .context("/proc/meminfo has no MemTotal")?
         .trim()
         .parse()?;
-    Ok(format!("{:.0} GiB", kib / (1 << 20) as f64))
+    Ok(kib / (1 << 20) as f64)
 }
 
 /// Writes of one block that reach the disk, a second: what durable commits of

@@ -19,10 +19,12 @@ const TARGET: &str = "/target";
 const NO_SOURCES: [&str; 3] = [".git", ".dev", "target"];
 
 /// In a mount and process namespace of its own: however it ends, nothing stays mounted or
-/// goes on. The shell stays, as the first process, to reap what the servers leave.
+/// goes on. The shell stays, as the first process, to reap what the servers leave. Only where the
+/// root is a mount of its own can a process inside have further namespaces.
 const ENTER: &str = r#"set -e
 root=$1 registry=$2
 shift 2
+mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 [ -z "$registry" ] || mount --bind "$registry" "$root/root/.cargo/registry"
