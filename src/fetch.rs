@@ -45,6 +45,7 @@ pub struct WalletRow {
 #[derive(Clone)]
 pub struct ProgramRow {
     pub time_zone: Rc<str>,
+    offset: Rc<Cell<Offset>>,
     pub expiry: Rc<str>,
     pub refund_grace_days: Option<i32>,
     /// Whether members are told of points they receive.
@@ -63,6 +64,10 @@ impl ProgramRow {
     }
 
     fn local(&self, instant: Instant) -> i64 {
+        let known = self.offset.get();
+        if (known.from..known.until).contains(&instant) {
+            return instant + known.microseconds;
+        }
         // SAFETY: timezone(text, timestamptz) gives a timestamp, an i64 by value.
         let local = unsafe {
             pg_sys::OidFunctionCall2Coll(
@@ -72,9 +77,59 @@ impl ProgramRow {
                 Datum::from(instant),
             )
         };
-        local.value() as i64
+        let local = local.value() as i64;
+        self.offset.set(Offset {
+            from: instant,
+            until: next_change(&self.time_zone, instant),
+            microseconds: local - instant,
+        });
+        local
     }
 }
+
+/// How far clocks somewhere are ahead of UTC, from one instant until another.
+#[derive(Clone, Copy, Default)]
+struct Offset {
+    from: Instant,
+    until: Instant,
+    microseconds: i64,
+}
+
+/// When clocks in a time zone are put forward or back next; the instant itself where that cannot
+/// be told.
+fn next_change(time_zone: &str, instant: Instant) -> Instant {
+    let Ok(name) = std::ffi::CString::new(time_zone) else {
+        return instant;
+    };
+    let second = instant.div_euclid(MICROSECONDS_A_SECOND) + UNIX_TO_POSTGRES_SECONDS;
+    let (mut offset, mut is_summer, mut change) = (0, 0, 0);
+    let (mut next_offset, mut is_next_summer) = (0, 0);
+    // SAFETY: the zone stays in PostgreSQL's own cache; all else is ours.
+    let found = unsafe {
+        let zone = pg_sys::pg_tzset(name.as_ptr());
+        if zone.is_null() {
+            return instant;
+        }
+        pg_sys::pg_next_dst_boundary(
+            &raw const second,
+            &raw mut offset,
+            &raw mut is_summer,
+            &raw mut change,
+            &raw mut next_offset,
+            &raw mut is_next_summer,
+            zone,
+        )
+    };
+    match found {
+        1 => (change - UNIX_TO_POSTGRES_SECONDS) * MICROSECONDS_A_SECOND,
+        0 => Instant::MAX,
+        _ => instant,
+    }
+}
+
+const MICROSECONDS_A_SECOND: i64 = 1_000_000;
+/// From PostgreSQL's year 2000 back to Unix's 1970.
+const UNIX_TO_POSTGRES_SECONDS: i64 = 30 * 365 * 86_400 + 7 * 86_400;
 
 const MICROSECONDS_A_DAY: i64 = 24 * 3600 * 1_000_000;
 
@@ -255,6 +310,7 @@ pub fn program(program_id: i32) -> Result<ProgramRow> {
     let read = unsafe {
         ProgramRow {
             time_zone: read_text(row.get(c::TIME_ZONE).ok_or_else(missing)?).into(),
+            offset: Rc::default(),
             expiry: read_text(row.get(c::EXPIRY).ok_or_else(missing)?).into(),
             refund_grace_days: row
                 .get(c::REFUND_GRACE_DAYS)

@@ -19,7 +19,7 @@ use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::world::assert_sound;
@@ -85,9 +85,17 @@ impl World {
         let account = "select account_id from loyalty.account where member_no = 'ann'";
         let ann: i64 = sql.query_one(account, &[]).await?.get(0);
         let claims = |role: Role| anyhow::Ok(Claims::new(role, 86_400)?.program("coin"));
+        let child = "select format('identity:%s', identity_id) from loyalty.identity
+                      where login_id = 'child-of-ann@example.com'";
+        let child: String = sql.query_one(child, &[]).await?.get(0);
+        let mut of_ann = serde_json::to_value(claims(Role::Member)?.account_id(ann))?;
+        let member = api.token(&of_ann)?;
+        of_ann["role"] = json!("loyalty_family");
+        of_ann["sub"] = json!(child);
         let tokens = [
             ("nobody", String::new()),
-            ("member", api.token(&claims(Role::Member)?.account_id(ann))?),
+            ("member", member),
+            ("family", api.token(&of_ann)?),
             ("granter", api.token(&claims(Role::Granter)?)?),
             ("admin", api.token(&claims(Role::Admin)?)?),
             (
@@ -107,8 +115,8 @@ impl World {
                 who,
                 token,
                 page: Page::read(&page).with_context(|| format!("the page of {who}"))?,
-                account_id: (who == "member").then_some(ann),
-                program: ["member", "granter", "admin"]
+                account_id: ["member", "family"].contains(&who).then_some(ann),
+                program: ["member", "family", "granter", "admin"]
                     .contains(&who)
                     .then_some("coin"),
             });

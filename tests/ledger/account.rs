@@ -521,3 +521,63 @@ async fn only_superusers_and_operators_set_the_clock() -> Result<()> {
     }
     Ok(())
 }
+
+/// A session remembers how far a zone's clocks are from UTC, until they change.
+#[tokio::test]
+async fn days_end_at_midnight_also_where_clocks_change() -> Result<()> {
+    let ledger = Ledger::open("clocks", "").await?;
+    for (zone, day) in [
+        ("Europe/Paris", "2025-03-29"),
+        ("Europe/Paris", "2025-10-25"),
+        // 00:00 is 01:00
+        ("America/Sao_Paulo", "2018-11-03"),
+        // 24:00 is 23:00
+        ("America/Sao_Paulo", "2018-02-17"),
+        // no 30 December
+        ("Pacific/Apia", "2011-12-29"),
+        // not by whole minutes
+        ("Africa/Monrovia", "1972-01-06"),
+        ("Asia/Tokyo", "2025-06-15"),
+        ("-03:30", "2025-06-15"),
+    ] {
+        let begin = format!("timezone('{zone}', date '{day}' - 1 + time '00:00')");
+        let begins = ledger.show(&format!("select {begin}")).await?;
+        ledger.at(&begins).await?;
+        let code = format!("in {zone} {day}")
+            .to_lowercase()
+            .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        ledger
+            .run(&format!(
+                "select loyalty.create_program('{code}', 'x', time_zone => '{zone}')"
+            ))
+            .await?;
+        let account = ledger
+            .show(&format!("select loyalty.open_account('{code}', 'm')"))
+            .await?;
+        ledger
+            .run(&format!(
+                "select loyalty.grant({account}, 1, expires_on => '{day}')"
+            ))
+            .await?;
+        // there and back again: not in their order
+        let times = ledger
+            .show(&format!(
+                "select {begin} + n * interval '19 minutes' from generate_series(0, 240) n
+                  order by n * 97 % 241"
+            ))
+            .await?;
+        for time in times.lines() {
+            ledger.at(time).await?;
+            let spendable = ledger
+                .show(&format!("select available from loyalty.balance({account})"))
+                .await?;
+            let expected = ledger
+                .show(&format!(
+                    "select (timezone('{zone}', '{time}'::timestamptz)::date <= '{day}')::int"
+                ))
+                .await?;
+            assert_eq!(spendable, expected, "{zone} at {time}");
+        }
+    }
+    Ok(())
+}
