@@ -195,7 +195,7 @@ begin
     -- no 'tomorrow' and the like: they would not go by the ledger's clock
     if day ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}$' then
         begin
-            return day::date;
+            return make_date(left(day, 4)::integer, substr(day, 6, 2)::integer, right(day, 2)::integer);
         exception when datetime_field_overflow then
             null;
         end;

@@ -144,6 +144,26 @@ begin
 end
 $$;
 
+create or replace function loyalty.api_day(name text, day text) returns date
+    language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- no 'tomorrow' and the like: they would not go by the ledger's clock
+    if day ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}$' then
+        begin
+            return make_date(left(day, 4)::integer, substr(day, 6, 2)::integer, right(day, 2)::integer);
+        exception when datetime_field_overflow then
+            null;
+        end;
+    end if;
+    if day is not null then
+        perform loyalty.raise('22023', format('%s is no date', name), format('%L given.', left(day, 40)),
+            'A day of the calendar, as YYYY-MM-DD.');
+    end if;
+    return null;
+end
+$$;
+
 create or replace function loyalty.check_service_hours(program_id integer) returns void
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$

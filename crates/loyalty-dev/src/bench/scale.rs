@@ -38,6 +38,8 @@ pub enum Part {
     Plans,
     /// Expiry and rule runs of all programs
     Runs,
+    /// What loyalty.metrics costs
+    Metrics,
     /// verify() of everything
     Verify,
     /// pg_dump, and pg_restore of it
@@ -149,6 +151,9 @@ impl Scale {
         if self.wants(Part::Runs) {
             self.warm(scratch, &client).await?;
             jobs.runs(&mut figures).await?;
+        }
+        if self.wants(Part::Metrics) {
+            jobs.metrics(&mut figures).await?;
         }
         if self.wants(Part::Verify) {
             jobs.verify(&mut figures).await?;

@@ -20,6 +20,7 @@ const TERMS: &str =
     r#"{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15}"#;
 
 const TICKS: usize = 200;
+const WORK_METRICS: u32 = 20;
 
 pub struct Jobs<'a> {
     pub scratch: &'a Scratch,
@@ -176,6 +177,36 @@ impl Jobs<'_> {
         let done = watched(&session, session.batch_execute("call loyalty.tick()")).await?;
         progress.end();
         Ok((done.1, done.2))
+    }
+
+    /// What an exporter asks for every few minutes, and what it asks for all the time; each after
+    /// a first time that is not counted.
+    pub async fn metrics(&self, figures: &mut Figures) -> Result<()> {
+        settle(self.client).await?;
+        let session = self.scratch.cluster.connect(self.database).await?;
+        let progress = Progress::phase("points_metrics(), work_metrics()", 0)?;
+        let points = "select count(*) from loyalty.points_metrics()";
+        session.query_one(points, &[]).await?;
+        let done = watched(&session, session.query_one(points, &[])).await?;
+        figures.bulk(
+            "points_metrics(): a member",
+            self.platform.members as f64,
+            done.1,
+        );
+        let work = "select count(*) from loyalty.work_metrics()";
+        session.query_one(work, &[]).await?;
+        let start = Instant::now();
+        for _ in 0..WORK_METRICS {
+            session.query_one(work, &[]).await?;
+        }
+        let programs = self.platform.sizes.len() as f64;
+        figures.bulk(
+            "work_metrics(): a program",
+            programs,
+            start.elapsed() / WORK_METRICS,
+        );
+        progress.end();
+        Ok(())
     }
 
     /// Everything replayed in one call.
