@@ -127,11 +127,12 @@ fn next_change(time_zone: &str, instant: Instant) -> Instant {
     }
 }
 
+const SECONDS_A_DAY: i64 = pg_sys::SECS_PER_DAY as i64;
 const MICROSECONDS_A_SECOND: i64 = 1_000_000;
 /// From PostgreSQL's year 2000 back to Unix's 1970.
-const UNIX_TO_POSTGRES_SECONDS: i64 = 30 * 365 * 86_400 + 7 * 86_400;
-
-const MICROSECONDS_A_DAY: i64 = 24 * 3600 * 1_000_000;
+const UNIX_TO_POSTGRES_SECONDS: i64 =
+    (pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE) as i64 * SECONDS_A_DAY;
+const MICROSECONDS_A_DAY: i64 = SECONDS_A_DAY * MICROSECONDS_A_SECOND;
 
 /// Columns of the tables, as sql/ declares them; new ones only ever come behind.
 mod column {
