@@ -21,7 +21,7 @@ create function loyalty.grant(
     funding text default null,
     expiry loyalty.expiry_policy default null
 ) returns loyalty.receipt
-    language c volatile security definer set search_path = pg_catalog, pg_temp
+    language c volatile
     as 'MODULE_PATHNAME', 'loyalty_grant';
 comment on function loyalty.grant is
     'Gives points. granted_on is today in the program''s time zone unless given, and never in the future; they are spendable through expires_on, else as the policy expiry or the program''s says. Repays debt first. LY002, LY003, LY004; 22023 for points not above zero or a day that cannot be.';
@@ -32,7 +32,7 @@ create function loyalty.spend_fifo(
     reason text default null,
     idempotency_key text default null
 ) returns loyalty.receipt
-    language c volatile security definer set search_path = pg_catalog, pg_temp
+    language c volatile
     as 'MODULE_PATHNAME', 'loyalty_spend_fifo';
 comment on function loyalty.spend_fifo is
     'Spends points: soonest expiry first, never-expiring last, then oldest. LY001 when not so many are available; LY002, LY003, LY004.';

@@ -1313,3 +1313,15 @@ as $$
                coalesce(substring(loyalty.api_header('Content-Type') from '(?i)charset="?([^;" ]+)'), 'UTF-8'),
                loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run')) i;
 $$;
+
+-- They take the owner's rights by themselves, and only for a statement: most calls need none.
+alter function loyalty.grant(bigint, bigint, text, date, date, text, text, loyalty.expiry_policy) security invoker reset all;
+alter function loyalty.spend_fifo(bigint, bigint, text, text) security invoker reset all;
+alter function loyalty.balance(bigint, timestamptz) security invoker reset all;
+alter function loyalty.claim_program_id() security invoker reset all;
+alter function loyalty.api_may_read(bigint) security invoker reset all;
+
+-- What these look up is the same whatever the caller's path.
+alter function loyalty.rule_periods(integer, text, date, date) set search_path = pg_catalog, pg_temp;
+alter function loyalty.rule_reach(integer, text, date) set search_path = pg_catalog, pg_temp;
+alter function loyalty.rule_pay_day(integer, text, date) set search_path = pg_catalog, pg_temp;

@@ -2,7 +2,7 @@ create function loyalty.balance(
     account_id bigint,
     as_of timestamptz default null
 ) returns loyalty.account_balance
-    language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
+    language c stable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_balance';
 comment on function loyalty.balance(bigint, timestamptz) is
     'Balance (as booked), points held, points available, the next day on which available ones lapse and how many. as_of: in the past, as it was; in the future, as it will be if nothing but time happens. LY002.';

@@ -126,7 +126,7 @@ comment on column loyalty.event.cancel_reason is 'Why it was canceled.';
 
 create function loyalty.rule_periods(program_id integer, code text, after_period date, up_to date)
     returns table (period date, pays_on date)
-    language c stable
+    language c stable set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_rule_periods';
 comment on function loyalty.rule_periods is
     'The periods of a rule after one (null: all of them) up to a day, in order: the nominal day, and the business day on which it pays. All versions taken together, each where it is in force on the day of payment. None for what is paid at once. LY002.';
@@ -135,7 +135,7 @@ create function loyalty.rule_reach(
     program_id integer, code text, period date,
     out version integer, out pays_on date, out from_day date, out to_day date, out previous_pays_on date
 ) returns record
-    language c stable
+    language c stable set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_rule_reach';
 comment on function loyalty.rule_reach is
     'Which version pays a period, when, for the facts and events of which days, and when the period before it paid; nulls when the rule has no such period.';
@@ -144,7 +144,7 @@ create function loyalty.rule_pay_day(
     program_id integer, code text, occurred_on date,
     out version integer, out pays_on date, out period date
 ) returns record
-    language c stable
+    language c stable set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_rule_pay_day';
 comment on function loyalty.rule_pay_day is
     'When a rule pays an event of that day, by which version and in which period (null: at once); nulls when it never does.';

@@ -389,7 +389,7 @@ pub fn operate(
     mut change: impl FnMut(&Spi, &mut Account) -> Result<Vec<Entry>>,
 ) -> Result<Receipt> {
     check_request(request)?;
-    let spi = Spi::connect();
+    let spi = Spi::as_owner();
     let mut sweep = Sweep::begin(&spi)?;
     let mut outcome = None;
     let account = sweep

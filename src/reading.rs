@@ -33,8 +33,8 @@ sql_function! {
         let now = clock::now();
         let balance = match call.i64(1) {
             None => current(account_id, now)?,
-            Some(as_of) if as_of >= now => projected(&Spi::connect(), account_id, as_of)?,
-            Some(as_of) => historic(&Spi::connect(), account_id, as_of)?,
+            Some(as_of) if as_of >= now => projected(&Spi::as_owner(), account_id, as_of)?,
+            Some(as_of) => historic(&Spi::as_owner(), account_id, as_of)?,
         };
         Ok(Answer::Row(vec![
             Some(Datum::from(balance.balance)),
@@ -51,7 +51,7 @@ fn current(account_id: i64, now: Instant) -> Result<Balance> {
     let row = fetch::wallet(account_id, Sight::Statement)?
         .ok_or_else(|| ledger::no_such_account(account_id))?;
     if row.hold_entry.is_some() {
-        let account = ledger::load(&Spi::connect(), account_id, Sight::Statement)?;
+        let account = ledger::load(&Spi::as_owner(), account_id, Sight::Statement)?;
         return Ok(of_wallet(&account.wallet, account.today, now));
     }
     let today = fetch::program(row.program_id)?.day_of(now);

@@ -1,6 +1,7 @@
 //! SPI with as little as possible between us and the executor: plans prepared once per
 //! backend and kept, values passed as PostgreSQL stores them.
 
+use crate::fetch;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
@@ -97,27 +98,95 @@ impl Plan {
 
 /// A connection to SPI, made when it is first needed; it ends with the value. What rows point
 /// to goes with it. The current memory context stays the caller's throughout.
-pub struct Spi(Cell<bool>);
+pub struct Spi {
+    as_owner: bool,
+    connected: Cell<bool>,
+    before: Cell<Option<Before>>,
+}
+
+/// Who asked, before statements ran as the ledger's owner.
+#[derive(Clone, Copy)]
+struct Before {
+    user: Oid,
+    context: c_int,
+    settings: c_int,
+}
 
 impl Spi {
+    /// For statements with the rights and the search path that the function was called with.
     pub fn connect() -> Self {
-        Spi(Cell::new(false))
+        Spi::with(false)
+    }
+
+    /// For statements as the owner of the ledger, with a search path that nobody else puts names
+    /// in: what SECURITY DEFINER with a SET clause does, where most calls need no statement and
+    /// so need not pay for it.
+    pub fn as_owner() -> Self {
+        Spi::with(true)
+    }
+
+    fn with(as_owner: bool) -> Self {
+        Spi {
+            as_owner,
+            connected: Cell::new(false),
+            before: Cell::new(None),
+        }
     }
 
     fn ensure(&self) {
-        if !self.0.replace(true) {
-            // SAFETY: balanced by the drop; after an error PostgreSQL itself cleans up.
-            in_same_context(|| unsafe { pg_sys::SPI_connect() });
+        if self.connected.replace(true) {
+            return;
         }
+        self.before.set(self.as_owner.then(become_owner));
+        // SAFETY: balanced by the drop; after an error PostgreSQL itself cleans up.
+        in_same_context(|| unsafe { pg_sys::SPI_connect() });
     }
 }
 
 impl Drop for Spi {
     fn drop(&mut self) {
-        // While an error unwinds, PostgreSQL's own abort ends the connection.
-        if self.0.get() && !std::thread::panicking() {
-            // SAFETY: we are connected.
-            in_same_context(|| unsafe { pg_sys::SPI_finish() });
+        // While an error unwinds, PostgreSQL's own abort ends the connection, and gives back user
+        // and settings.
+        if !self.connected.get() || std::thread::panicking() {
+            return;
+        }
+        // SAFETY: what ensure did is undone in reverse order.
+        unsafe {
+            in_same_context(|| pg_sys::SPI_finish());
+            if let Some(before) = self.before.get() {
+                pg_sys::AtEOXact_GUC(true, before.settings);
+                pg_sys::SetUserIdAndSecContext(before.user, before.context);
+            }
+        }
+    }
+}
+
+/// As PostgreSQL does for a function that is SECURITY DEFINER and has a SET clause.
+fn become_owner() -> Before {
+    let owner = fetch::owner().unwrap_or_else(|fault| fault.raise());
+    // SAFETY: both last until the drop of the connection, or until an error's abort.
+    unsafe {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+        pg_sys::SetUserIdAndSecContext(
+            owner,
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int,
+        );
+        let settings = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        Before {
+            user,
+            context,
+            settings,
         }
     }
 }

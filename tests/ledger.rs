@@ -12,6 +12,8 @@ mod hold;
 mod law;
 #[path = "ledger/refund.rs"]
 mod refund;
+#[path = "ledger/rights.rs"]
+mod rights;
 
 use anyhow::{Context as _, Result};
 use loyalty_tests::World;

@@ -309,6 +309,7 @@ impl World {
                         array(select coalesce(p.proargnames[n], '') from generate_series(1, p.pronargs) n),
                         array(select format_type(p.proargtypes[n - 1], null) from generate_series(1, p.pronargs) n),
                         not p.prosecdef and p.proconfig is null and p.prosqlbody is null
+                            and p.prolang <> (select oid from pg_language where lanname = 'c')
                    from pg_proc p
                   where p.pronamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace)",
                 &[],

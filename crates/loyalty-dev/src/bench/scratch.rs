@@ -30,6 +30,8 @@ pub struct Sizes {
     pub shared_buffers_gib: u64,
     /// The most of the write-ahead log between two checkpoints.
     pub max_wal_gib: u64,
+    /// Whether shared buffers are of the pages that the machine has set aside.
+    pub huge_pages: bool,
 }
 
 impl Sizes {
@@ -37,17 +39,24 @@ impl Sizes {
     pub const SMALL: Self = Self {
         shared_buffers_gib: 1,
         max_wal_gib: 8,
+        huge_pages: false,
     };
 
     /// A quarter of the memory in shared buffers, as PostgreSQL's manual advises for a machine
     /// that is the server's own. Less of the log, since the disk has enough to hold.
     pub fn server() -> Result<Self> {
+        let meminfo = Meminfo::read()?;
+        let shared_buffers_gib = (meminfo.memory_gib()? / 4.0).round().max(1.0) as u64;
         Ok(Self {
-            shared_buffers_gib: (memory_gib()? / 4.0).round().max(1.0) as u64,
+            shared_buffers_gib,
             max_wal_gib: 4,
+            huge_pages: meminfo.huge_gib() > shared_buffers_gib as f64 * HUGE_PAGES_NEEDED,
         })
     }
 }
+
+/// Of shared buffers, all that shared memory comes to.
+const HUGE_PAGES_NEEDED: f64 = 1.05;
 
 pub struct Scratch {
     sizes: Sizes,
@@ -105,15 +114,17 @@ impl Scratch {
     }
 
     fn settings(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let sizes = [
-            ("shared_buffers", self.sizes.shared_buffers_gib),
-            ("max_wal_size", self.sizes.max_wal_gib),
+        let sizes = self.sizes;
+        let huge_pages = if sizes.huge_pages { "on" } else { "off" };
+        let ours = [
+            ("shared_buffers", format!("{}GB", sizes.shared_buffers_gib)),
+            ("huge_pages", huge_pages.to_owned()),
+            ("max_wal_size", format!("{}GB", sizes.max_wal_gib)),
         ];
-        let sizes = sizes.map(|(name, gib)| (name, format!("{gib}GB")));
         let others = SETTINGS
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()));
-        sizes.into_iter().chain(others)
+        ours.into_iter().chain(others)
     }
 
     /// A file for a program of ours to read, such as a pgbench script.
@@ -172,7 +183,7 @@ impl Scratch {
              {cores} cores for server and clients together, {} of memory, \
              {} synced 8 kB writes a second, one after the other\n\
              {}\n",
-            format_args!("{:.0} GiB", memory_gib()?),
+            format_args!("{:.0} GiB", Meminfo::read()?.memory_gib()?),
             grouped(sync_rate(&self.dir)?),
             on.join(", "),
         ))
@@ -192,17 +203,38 @@ fn remove(dir: &Path, cluster: &Cluster) -> Result<()> {
     fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))
 }
 
-fn memory_gib() -> Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo cannot be read")?;
-    let kib: f64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB"))
-        .context("/proc/meminfo has no MemTotal")?
-        .trim()
-        .parse()?;
-    Ok(kib / (1 << 20) as f64)
+/// What the machine says of its memory.
+struct Meminfo(String);
+
+impl Meminfo {
+    fn read() -> Result<Self> {
+        fs::read_to_string("/proc/meminfo")
+            .map(Self)
+            .context("/proc/meminfo cannot be read")
+    }
+
+    fn memory_gib(&self) -> Result<f64> {
+        Ok(self.number("MemTotal")? / KIB_A_GIB)
+    }
+
+    /// Huge pages that are free; some kernels know of none.
+    fn huge_gib(&self) -> f64 {
+        let number = |name| self.number(name).unwrap_or(0.0);
+        number("HugePages_Free") * number("Hugepagesize") / KIB_A_GIB
+    }
+
+    /// A line's number: KiB, or pages.
+    fn number(&self, name: &str) -> Result<f64> {
+        let rest = self
+            .0
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .with_context(|| format!("/proc/meminfo has no {name}"))?;
+        Ok(rest.trim().trim_end_matches(" kB").parse()?)
+    }
 }
+
+const KIB_A_GIB: f64 = (1 << 20) as f64;
 
 /// Writes of one block that reach the disk, a second: what durable commits of
 /// a single client are bounded by.
