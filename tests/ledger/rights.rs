@@ -108,3 +108,39 @@ async fn statements_have_the_owners_rights_and_callers_keep_theirs() -> Result<(
     );
     ledger.verify().await
 }
+
+#[tokio::test]
+async fn parallel_workers_have_them_too() -> Result<()> {
+    let ledger = Ledger::open(
+        "rights_parallel",
+        "expiry => 'after 12 months of inactivity'",
+    )
+    .await?;
+    // an open hold and a class want a statement
+    ledger
+        .run(
+            "select loyalty.open_account('p', 'm' || i) from generate_series(1, 300) i;
+             select loyalty.grant(account_id, account_id) from loyalty.account;
+             select loyalty.hold(account_id, 1, '300 days') from loyalty.account;
+             revoke all on all tables in schema loyalty from loyalty_operator;
+             grant select on loyalty.account to loyalty_operator",
+        )
+        .await?;
+    let expected = ledger
+        .show("select sum(account_id), sum(account_id - 1) from loyalty.account")
+        .await?;
+    let caller = caller(&ledger).await?;
+    caller
+        .batch_execute(
+            "set parallel_setup_cost = 0; set parallel_tuple_cost = 0;
+             set min_parallel_table_scan_size = 0; set max_parallel_workers_per_gather = 2;
+             set parallel_leader_participation = off",
+        )
+        .await?;
+    let query = "select sum((loyalty.balance(account_id)).balance),
+                        sum((loyalty.balance(account_id)).available) from loyalty.account";
+    let plan = rows(&caller, &format!("explain {query}")).await?.join("\n");
+    assert!(plan.contains("Gather"), "{plan}");
+    assert_eq!(rows(&caller, query).await?.concat(), expected);
+    Ok(())
+}
