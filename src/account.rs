@@ -3,9 +3,9 @@
 use crate::call::sql_function;
 use crate::clock;
 use crate::error::{Code, Fault, Result};
-use crate::fetch::no_such_program;
 use crate::guard::Operating;
 use crate::ledger;
+use crate::program;
 use crate::spi::{Param, Plan, Spi, text};
 use loyalty_core::member;
 use pgrx::pg_sys::{self, Datum};
@@ -65,7 +65,7 @@ sql_function! {
             let found = FIND
                 .run(&spi, &[Param::text(program.as_str()), Param::text(member_no.as_str())])
                 .first()
-                .ok_or_else(|| no_such_program(&program))?;
+                .ok_or_else(|| program::no_such(&program))?;
             if let Some(account_id) = found.i64(2) {
                 return Ok(account_id);
             }
@@ -101,7 +101,7 @@ sql_function! {
             let program_id = FIND
                 .run(&spi, &[Param::text(program.as_str()), Param::text("")])
                 .first()
-                .ok_or_else(|| no_such_program(&program))?
+                .ok_or_else(|| program::no_such(&program))?
                 .i32(1);
             let member_nos = Param::of(pg_sys::TEXTARRAYOID, Some(member_nos));
             let operating = Operating::begin();

@@ -5,9 +5,10 @@ use crate::call::{Answer, sql_function};
 use crate::clock;
 use crate::day;
 use crate::error::{Fault, Result};
-use crate::fetch::{self, Sight};
 use crate::ledger::{self, Needs, Request, Sweep, operate};
+use crate::program;
 use crate::receipt::Receipt;
+use crate::scan::Sight;
 use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::Day;
 use pgrx::pg_sys::Datum;
@@ -53,7 +54,7 @@ sql_function! {
             return Err(Fault::invalid("batch_size must be above zero")
                 .hint("Leave it out to book all that is due."));
         }
-        let (program_id, today) = fetch::program_today(&program)?;
+        let (program_id, today) = program::today(&program)?;
         let spi = Spi::connect();
         let as_of = past(call.i32(1).unwrap_or(today), today)?;
         let mut total = Booked::default();
@@ -79,7 +80,7 @@ sql_function! {
             return Err(Fault::invalid("row_limit must be above zero"));
         }
         let spi = Spi::connect();
-        let as_of = past(as_of, fetch::program(program_id)?.day_of(clock::now()))?;
+        let as_of = past(as_of, program::get(program_id)?.day_of(clock::now()))?;
         let (booked, next) = step(&spi, program_id, as_of, from, limit, i64::MAX)?;
         Ok(Answer::Row(vec![
             next.map(Datum::from),

@@ -8,14 +8,16 @@ use crate::announce::News;
 use crate::clock;
 use crate::day;
 use crate::error::{Code, Fault, Result};
-use crate::fetch::{self, ProgramRow, Reader, Sight, WalletRow};
+use crate::fetch::{Reader, WalletRow};
+use crate::program::{self, Program};
 use crate::receipt::{self, Receipt, enum_label};
+use crate::row::{classes_of, read_holds};
+use crate::scan::Sight;
 use crate::spi::{Param, Plan, Row, Spi};
 use crate::waiting;
 use crate::write::Writer;
 use loyalty_core::wallet::{
-    Class, Day, ENTRIES_PER_ACCOUNT, Entry, EntryNo, Hold, Instant, Lot, Movement, NEVER, Wallet,
-    operation_id,
+    Class, Day, ENTRIES_PER_ACCOUNT, Entry, EntryNo, Instant, Lot, NEVER, Wallet, operation_id,
 };
 use pgrx::pg_sys::{self, Datum};
 
@@ -76,13 +78,6 @@ static LOCK_MANY: Plan = Plan::new(
 );
 static LOCK: Plan =
     Plan::new(c"select from loyalty.wallet where account_id = $1 for no key update");
-static CLASSES: Plan =
-    Plan::new(c"select lot_class, inactivity_months from loyalty.lot_class where program_id = $1");
-static HOLDS: Plan = Plan::new(
-    c"select entry, hold_until, expires_on, held, lot_expires_on, lot_points, lot_class
-        from loyalty.entry where account_id = $1 and entry = any($2) order by entry",
-);
-
 /// Reads one account.
 pub fn load(spi: &Spi, account_id: i64, sight: Sight) -> Result<Account> {
     find(spi, &mut Reader::open(sight)?, account_id)?.ok_or_else(|| no_such_account(account_id))
@@ -92,7 +87,7 @@ fn find(spi: &Spi, reader: &mut Reader, account_id: i64) -> Result<Option<Accoun
     let Some(row) = reader.wallet(account_id)? else {
         return Ok(None);
     };
-    let program = fetch::program(row.program_id)?;
+    let program = program::get(row.program_id)?;
     Ok(Some(read_account(spi, account_id, row, &program)))
 }
 
@@ -107,7 +102,7 @@ pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> 
     .map(|row| {
         let (account_id, wallet) =
             read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
-        let program = fetch::program(wallet.program_id)?;
+        let program = program::get(wallet.program_id)?;
         Ok(read_account(spi, account_id, wallet, &program))
     })
     .collect()
@@ -139,7 +134,7 @@ pub fn no_such_account(account_id: i64) -> Fault {
         .hint("loyalty.open_account(program, member_no) gives a member's account.")
 }
 
-fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &ProgramRow) -> Account {
+fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &Program) -> Account {
     let now = clock::now();
     let program_id = row.program_id;
     // SAFETY: a value of the enum type.
@@ -186,78 +181,6 @@ fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &ProgramRow
         refund_grace_days: program.refund_grace_days,
         announces_grants: program.announces_grants,
     }
-}
-
-/// What the lots of these classes share.
-pub fn classes_of(spi: &Spi, program_id: i32, ids: &[i16]) -> Vec<Class> {
-    let known: Vec<(i16, Option<i16>)> = if ids.iter().all(|id| *id == 0) {
-        Vec::new()
-    } else {
-        CLASSES
-            .run(spi, &[Param::i32(program_id)])
-            .iter()
-            .filter_map(|row| Some((row.i16(1)?, row.i16(2))))
-            .collect()
-    };
-    ids.iter()
-        .map(|id| Class {
-            id: *id,
-            inactivity_months: known
-                .iter()
-                .find(|(known, _)| known == id)
-                .and_then(|(_, months)| months.map(|months| months.unsigned_abs())),
-        })
-        .collect()
-}
-
-fn read_holds(spi: &Spi, account_id: i64, program_id: i32, entries: &[EntryNo]) -> Vec<Hold> {
-    HOLDS
-        .run(spi, &[Param::i64(account_id), Param::i32s(Some(entries))])
-        .iter()
-        .filter_map(|row| {
-            Some(Hold {
-                entry: row.i32(1)?,
-                until: row.i64(2)?,
-                pins: read_movements(spi, program_id, row, 3, row.i64(4)?),
-            })
-        })
-        .collect()
-}
-
-/// The lots of a journal row, from columns `expires_on`, (any), `lot_expires_on`, `lot_points`,
-/// `lot_class`, the first of which is `column`. A lone lot of class 0 stands in `expires_on`,
-/// with all of the entry's points.
-pub fn read_movements(
-    spi: &Spi,
-    program_id: i32,
-    row: Row,
-    column: i32,
-    points: i64,
-) -> Vec<Movement> {
-    if let Some(expires_on) = row.i32(column) {
-        return vec![Movement {
-            expires_on,
-            class: Class::default(),
-            points,
-        }];
-    }
-    let (Some(days), Some(parts)) = (row.i32s(column + 2), row.i64s(column + 3)) else {
-        return Vec::new();
-    };
-    let classes = row
-        .i16s(column + 4)
-        .map(|ids| classes_of(spi, program_id, &ids));
-    days.into_iter()
-        .zip(parts)
-        .enumerate()
-        .map(|(index, (expires_on, points))| Movement {
-            expires_on,
-            class: classes
-                .as_ref()
-                .map_or(Class::default(), |classes| classes[index]),
-            points,
-        })
-        .collect()
 }
 
 /// Accounts read before the first of them is written: what a bulk call brings by habit.

@@ -19,13 +19,16 @@ mod ledger;
 mod member;
 mod notice;
 mod operation;
+mod program;
 mod reading;
 mod receipt;
 mod request;
 mod row;
 mod rule;
+mod scan;
 mod secret;
 mod spi;
+mod table;
 mod template;
 mod waiting;
 mod write;
@@ -258,5 +261,5 @@ extension_sql_file!(
 pub extern "C-unwind" fn _PG_init() {
     clock::init();
     secret::init();
-    fetch::init();
+    program::init();
 }

@@ -3,7 +3,7 @@
 use crate::call::{Call, sql_function};
 use crate::day;
 use crate::error::{Code, Fault, Result};
-use crate::fetch;
+use crate::program;
 use crate::spi::{Param, Plan, Spi, text};
 use chrono::NaiveDate;
 use loyalty_core::decode::{self, Unreadable};
@@ -193,7 +193,7 @@ fn check_size(file: Datum) -> Result<()> {
 }
 
 fn find_program(code: &str) -> Result<(i32, NaiveDate)> {
-    let (program_id, today) = fetch::program_today(code)?;
+    let (program_id, today) = program::today(code)?;
     Ok((program_id, day::date(today)?))
 }
 

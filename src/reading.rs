@@ -3,9 +3,12 @@
 use crate::call::{Answer, sql_function};
 use crate::clock;
 use crate::error::Result;
-use crate::fetch::{self, Sight};
-use crate::ledger::{self, Account, never, read_movements};
+use crate::fetch;
+use crate::ledger::{self, Account, never};
 use crate::operation::positive;
+use crate::program;
+use crate::row::read_movements;
+use crate::scan::Sight;
 use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Day, Hold, Instant, Kind, Wallet};
 use pgrx::pg_sys::Datum;
@@ -54,7 +57,7 @@ fn current(account_id: i64, now: Instant) -> Result<Balance> {
         let account = ledger::load(&Spi::as_owner(), account_id, Sight::Statement)?;
         return Ok(of_wallet(&account.wallet, account.today, now));
     }
-    let today = fetch::program(row.program_id)?.day_of(now);
+    let today = program::get(row.program_id)?.day_of(now);
     let live = || {
         row.lot_expires_on
             .iter()
@@ -131,7 +134,7 @@ fn historic(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
 }
 
 fn day_of(account: &Account, instant: Instant) -> Result<Day> {
-    Ok(fetch::program(account.program_id)?.day_of(instant))
+    Ok(program::get(account.program_id)?.day_of(instant))
 }
 
 sql_function! {

@@ -2,8 +2,9 @@
 
 use crate::call::{Answer, Call, IntoAnswer, element_shape, form_row, row_array};
 use crate::error::{Code, Fault, Result};
-use crate::ledger::{Account, never, read_movements};
+use crate::ledger::{Account, never};
 use crate::request;
+use crate::row::read_movements;
 use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Day, EntryNo, Instant, Kind, operation_id};
 use pgrx::pg_sys::{self, Datum, Oid};

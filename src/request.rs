@@ -4,7 +4,9 @@
 use crate::call::sql_function;
 use crate::clock;
 use crate::error::Result;
-use crate::fetch::{self, Sight};
+use crate::fetch;
+use crate::program;
+use crate::scan::Sight;
 use crate::spi::{Plan, Spi};
 use pgrx::pg_sys;
 use serde_json::{Map, Value};
@@ -87,7 +89,7 @@ pub fn session_user() -> String {
 }
 
 fn program_id() -> Result<Option<i32>> {
-    claims().str("program").map_or(Ok(None), fetch::program_id)
+    claims().str("program").map_or(Ok(None), program::id)
 }
 
 fn may_operate(role: &str) -> bool {
@@ -191,7 +193,7 @@ fn is_usual() -> Result<bool> {
     let claims = claims();
     let is_ours = claims.0.get("iss").is_none_or(|issuer| issuer == "loyalty");
     // one never seen in this session is looked up on the longer way
-    let program_id = claims.str("program").and_then(fetch::known_program_id);
+    let program_id = claims.str("program").and_then(program::known_id);
     let (Some(account_id), Some(program_id)) = (claims.id("account_id"), program_id) else {
         return Ok(false);
     };
@@ -208,7 +210,7 @@ fn is_open(program_id: i32) -> Result<bool> {
     let Some((from, until)) = fetch::closed_hours(program_id)? else {
         return Ok(true);
     };
-    let shown = fetch::program(program_id)?.time_of_day(clock::now());
+    let shown = program::get(program_id)?.time_of_day(clock::now());
     let is_closed = match from < until {
         true => (from..until).contains(&shown),
         false => shown >= from || shown < until,

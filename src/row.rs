@@ -1,11 +1,12 @@
-//! A wallet and its entries as the columns of their tables.
+//! A wallet and its entries as the columns of their tables, and back.
 
 use crate::ledger::{Account, Posted};
 use crate::receipt;
 use crate::spi::{
-    array_of_days, array_of_i16, array_of_i32, array_of_i64, array_of_instants, text,
+    Param, Plan, Row, Spi, array_of_days, array_of_i16, array_of_i32, array_of_i64,
+    array_of_instants, text,
 };
-use loyalty_core::wallet::{Day, Entry, EntryNo, Instant, Kind, Movement};
+use loyalty_core::wallet::{Class, Day, Entry, EntryNo, Hold, Instant, Kind, Movement};
 use pgrx::pg_sys::{Datum, Oid};
 
 /// Columns of the tables, as sql/ledger.sql declares them.
@@ -147,4 +148,83 @@ impl<'a> LotColumns<'a> {
 fn classes(ids: impl Iterator<Item = i16>) -> Option<Vec<i16>> {
     let ids: Vec<i16> = ids.collect();
     ids.iter().any(|id| *id != 0).then_some(ids)
+}
+
+static CLASSES: Plan =
+    Plan::new(c"select lot_class, inactivity_months from loyalty.lot_class where program_id = $1");
+static HOLDS: Plan = Plan::new(
+    c"select entry, hold_until, expires_on, held, lot_expires_on, lot_points, lot_class
+        from loyalty.entry where account_id = $1 and entry = any($2) order by entry",
+);
+
+/// What the lots of these classes share.
+pub fn classes_of(spi: &Spi, program_id: i32, ids: &[i16]) -> Vec<Class> {
+    let known: Vec<(i16, Option<i16>)> = if ids.iter().all(|id| *id == 0) {
+        Vec::new()
+    } else {
+        CLASSES
+            .run(spi, &[Param::i32(program_id)])
+            .iter()
+            .filter_map(|row| Some((row.i16(1)?, row.i16(2))))
+            .collect()
+    };
+    ids.iter()
+        .map(|id| Class {
+            id: *id,
+            inactivity_months: known
+                .iter()
+                .find(|(known, _)| known == id)
+                .and_then(|(_, months)| months.map(|months| months.unsigned_abs())),
+        })
+        .collect()
+}
+
+pub fn read_holds(spi: &Spi, account_id: i64, program_id: i32, entries: &[EntryNo]) -> Vec<Hold> {
+    HOLDS
+        .run(spi, &[Param::i64(account_id), Param::i32s(Some(entries))])
+        .iter()
+        .filter_map(|row| {
+            Some(Hold {
+                entry: row.i32(1)?,
+                until: row.i64(2)?,
+                pins: read_movements(spi, program_id, row, 3, row.i64(4)?),
+            })
+        })
+        .collect()
+}
+
+/// The lots of a journal row, from columns `expires_on`, (any), `lot_expires_on`, `lot_points`,
+/// `lot_class`, the first of which is `column`. A lone lot of class 0 stands in `expires_on`,
+/// with all of the entry's points.
+pub fn read_movements(
+    spi: &Spi,
+    program_id: i32,
+    row: Row,
+    column: i32,
+    points: i64,
+) -> Vec<Movement> {
+    if let Some(expires_on) = row.i32(column) {
+        return vec![Movement {
+            expires_on,
+            class: Class::default(),
+            points,
+        }];
+    }
+    let (Some(days), Some(parts)) = (row.i32s(column + 2), row.i64s(column + 3)) else {
+        return Vec::new();
+    };
+    let classes = row
+        .i16s(column + 4)
+        .map(|ids| classes_of(spi, program_id, &ids));
+    days.into_iter()
+        .zip(parts)
+        .enumerate()
+        .map(|(index, (expires_on, points))| Movement {
+            expires_on,
+            class: classes
+                .as_ref()
+                .map_or(Class::default(), |classes| classes[index]),
+            points,
+        })
+        .collect()
 }

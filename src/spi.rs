@@ -1,7 +1,7 @@
 //! SPI with as little as possible between us and the executor: plans prepared once per
 //! backend and kept, values passed as PostgreSQL stores them.
 
-use crate::fetch;
+use crate::scan;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
@@ -163,7 +163,7 @@ impl Drop for Spi {
 
 /// As PostgreSQL does for a function that is SECURITY DEFINER and has a SET clause.
 fn become_owner() -> Before {
-    let owner = fetch::owner().unwrap_or_else(|fault| fault.raise());
+    let owner = scan::owner().unwrap_or_else(|fault| fault.raise());
     // SAFETY: both last until the drop of the connection, or until an error's abort.
     unsafe {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
