@@ -12,7 +12,7 @@ create function loyalty.claim_account_id() returns bigint
 comment on function loyalty.claim_account_id is 'The account of the member that the token is for.';
 
 create function loyalty.claim_program_id() returns integer
-    language c stable parallel safe
+    language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_claim_program_id';
 comment on function loyalty.claim_program_id is 'The program that the token is for.';
 
@@ -357,7 +357,7 @@ comment on function loyalty.api_arguments is
 -- Readings for the views. The ledger's own see every account, so HTTP roles may not call
 -- them; these look at who asks first: the same rule as the policies on loyalty.account.
 create function loyalty.api_may_read(account_id bigint) returns boolean
-    language c stable parallel safe
+    language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_api_may_read';
 comment on function loyalty.api_may_read is 'Whether the account is one that the asking role may see.';
 

@@ -1318,8 +1318,6 @@ $$;
 alter function loyalty.grant(bigint, bigint, text, date, date, text, text, loyalty.expiry_policy) security invoker reset all;
 alter function loyalty.spend_fifo(bigint, bigint, text, text) security invoker reset all;
 alter function loyalty.balance(bigint, timestamptz) security invoker reset all;
-alter function loyalty.claim_program_id() security invoker reset all;
-alter function loyalty.api_may_read(bigint) security invoker reset all;
 
 -- What these look up is the same whatever the caller's path.
 alter function loyalty.rule_periods(integer, text, date, date) set search_path = pg_catalog, pg_temp;
