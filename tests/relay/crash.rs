@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use loyalty_dev::mail::{Act, Step};
+use nix::sys::signal::Signal;
 
 use crate::world::{
     PATIENCE, Setup, World, assert_each_got_one, assert_none_lost, catcher, eventually, member,
@@ -117,12 +118,12 @@ async fn a_frozen_relay_does_not_send_what_is_no_longer_its() -> Result<()> {
         Ok(world.notice(&member(1)).await?.is_leased)
     })
     .await?;
-    frozen.signal("-STOP")?;
+    frozen.signal(Signal::SIGSTOP)?;
     let quick = catcher().await?;
     let _other = world.relay_to(&quick)?.arg("--poll", "1").start()?;
     quick.wait_for(1, PATIENCE).await?;
     world.wait_for("sent", 1).await?;
-    frozen.signal("-CONT")?;
+    frozen.signal(Signal::SIGCONT)?;
     assert!(frozen.stop().await?.success());
     assert_eq!(slow.caught().len(), 0);
     assert_eq!(world.notice(&member(1)).await?.state, "sent");

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use loyalty_dev::mail::{Catcher, Caught, Options};
 use loyalty_dev::testkit::{TestDb, TestServer};
 use mail_parser::MessageParser;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
@@ -242,18 +244,15 @@ impl Relay {
         Ok(())
     }
 
-    pub fn signal(&self, signal: &str) -> Result<()> {
-        let pid = self.child.id().context("the relay has ended")?.to_string();
-        let sent = std::process::Command::new("kill")
-            .args([signal, &pid])
-            .status()?;
-        anyhow::ensure!(sent.success(), "kill {signal} failed");
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.child.id().context("the relay has ended")?;
+        kill(Pid::from_raw(pid.try_into()?), signal)?;
         Ok(())
     }
 
     /// SIGTERM, and how it ends.
     pub async fn stop(mut self) -> Result<ExitStatus> {
-        self.signal("-TERM")?;
+        self.signal(Signal::SIGTERM)?;
         timeout(PATIENCE, self.child.wait())
             .await
             .context("the relay does not stop")?

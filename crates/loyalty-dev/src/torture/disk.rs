@@ -3,7 +3,9 @@
 //! A file system of its own, so small that it is soon full, is mounted where no other process
 //! sees it: in a namespace, which an ordinary user may make too.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -154,7 +156,8 @@ struct Room {
 const MARK: &str = "#room";
 
 impl Room {
-    /// In a user namespace; root may do with a mount namespace where these are switched off.
+    /// In a user namespace; root may do with a mount namespace where these are switched off, and in
+    /// a chroot that is no mount of its own with one whose mounts are as private as they were.
     fn open(owner: &Owner) -> Result<Self> {
         let (uid, gid) = match User::from_name("postgres")? {
             Some(user) if geteuid().is_root() => (user.uid, user.gid),
@@ -164,6 +167,14 @@ impl Room {
         user_space.args(["--user", "--map-root-user", "--mount", "/bin/sh"]);
         let mut mount_space = plain_command("/usr/bin/unshare");
         mount_space.args(["--mount", "/bin/sh"]);
+        let mut chroot_space = plain_command("/usr/bin/unshare");
+        chroot_space.args(["--mount", "--propagation", "unchanged", "/bin/sh"]);
+        let as_owner = vec![
+            "/usr/bin/setpriv".to_owned(),
+            format!("--reuid={uid}"),
+            format!("--regid={gid}"),
+            "--clear-groups".to_owned(),
+        ];
         let tries = [
             (
                 user_space,
@@ -174,15 +185,8 @@ impl Room {
                     format!("--map-group={gid}"),
                 ],
             ),
-            (
-                mount_space,
-                vec![
-                    "/usr/bin/setpriv".to_owned(),
-                    format!("--reuid={uid}"),
-                    format!("--regid={gid}"),
-                    "--clear-groups".to_owned(),
-                ],
-            ),
+            (mount_space, as_owner.clone()),
+            (chroot_space, as_owner),
         ];
         let mut said = String::new();
         for (shell, as_owner) in tries {
@@ -212,7 +216,15 @@ impl Room {
             answers: BufReader::new(answers),
             as_owner,
         };
-        room.run("mount -t tmpfs -o size=64k tmpfs /mnt && umount /mnt")?;
+        let device = || fs::metadata("/mnt").map(|mnt| mnt.dev());
+        let before = device()?;
+        room.run("mount -t tmpfs -o size=64k tmpfs /mnt")?;
+        let during = device()?;
+        room.run("umount /mnt")?;
+        ensure!(
+            before == during,
+            "mounts of a namespace are everybody's here"
+        );
         Ok(room)
     }
 
