@@ -314,6 +314,12 @@ declare
     retrying loyalty.run;
     points_paid bigint;
 begin
+    -- ledger jobs of a program go one at a time, and this is one: the tick's lock, and first
+    perform
+       from loyalty.run r
+       join loyalty.schedule s on s.program_id = r.program_id and s.job = 'expire'
+      where r.run_id = retry_failures.run_id
+        for update of s;
     select r.* into retrying from loyalty.run r where r.run_id = retry_failures.run_id for update;
     if not found then
         perform loyalty.raise('LY002', 'no such run', format('%s given.', retry_failures.run_id),

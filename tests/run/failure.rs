@@ -124,6 +124,26 @@ async fn a_full_wallet_is_listed_and_stops_nobody() -> Result<()> {
     Ok(())
 }
 
+/// Ledger jobs of a program go one at a time: what is tried again is one of them.
+#[tokio::test]
+async fn a_retry_waits_for_the_tick() -> Result<()> {
+    let (db, client) = world("turn").await?;
+    tick_at(&client, PAY_DAY, 20).await?;
+    let ticking = db.connect().await?;
+    set_clock(&ticking, "2025-01-16 09:00+09").await?;
+    ticking.batch_execute("begin").await?;
+    let step = "select s.outcome from loyalty.tick_step(20, null) s";
+    ensure!(texts(&ticking, step).await? == ["more"]);
+    let retry = "set lock_timeout = '100ms';
+                 select loyalty.retry_failures(r.run_id) from loyalty.run r where r.job = 'rule:anniversary'";
+    let state = sqlstate(&client.batch_execute(retry).await);
+    ensure!(state == "55P03", "{state}");
+    ticking.batch_execute("commit").await?;
+    client.batch_execute(retry).await?;
+    tick_at(&client, "2025-01-16 09:00+09", 1000).await?;
+    sound(&client).await
+}
+
 /// An error that nobody thought of, at one member: found in the chunk, listed, passed over.
 #[tokio::test]
 async fn an_error_at_one_member_is_found() -> Result<()> {
