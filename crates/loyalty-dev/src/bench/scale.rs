@@ -130,8 +130,13 @@ impl Scale {
         };
         let mut client = client;
         if self.wants(Part::Calls) {
+            calls::make_bare(&client, members).await?;
             self.warm(scratch, &client).await?;
+            client
+                .batch_execute("select pg_prewarm('bare_pkey'), pg_prewarm('bare')")
+                .await?;
             calls.measure(self.seconds, &mut figures).await?;
+            client.batch_execute("drop table bare").await?;
         }
         if self.wants(Part::Plans) {
             reads::look(&client, &platform, &mut figures).await?;

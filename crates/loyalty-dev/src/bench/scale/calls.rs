@@ -1,4 +1,6 @@
-//! Single calls on accounts chosen at random: how long each takes, by one client and by several.
+//! Single calls on accounts chosen at random: how long each takes, by one client and by several;
+//! and bare statements on a plain table with a row for each, which tell what of the growth is
+//! PostgreSQL's and the machine's.
 
 use std::time::{Duration, Instant};
 
@@ -35,9 +37,15 @@ pub enum Call {
     Statement,
     /// An administrator looks for a member by number, over the API.
     Find,
+    /// One row of the plain table, changed.
+    BareUpdate,
+    /// One row of the plain table, read.
+    BareSelect,
+    /// Rows of the plain table that lie as far apart as an account's entries.
+    BareScattered,
 }
 
-pub const ALL: [Call; 7] = [
+const LEDGER: [Call; 7] = [
     Call::Spend,
     Call::Grant,
     Call::Balance,
@@ -46,6 +54,11 @@ pub const ALL: [Call; 7] = [
     Call::Statement,
     Call::Find,
 ];
+
+const BARE: [Call; 3] = [Call::BareUpdate, Call::BareSelect, Call::BareScattered];
+
+/// Rows of a [`Call::BareScattered`]: entries that an account has on average.
+const SCATTERED: usize = 14;
 
 impl Call {
     fn name(self) -> &'static str {
@@ -57,6 +70,9 @@ impl Call {
             Self::Page => "member: GET /balance",
             Self::Statement => "member: 50 newest of /statement",
             Self::Find => "admin: GET /balance?member_no=",
+            Self::BareUpdate => "update of a row by its key",
+            Self::BareSelect => "select of a row by its key",
+            Self::BareScattered => "select of 14 rows by their keys",
         }
     }
 
@@ -74,6 +90,11 @@ impl Call {
             Self::Find => {
                 plans::request("select * from loyalty_api.balance where member_no = $1::text")
             }
+            Self::BareUpdate => {
+                "update bare set balance = balance + 1 where id = $1 returning balance".to_owned()
+            }
+            Self::BareSelect => "select balance from bare where id = $1".to_owned(),
+            Self::BareScattered => "select * from bare where id = any($1)".to_owned(),
         }
     }
 }
@@ -88,9 +109,13 @@ pub struct Calls {
 impl Calls {
     /// Each call by one client and by several, after a second that is not counted.
     pub async fn measure(&self, seconds: u32, figures: &mut Figures) -> Result<()> {
-        let steps = ALL.len() * CLIENTS.len();
+        let steps = (LEDGER.len() + BARE.len()) * CLIENTS.len();
         let progress = Progress::phase("single calls", steps as u64)?;
-        for call in ALL {
+        let ledger = LEDGER.map(|call| (Group::Calls, call));
+        for (group, call) in ledger
+            .into_iter()
+            .chain(BARE.map(|call| (Group::Bare, call)))
+        {
             for clients in CLIENTS {
                 progress.now(&format!("{call:?}, clients: {clients}"));
                 let times = self
@@ -98,7 +123,7 @@ impl Calls {
                     .await?;
                 let plural = if clients == 1 { "" } else { "s" };
                 figures.call(
-                    Group::Calls,
+                    group,
                     &format!("{}, {clients} client{plural}", call.name()),
                     &times,
                 );
@@ -129,8 +154,8 @@ impl Calls {
 
     /// Each call by one client whose session is warm, and nothing else is.
     pub async fn cold(&self, figures: &mut Figures) -> Result<()> {
-        let progress = Progress::phase("calls from a cold start", ALL.len() as u64)?;
-        for call in ALL {
+        let progress = Progress::phase("calls from a cold start", LEDGER.len() as u64)?;
+        for call in LEDGER {
             let session = Session::open(self, call).await?;
             let mut times = Vec::new();
             // The first of a session plans, and reads the catalog.
@@ -196,11 +221,14 @@ impl<'a> Session<'a> {
 
     async fn by_sql(&self, account_id: i64) -> Result<Option<f64>> {
         let key = format!("{:032x}", fastrand::u128(..));
-        let writes = matches!(self.call, Call::Spend | Call::Grant);
-        let values: &[&(dyn ToSql + Sync)] = if writes {
-            &[&account_id, &key]
-        } else {
-            &[&account_id]
+        let mut scattered = Vec::new();
+        let values: &[&(dyn ToSql + Sync)] = match self.call {
+            Call::Spend | Call::Grant => &[&account_id, &key],
+            Call::BareScattered => {
+                scattered.resize_with(SCATTERED, || self.calls.platform.any_account() as i64 + 1);
+                &[&scattered]
+            }
+            _ => &[&account_id],
         };
         let start = Instant::now();
         let outcome = self.client.query(&self.statement, values).await;
@@ -246,6 +274,20 @@ impl<'a> Session<'a> {
         }
         Ok(took)
     }
+}
+
+/// The plain table, with the room in its pages that the wallet's have.
+pub async fn make_bare(client: &Client, rows: usize) -> Result<()> {
+    for statement in [
+        "create table bare (id bigint primary key, balance bigint not null, \
+         filler char(84) not null default '') with (fillfactor = 75)",
+        &format!("insert into bare (id, balance) select id, 0 from generate_series(1, {rows}) id"),
+        "vacuum analyze bare",
+        "checkpoint",
+    ] {
+        client.batch_execute(statement).await?;
+    }
+    Ok(())
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -12,7 +12,9 @@ const MOST_GROWTH: f64 = 1.5;
 pub enum Group {
     /// Milliseconds of single calls: they should not notice how many members there are.
     Calls,
-    /// The same with nothing in memory.
+    /// Milliseconds of bare statements, to hold those against.
+    Bare,
+    /// The calls with nothing in memory.
     Cold,
     /// Microseconds an item of what goes through all of it.
     Bulk,
@@ -22,8 +24,13 @@ pub enum Group {
     Disk,
 }
 
-const GROUPS: [(Group, &str, bool); 5] = [
+const GROUPS: [(Group, &str, bool); 6] = [
     (Group::Calls, "single call: median (p99), ms", true),
+    (
+        Group::Bare,
+        "bare statement, to compare: median (p99), ms",
+        false,
+    ),
     (Group::Cold, "from a cold start: median (p99), ms", false),
     (Group::Bulk, "over all of it: time, and of each item", true),
     (Group::Memory, "memory of the server process, MiB", false),
