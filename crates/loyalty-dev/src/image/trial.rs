@@ -66,8 +66,9 @@ pub fn run(context: &Context, buildah: &Buildah) -> Result<()> {
         Some(POSTGRES.into()),
     )?;
     let outcome = trial.run();
-    fs::remove_dir_all(&trial.dir)?;
-    outcome
+    let removed = fs::remove_dir_all(&trial.dir);
+    // what went wrong first is the one to hear of
+    outcome.and(removed.context("the trial's files cannot be removed"))
 }
 
 impl Trial<'_> {
@@ -167,7 +168,8 @@ impl Trial<'_> {
     }
 
     fn stop_database(&self, database: Running) -> Result<()> {
-        let file = fs::read_to_string(self.dir.join("data/postmaster.pid"))?;
+        let file = fs::read_to_string(self.dir.join("data/postmaster.pid"))
+            .with_context(|| format!("the database is gone:\n{}", log_tail(&database.log, 8)))?;
         let pid = file.lines().next().context("no process")?.parse()?;
         kill(Pid::from_raw(pid), Signal::SIGINT)?;
         database.ended().context("the database does not stop well")
