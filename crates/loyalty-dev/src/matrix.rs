@@ -63,6 +63,13 @@ impl MatrixArgs {
         self.only.is_empty() || self.only.contains(&major)
     }
 
+    /// Whether `pg_upgrade` is among what is asked for.
+    fn wants_upgrade(&self) -> bool {
+        let (old, new) = UPGRADE;
+        let chosen = self.files.is_empty() || self.files.iter().any(|file| file == UPGRADE_TESTS);
+        self.wants(old) && self.wants(new) && self.names.is_empty() && chosen
+    }
+
     /// Arguments of `./dev test`.
     fn selection(&self) -> Vec<String> {
         let mut arguments = self.names.clone();
@@ -136,8 +143,8 @@ pub fn matrix(context: &Context, args: &MatrixArgs) -> Result<()> {
     for major in SUPPORTED.into_iter().filter(|major| args.wants(*major)) {
         rows.push(matrix.row(major.to_string(), |row| matrix.major(major, row)));
     }
-    let (old, new) = UPGRADE;
-    if args.wants(old) && args.wants(new) && args.selection().is_empty() {
+    if args.wants_upgrade() {
+        let (old, new) = UPGRADE;
         rows.push(matrix.row(format!("{old} to {new}"), |row| matrix.upgrade(row)));
     }
     println!("{}", table(&rows));
