@@ -77,7 +77,7 @@ select n.notice_id, n.account_id, a.member_no, n.kind, n.occasion, n.channel,
 comment on view loyalty_api.notice is
 $$Notices
 
-What a member was told, or is about to be. A member sees their own; administrators those of their program: filter with ?account_id=eq.… . Latest first: ?order=queued_at.desc .$$;
+What a member was told, or is about to be. A member sees their own; administrators those of their program: filter with ?account_id=eq.… . Latest first: ?order=notice_id.desc, which an index has; by queued_at all of them are sorted.$$;
 comment on column loyalty_api.notice.notice_id is 'Number of the notice.';
 comment on column loyalty_api.notice.account_id is 'Number of the account.';
 comment on column loyalty_api.notice.member_no is 'The member''s number in the program.';

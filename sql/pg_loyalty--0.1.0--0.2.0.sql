@@ -1329,3 +1329,9 @@ alter function loyalty.balance(bigint, timestamptz) security invoker reset all;
 alter function loyalty.rule_periods(integer, text, date, date) set search_path = pg_catalog, pg_temp;
 alter function loyalty.rule_reach(integer, text, date) set search_path = pg_catalog, pg_temp;
 alter function loyalty.rule_pay_day(integer, text, date) set search_path = pg_catalog, pg_temp;
+
+-- Latest first goes by the number.
+comment on view loyalty_api.notice is
+$$Notices
+
+What a member was told, or is about to be. A member sees their own; administrators those of their program: filter with ?account_id=eq.… . Latest first: ?order=notice_id.desc, which an index has; by queued_at all of them are sorted.$$;
