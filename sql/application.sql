@@ -276,7 +276,7 @@ begin
     perform loyalty.release_login(person.identity_id);
     if person.login_id <> application.login_id then
         -- who did not apply has to hear of it
-        perform loyalty.send_notice(by_mail.program_id, by_mail.account_id, 'password_changed',
+        perform loyalty.send_notice(by_mail.program_id, by_mail.account_id, 'login_changed',
             gen_random_uuid()::text, person.login_id);
     end if;
     perform loyalty.audit('accept_login', by_mail.program_id, by_mail.identity_id, by_mail.account_id,

@@ -63,6 +63,7 @@ as $$
 #variable_conflict use_column
 declare
     sent loyalty.challenge := loyalty.challenge_of_token(confirm_login_change.token, '{login_change}');
+    person loyalty.identity;
 begin
     perform loyalty.check_service_hours(sent.program_id);
     if sent.address is null then
@@ -70,13 +71,17 @@ begin
             'Ask for a new one.');
     end if;
     perform loyalty.use_challenge(sent.challenge_id);
+    select i.* into person
+      from loyalty.identity i
+     where i.identity_id = sent.identity_id and i.state = 'active'
+       for update;
+    if not found then
+        perform loyalty.raise('LY010', 'the login is suspended', null, 'Ask your organisation.');
+    end if;
     begin
         update loyalty.identity i
            set login_id = sent.address, changed_at = loyalty.now()
-         where i.identity_id = sent.identity_id and i.state = 'active';
-        if not found then
-            perform loyalty.raise('LY010', 'the login is suspended', null, 'Ask your organisation.');
-        end if;
+         where i.identity_id = person.identity_id;
     exception when unique_violation then
         perform loyalty.raise('LY010', 'the login ID is taken by now', null, 'Choose another one.');
     end;
@@ -85,12 +90,22 @@ begin
        from loyalty.identity_link l
       where l.identity_id = sent.identity_id and l.account_id = sent.account_id
         and l.relation = 'self' and l.ended_at is null;
+    if person.login_id <> sent.address then
+        -- who did not ask for it has to hear of it, where they still read
+        perform loyalty.send_notice(sent.program_id, (loyalty.reach(person, sent.program_id)).account_id,
+            'login_changed', gen_random_uuid()::text, person.login_id);
+        -- links that went there open the login no more
+        update loyalty.challenge c
+           set used_at = loyalty.now()
+         where c.identity_id = person.identity_id and c.purpose in ('password_reset', 'unlock')
+           and c.address = person.login_id and c.used_at is null;
+    end if;
     perform loyalty.audit('confirm_login_change', sent.program_id, sent.identity_id, sent.account_id);
     return jsonb_build_object('login_id', sent.address);
 end
 $$;
 comment on function loyalty.confirm_login_change is
-    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. LY009 for a link that is no longer good.';
+    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good.';
 
 -- What is left of people who came and went.
 create function loyalty.purge_access(older_than interval default '30 days')

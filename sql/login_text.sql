@@ -263,7 +263,21 @@ $$Your password was changed on {{ today | date }}. If you did that, there is not
 $$,
 $$If it was not you, somebody else may have logged in. Please reset your password at once and contact us.
 $$,
-$${{ program.name }}: your password was changed. If it was not you, reset it at once and contact us.$$)
+$${{ program.name }}: your password was changed. If it was not you, reset it at once and contact us.$$),
+('login_changed', 'ja', 'member', 'none',
+$$【{{ program.name }}】ログインIDが変更されました$$,
+$${{ today | date }}({{ today | weekday }})に、ログインIDが変更されました。今後、このアドレスではログインできません。ご自身で変更された場合、お手続きは必要ありません。
+$$,
+$$お心当たりのない場合は、どなたかがログインした恐れがあります。すぐにお問い合わせください。
+$$,
+$$【{{ program.name }}】ログインIDが変更され、この番号ではログインできなくなりました。心当たりがなければ、すぐにお問い合わせください。$$),
+('login_changed', 'en', 'member', 'none',
+$${{ program.name }}: your login ID was changed$$,
+$$Your login ID was changed on {{ today | date }}, and you can no longer log in with this address. If you did that, there is nothing more to do.
+$$,
+$$If it was not you, somebody else may have logged in. Please contact us at once.
+$$,
+$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$)
 )
 insert into loyalty.notice_template (program_id, kind, language, subject, text_body, html_body, sms_body)
 select null, o.kind, o.language, o.subject,

@@ -1335,3 +1335,177 @@ comment on view loyalty_api.notice is
 $$Notices
 
 What a member was told, or is about to be. A member sees their own; administrators those of their program: filter with ?account_id=eq.… . Latest first: ?order=notice_id.desc, which an index has; by queued_at all of them are sorted.$$;
+
+-- The address that loses a login is told.
+alter table loyalty.notice
+    drop constraint notice_kind_is_known,
+    add constraint notice_kind_is_known
+        check (kind in ('points_received', 'balance', 'expiry', 'order_received',
+                        'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
+                        'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
+                        'password_changed', 'login_changed'));
+alter table loyalty.notice_template
+    drop constraint notice_template_kind_is_known,
+    add constraint notice_template_kind_is_known
+        check (kind in ('points_received', 'balance', 'expiry', 'order_received',
+                        'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
+                        'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
+                        'password_changed', 'login_changed'));
+insert into loyalty.notice_template (program_id, kind, language, subject, text_body, html_body, sms_body) values
+(null, 'login_changed', 'ja', '【{{ program.name }}】ログインIDが変更されました',
+$${% if member.name %}{{ member.name }} 様{% else %}{{ program.name }}からのお知らせです。{% endif %}
+
+
+{{ today | date }}({{ today | weekday }})に、ログインIDが変更されました。今後、このアドレスではログインできません。ご自身で変更された場合、お手続きは必要ありません。
+
+お心当たりのない場合は、どなたかがログインした恐れがあります。すぐにお問い合わせください。
+
+──────────────────────────────
+{{ program.name }}
+このメールは送信専用のアドレスからお送りしています。ご返信いただいてもお答えできませんので、ご了承ください。
+$$,
+$$<!DOCTYPE html>
+<html lang="ja">
+<head><meta charset="utf-8"><title>{{ program.name }}</title></head>
+<body style="margin:0;padding:24px;color:#222;font-family:sans-serif;line-height:1.7">
+<div style="max-width:560px;margin:0 auto">
+<p>{% if member.name %}{{ member.name }} 様{% else %}{{ program.name }}からのお知らせです。{% endif %}
+</p>
+<p>{{ today | date }}({{ today | weekday }})に、ログインIDが変更されました。今後、このアドレスではログインできません。ご自身で変更された場合、お手続きは必要ありません。</p>
+<p>お心当たりのない場合は、どなたかがログインした恐れがあります。すぐにお問い合わせください。</p>
+<hr style="border:0;border-top:1px solid #ccc">
+<p style="color:#666;font-size:12px">{{ program.name }}<br>
+このメールは送信専用のアドレスからお送りしています。ご返信いただいてもお答えできませんので、ご了承ください。</p>
+</div>
+</body>
+</html>
+$$,
+$$【{{ program.name }}】ログインIDが変更され、この番号ではログインできなくなりました。心当たりがなければ、すぐにお問い合わせください。$$),
+(null, 'login_changed', 'en', '{{ program.name }}: your login ID was changed',
+$${% if member.name %}Dear {{ member.name }},{% else %}Hello,{% endif %}
+
+
+Your login ID was changed on {{ today | date }}, and you can no longer log in with this address. If you did that, there is nothing more to do.
+
+If it was not you, somebody else may have logged in. Please contact us at once.
+
+--------------------------------------------------
+{{ program.name }}
+This address only sends mail; replies to it are not read.
+$$,
+$$<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{{ program.name }}</title></head>
+<body style="margin:0;padding:24px;color:#222;font-family:sans-serif;line-height:1.6">
+<div style="max-width:560px;margin:0 auto">
+<p>{% if member.name %}Dear {{ member.name }},{% else %}Hello,{% endif %}
+</p>
+<p>Your login ID was changed on {{ today | date }}, and you can no longer log in with this address. If you did that, there is nothing more to do.</p>
+<p>If it was not you, somebody else may have logged in. Please contact us at once.</p>
+<hr style="border:0;border-top:1px solid #ccc">
+<p style="color:#666;font-size:12px">{{ program.name }}<br>
+This address only sends mail; replies to it are not read.</p>
+</div>
+</body>
+</html>
+$$,
+$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$);
+
+create or replace function loyalty.confirm_login_change(token text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    sent loyalty.challenge := loyalty.challenge_of_token(confirm_login_change.token, '{login_change}');
+    person loyalty.identity;
+begin
+    perform loyalty.check_service_hours(sent.program_id);
+    if sent.address is null then
+        perform loyalty.raise('LY009', 'the link is no longer good', 'It was used, replaced by a newer one, or its time is over.',
+            'Ask for a new one.');
+    end if;
+    perform loyalty.use_challenge(sent.challenge_id);
+    select i.* into person
+      from loyalty.identity i
+     where i.identity_id = sent.identity_id and i.state = 'active'
+       for update;
+    if not found then
+        perform loyalty.raise('LY010', 'the login is suspended', null, 'Ask your organisation.');
+    end if;
+    begin
+        update loyalty.identity i
+           set login_id = sent.address, changed_at = loyalty.now()
+         where i.identity_id = person.identity_id;
+    exception when unique_violation then
+        perform loyalty.raise('LY010', 'the login ID is taken by now', null, 'Choose another one.');
+    end;
+    -- the record is the member's own: family has none
+    perform loyalty.fill_contact(l.account_id, sent.address)
+       from loyalty.identity_link l
+      where l.identity_id = sent.identity_id and l.account_id = sent.account_id
+        and l.relation = 'self' and l.ended_at is null;
+    if person.login_id <> sent.address then
+        -- who did not ask for it has to hear of it, where they still read
+        perform loyalty.send_notice(sent.program_id, (loyalty.reach(person, sent.program_id)).account_id,
+            'login_changed', gen_random_uuid()::text, person.login_id);
+        -- links that went there open the login no more
+        update loyalty.challenge c
+           set used_at = loyalty.now()
+         where c.identity_id = person.identity_id and c.purpose in ('password_reset', 'unlock')
+           and c.address = person.login_id and c.used_at is null;
+    end if;
+    perform loyalty.audit('confirm_login_change', sent.program_id, sent.identity_id, sent.account_id);
+    return jsonb_build_object('login_id', sent.address);
+end
+$$;
+comment on function loyalty.confirm_login_change is
+    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good.';
+
+create or replace function loyalty.accept_login(token text, password text, password_again text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    by_mail loyalty.challenge;
+    application loyalty.login_application;
+    person loyalty.identity;
+begin
+    perform loyalty.check_passwords(accept_login.password, accept_login.password_again);
+    by_mail := loyalty.challenge_of_token(accept_login.token, '{login_approved}');
+    if by_mail.identity_id is null then
+        return loyalty.refuse_link();
+    end if;
+    perform loyalty.check_service_hours(by_mail.program_id);
+    select a.* into application
+      from loyalty.login_application a
+     where a.application_id = (by_mail.details ->> 'application_id')::bigint and a.state = 'approved'
+       for update;
+    select i.* into person from loyalty.identity i where i.identity_id = by_mail.identity_id for update;
+    if application.application_id is null or person.state <> 'suspended' or not application.has_suspended then
+        return loyalty.refuse_link();
+    end if;
+    perform loyalty.check_new_password(loyalty.access_policy_of(by_mail.program_id), accept_login.password, application.login_id);
+    perform loyalty.use_challenge(by_mail.challenge_id);
+    perform loyalty.release_login(person.identity_id);
+    begin
+        update loyalty.identity i
+           set login_id = application.login_id, state = 'active', changed_at = loyalty.now()
+         where i.identity_id = person.identity_id;
+    exception when unique_violation then
+        return loyalty.refuse_link();
+    end;
+    update loyalty.login_application a
+       set state = 'done', decided_at = loyalty.now(), has_suspended = false
+     where a.application_id = application.application_id;
+    perform loyalty.replace_password(person.identity_id, by_mail.program_id, accept_login.password);
+    perform loyalty.release_login(person.identity_id);
+    if person.login_id <> application.login_id then
+        -- who did not apply has to hear of it
+        perform loyalty.send_notice(by_mail.program_id, by_mail.account_id, 'login_changed',
+            gen_random_uuid()::text, person.login_id);
+    end if;
+    perform loyalty.audit('accept_login', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
+        jsonb_build_object('application_id', application.application_id));
+    return jsonb_build_object('changed', true);
+end
+$$;

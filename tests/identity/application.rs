@@ -96,9 +96,17 @@ async fn a6_c13_a_forgotten_login_id_is_replaced_once_staff_approve() -> Result<
             .await?
             .refused(401, "LY009")?;
     }
-    // both addresses hear of it
-    for address in ["new@example.com", HANAKO] {
-        ensure!(world.mail_to(address).await?.link().is_err());
+    // both addresses hear of it; the old one, that it is no login ID any more
+    for (address, subject) in [
+        ("new@example.com", "パスワードが変更されました"),
+        (HANAKO, "ログインIDが変更されました"),
+    ] {
+        let mail = world.mail_to(address).await?;
+        ensure!(
+            mail.link().is_err() && mail.subject.ends_with(subject),
+            "{mail:?}"
+        );
+        ensure!(!mail.text.contains("new@example.com"), "{mail:?}");
     }
     let settled = world
         .decide(&admin, "refuse_application", &application)

@@ -7,6 +7,7 @@ use crate::answer::Answer;
 use crate::world::{Member, PASSWORD, Session, World};
 
 const EMAIL: &str = "zoe@example.com";
+const TOLD: &str = "loyalty.notice where kind = 'login_changed'";
 
 impl World {
     /// Zoe registers without an e-mail address.
@@ -72,6 +73,66 @@ async fn s8_a_member_number_logs_in_and_an_address_is_registered_later() -> Resu
         .confirm_change(&mail.token()?)
         .await?
         .refused(401, "LY009")?;
+    // no address lost the login: there is none to tell
+    assert_eq!(world.count(TOLD).await?, 0);
+    Ok(())
+}
+
+/// S8: a stolen session and password do not move a login unnoticed: the address that loses it is
+/// told, that it is lost and to whom to turn, and not what the new one is.
+#[tokio::test]
+async fn s8_the_address_that_loses_a_login_is_told() -> Result<()> {
+    const OLD: &str = "hanako@example.com";
+    const PHONE: &str = "+818012345678";
+    let world = World::start("change_told").await?;
+    let session = world.register(&world.hanako, OLD).await?;
+    let change = async |login_id: &str| {
+        let asked = world.request_change(&session.access, login_id, PASSWORD);
+        asked.await?.ok()?;
+        world.mail_to(login_id).await?.token()
+    };
+    let token = change(PHONE).await?;
+    // so far nothing happened
+    world.no_mail_to(OLD).await?;
+    world.confirm_change(&token).await?.ok()?;
+    let mail = world.mail_to(OLD).await?;
+    assert_eq!(
+        mail.subject,
+        "【コインプログラム】ログインIDが変更されました"
+    );
+    assert!(mail.link().is_err(), "{mail:?}");
+    for text in [&mail.text, &mail.html.unwrap_or_default()] {
+        for words in [
+            "2026年6月15日(月)に、ログインIDが変更されました",
+            "このアドレスではログインできません",
+            "お心当たりのない場合",
+            "お問い合わせください",
+            &world.hanako.name,
+        ] {
+            assert!(text.contains(words), "{words} is not in {text}");
+        }
+        assert!(!text.contains("12345678"), "{text}");
+    }
+    // the link again: not told again
+    world.confirm_change(&token).await?.refused(401, "LY009")?;
+    world.no_mail_to(OLD).await?;
+    // a phone, by short message
+    let token = change(EMAIL).await?;
+    world.confirm_change(&token).await?.ok()?;
+    let short = world.mail_to(PHONE).await?;
+    assert!(
+        short
+            .text
+            .contains("この番号ではログインできなくなりました")
+            && !short.text.contains(EMAIL),
+        "{short:?}"
+    );
+    // somebody else was quicker: it did not change
+    let token = change("late@example.com").await?;
+    world.enrol(&world.taro, Some("late@example.com")).await?;
+    world.confirm_change(&token).await?.refused(403, "LY010")?;
+    world.no_mail_to(EMAIL).await?;
+    assert_eq!(world.count(TOLD).await?, 2);
     Ok(())
 }
 
@@ -178,6 +239,36 @@ async fn the_password_is_asked_for_and_guesses_count() -> Result<()> {
     Ok(())
 }
 
+/// S8: a link to a new password that went to the old address is over with it.
+#[tokio::test]
+async fn s8_links_that_went_to_the_old_address_are_over() -> Result<()> {
+    const OLD: &str = "hanako@example.com";
+    let world = World::start("change_over").await?;
+    let session = world.register(&world.hanako, OLD).await?;
+    let reset = async |login_id: &str| {
+        let asked = json!({ "login_id": login_id, "program": "coin" });
+        let asked = world.rpc("", "request_password_reset", asked).await?.ok()?;
+        let token = world.mail_to(login_id).await?.token()?;
+        anyhow::Ok(json!({
+            "token": token, "screen_key": asked["screen_key"],
+            "password": "coin2027abc", "password_again": "coin2027abc",
+        }))
+    };
+    let before = reset(OLD).await?;
+    let asked = world.request_change(&session.access, EMAIL, PASSWORD);
+    asked.await?.ok()?;
+    let token = world.mail_to(EMAIL).await?.token()?;
+    world.confirm_change(&token).await?.ok()?;
+    world
+        .rpc("", "reset_password", before)
+        .await?
+        .refused(401, "LY009")?;
+    world.log_in(EMAIL, PASSWORD, "coin").await?.ok()?;
+    let after = reset(EMAIL).await?;
+    world.rpc("", "reset_password", after).await?.ok()?;
+    Ok(())
+}
+
 /// A session of somebody who is family of a member.
 async fn family_of(world: &World, member: &Member, login_id: &str) -> Result<Session> {
     let person = world.enrol(member, Some(login_id)).await?;
@@ -204,5 +295,9 @@ async fn a8_a_family_members_new_address_stays_out_of_the_members_record() -> Re
     let record = "select m.email from loyalty.member m join loyalty.account a using (account_id)
                    where a.member_no = 'H-1'";
     assert_eq!(world.one(record).await?, "()");
+    // nor has the mail to the old one the member's name
+    let told = world.mail_to("ken@example.com").await?;
+    assert!(told.subject.contains("ログインIDが変更"), "{told:?}");
+    assert!(!told.text.contains(&world.hanako.name), "{told:?}");
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use loyalty_tests::sqlstate;
 
 /// Each kind, and what of its challenge it carries.
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 11] = [
     ("verification_code", "code"),
     ("login_in_use", "code"),
     ("password_reset", "link"),
@@ -17,6 +17,7 @@ const KINDS: [(&str, &str); 10] = [
     ("family_invitation", "link"),
     ("staff_invitation", "link"),
     ("password_changed", ""),
+    ("login_changed", ""),
 ];
 
 const FAMILY: &str = r#"{"name": "山田 太郎", "relation": "child"}"#;
@@ -206,7 +207,7 @@ async fn who_is_no_member_is_written_to_as_well() -> Result<()> {
         for address in ["staff@example.com", "+819012345678"] {
             let about = format!("{kind} {address}");
             match kind {
-                "password_changed" => {
+                "password_changed" | "login_changed" => {
                     club.run(&format!(
                         "select loyalty.send_notice(loyalty.program_id('club'), null, '{kind}', '{about}', '{address}')"
                     ))
@@ -462,7 +463,7 @@ async fn examples_have_the_variables_that_login_notices_have() -> Result<()> {
     assert_eq!(
         club.number("select count(distinct kind) from loyalty.notice")
             .await?,
-        10
+        11
     );
     Ok(())
 }

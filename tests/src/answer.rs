@@ -59,9 +59,18 @@ pub async fn stored(client: &Client) -> Result<Stored> {
     Ok(stored)
 }
 
-/// The same with the columns and tables of an earlier one only: what a later version adds is
-/// left out.
+/// The table with the supplied texts in it.
+const TEXTS: &str = "loyalty.notice_template";
+
+/// The same with the columns, tables and kinds of supplied texts of an earlier one only: what a
+/// later version adds is left out.
 pub fn as_in(earlier: &Stored, stored: &Stored) -> Stored {
+    let texts = earlier.get(TEXTS).map(Vec::as_slice).unwrap_or_default();
+    let is_new_text = |name: &str, row: &Map<String, Value>| {
+        name == TEXTS
+            && row["program_id"].is_null()
+            && !texts.iter().any(|text| text["kind"] == row["kind"])
+    };
     let known = |name: &str, row: &Map<String, Value>| {
         let columns = earlier.get(name).and_then(|rows| rows.first());
         let is_known = |column: &str| columns.is_none_or(|known| known.contains_key(column));
@@ -76,7 +85,10 @@ pub fn as_in(earlier: &Stored, stored: &Stored) -> Stored {
         .map(|(name, rows)| {
             (
                 name.clone(),
-                rows.iter().map(|row| known(name, row)).collect(),
+                rows.iter()
+                    .filter(|row| !is_new_text(name, row))
+                    .map(|row| known(name, row))
+                    .collect(),
             )
         })
         .collect()
@@ -127,7 +139,8 @@ const QUESTIONS: &[&str] = &[
     "select s::text from loyalty.notice_setting s order by program_id, kind",
     "select f::text from loyalty.notice_sender f order by program_id",
     "select r::text from loyalty.notice_preference r order by account_id, kind",
-    "select t::text from loyalty.notice_template t order by program_id, kind, language",
+    // 0.1.0 supplies no text of this kind
+    "select t::text from loyalty.notice_template t where program_id is not null or kind <> 'login_changed' order by program_id, kind, language",
     "select (n.kind, n.period, n.due_at)::text from (select k.kind, o.* from loyalty.program p, (values ('balance'), ('expiry')) k (kind), loyalty.next_notice(p.program_id, k.kind, loyalty.now()) o) n order by 1",
     "select (b.channel, b.waiting, b.given_up)::text from loyalty.notice_backlog() b",
     "select a::text from loyalty.account a order by account_id",

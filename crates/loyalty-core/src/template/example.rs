@@ -21,6 +21,7 @@ pub enum Kind {
     FamilyInvitation,
     StaffInvitation,
     PasswordChanged,
+    LoginChanged,
 }
 
 /// What of a challenge a notice carries; never both, where one does.
@@ -34,7 +35,7 @@ const MEMBER_NO: &[&[&str]] = &[&["member", "member_no"]];
 const PREFERENCES: &[&[&str]] = &[&["preferences_url"]];
 
 impl Kind {
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::PointsReceived,
         Kind::Balance,
         Kind::Expiry,
@@ -49,6 +50,7 @@ impl Kind {
         Kind::FamilyInvitation,
         Kind::StaffInvitation,
         Kind::PasswordChanged,
+        Kind::LoginChanged,
     ];
 
     /// Its name in SQL.
@@ -69,6 +71,7 @@ impl Kind {
             Kind::FamilyInvitation => "family_invitation",
             Kind::StaffInvitation => "staff_invitation",
             Kind::PasswordChanged => "password_changed",
+            Kind::LoginChanged => "login_changed",
         }
     }
 
@@ -88,7 +91,7 @@ impl Kind {
     fn proof(self) -> Option<Proof> {
         match self {
             Kind::VerificationCode | Kind::LoginInUse => Some(Proof::Code),
-            Kind::PasswordChanged => None,
+            Kind::PasswordChanged | Kind::LoginChanged => None,
             kind if kind.is_about_login() => Some(Proof::Link),
             _ => None,
         }
