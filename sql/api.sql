@@ -348,7 +348,10 @@ begin
        and f.proname = function_name
      group by f.oid;
     perform loyalty.raise('22023', format('not the arguments of %s', function_name),
-        format('It takes %s; needed: %s.', taken, needed), 'Send a JSON object of these and no others.');
+        case when taken is null then 'It takes none.'
+             else format('It takes %s; needed: %s.', taken, coalesce(needed, 'none')) end,
+        case when taken is null then 'Send an empty JSON object.'
+             else 'Send a JSON object of these and no others.' end);
 end
 $$;
 comment on function loyalty.api_arguments is

@@ -1509,3 +1509,28 @@ begin
     return jsonb_build_object('changed', true);
 end
 $$;
+
+-- What takes no argument, or needs none, says so.
+create or replace function loyalty.api_arguments(function_name text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    needed text;
+    taken text;
+begin
+    select string_agg(a.name, ', ' order by a.place)
+               filter (where a.place <= f.pronargs - f.pronargdefaults),
+           string_agg(a.name, ', ' order by a.place)
+      into needed, taken
+      from pg_catalog.pg_proc f
+     cross join lateral unnest(f.proargnames[:f.pronargs]) with ordinality as a (name, place)
+     where f.pronamespace = 'loyalty_api'::regnamespace
+       and f.proname = function_name
+     group by f.oid;
+    perform loyalty.raise('22023', format('not the arguments of %s', function_name),
+        case when taken is null then 'It takes none.'
+             else format('It takes %s; needed: %s.', taken, coalesce(needed, 'none')) end,
+        case when taken is null then 'Send an empty JSON object.'
+             else 'Send a JSON object of these and no others.' end);
+end
+$$;

@@ -146,6 +146,21 @@ async fn arguments_missing_or_unknown() -> Result<()> {
             );
         }
     }
+    // what takes none, or needs none
+    let none = "It takes none.";
+    for (function, details) in [
+        ("log_out", none),
+        ("own_sessions", none),
+        (
+            "explain_notices",
+            "It takes account_id, only_kind; needed: none.",
+        ),
+    ] {
+        let colour = json!({"colour": "red"});
+        let answer = world.rpc(&admin, function, colour).await?;
+        let refused = answer.refused(400, "22023").context(function)?;
+        assert_eq!(refused["details"], details, "{function}");
+    }
     // a field too many spoils what would be a good call
     let item = json!([points_of(world.ann, 1)]);
     for (function, mut body) in [
