@@ -55,7 +55,7 @@ comment on column loyalty.family.invited_at is 'When the member invited.';
 comment on column loyalty.family.expires_at is 'Until when what is waited for can be done.';
 comment on column loyalty.family.approved_at is 'When the member approved, from the mail.';
 comment on column loyalty.family.registered_at is 'When the person registered.';
-comment on column loyalty.family.ended_at is 'When it was canceled, given up after too many wrong birth dates, or the person removed.';
+comment on column loyalty.family.ended_at is 'When it was canceled, given up after too many wrong birth dates, or the person removed or left.';
 comment on column loyalty.family.identity_id is 'The person''s login.';
 
 create table loyalty.family_spend (
@@ -85,7 +85,7 @@ create function loyalty.family_state(
                 when approved_at is not null then 'approved'
                 else 'invited' end;
 comment on function loyalty.family_state is
-    'Where an invitation is: invited (the member is to approve), approved (the person is to register), registered, removed, canceled or expired.';
+    'Where an invitation is: invited (the member is to approve), approved (the person is to register), registered, removed (also by leaving), canceled or expired.';
 
 create function loyalty.admits_family(policy loyalty.access_policy, relation text) returns boolean
     language sql immutable parallel safe
@@ -392,6 +392,46 @@ end
 $$;
 comment on function loyalty.remove_family is
     'Takes an invitation back, or removes who registered by it: their sessions end at once. Again, it answers the same and changes nothing. LY002.';
+
+create function loyalty.leave_family(identity_id bigint, account_id bigint) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.family;
+begin
+    -- whoever was removed and invited again has a row for each time
+    select f.* into held
+      from loyalty.family f
+     where f.identity_id = leave_family.identity_id and f.account_id = leave_family.account_id
+     order by f.family_id desc
+     limit 1
+       for update;
+    if not found then
+        perform loyalty.raise('LY002', 'no such family',
+            format('Person %s is no family of account %s.', coalesce(leave_family.identity_id::text, 'null'),
+                coalesce(leave_family.account_id::text, 'null')),
+            'Who is whose family is in loyalty.family.');
+    end if;
+    -- the sessions that it opened end with it
+    update loyalty.identity_link l
+       set ended_at = loyalty.now()
+     where l.identity_id = held.identity_id and l.account_id = held.account_id
+       and l.relation <> 'self' and l.ended_at is null;
+    if found then
+        update loyalty.family f
+           set ended_at = coalesce(f.ended_at, loyalty.now())
+         where f.family_id = held.family_id
+        returning f.* into held;
+        perform loyalty.audit('leave_family', held.program_id, held.identity_id, held.account_id,
+            jsonb_build_object('family_id', held.family_id));
+    end if;
+    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
+        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+end
+$$;
+comment on function loyalty.leave_family is
+    'One of the family gives up the access to a member''s points, also where the program lets no family in any more: their sessions for it end at once, and the invitation is removed. Again, it answers the same and changes nothing. LY002.';
 
 create function loyalty.family_account_id() returns bigint
     language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp

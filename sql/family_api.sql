@@ -43,12 +43,12 @@ comment on column loyalty_api.family.name is 'The person''s name, in the member'
 comment on column loyalty_api.family.birth_date is 'The birth date that the person must give to register.';
 comment on column loyalty_api.family.login_id is 'E-mail address or phone that the person logs in by, or was invited at.';
 comment on column loyalty_api.family.state is
-    'invited (the member is to approve by mail), approved (the person is to register), registered, removed, canceled or expired.';
+    'invited (the member is to approve by mail), approved (the person is to register), registered, removed (also who left by themselves), canceled or expired.';
 comment on column loyalty_api.family.invited_at is 'When the member invited.';
 comment on column loyalty_api.family.expires_at is 'Until when the next step can be done.';
 comment on column loyalty_api.family.approved_at is 'When the member approved.';
 comment on column loyalty_api.family.registered_at is 'When the person registered.';
-comment on column loyalty_api.family.ended_at is 'When it was canceled, or the person removed.';
+comment on column loyalty_api.family.ended_at is 'When it was canceled, or the person removed or left.';
 comment on column loyalty_api.family.spent_this_month is 'Points that the person spent this month, in the program''s time zone.';
 comment on column loyalty_api.family.spent is 'Points that the person spent in all.';
 
@@ -139,3 +139,29 @@ $$Remove family
 Takes an invitation back, or removes who registered by it, whose access ends at once. Answers with family_id, relation, name and state. Members only.
 
 - `family_id`: number of the invitation, as in /family.$$;
+
+create function loyalty_api.leave_family() returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if loyalty.api_role() <> 'loyalty_family' then
+        perform loyalty.api_refuse('Ask as one of: loyalty_family.');
+    end if;
+    -- not family_account_id: who may do nothing any more may leave
+    if not exists (
+           select from loyalty.identity_link l
+             join loyalty.identity i on i.identity_id = l.identity_id and i.state = 'active'
+            where l.identity_id = loyalty.claim_identity_id()
+              and l.account_id = loyalty.claim_account_id()
+              and l.program_id = loyalty.claim_program_id()
+              and l.relation <> 'self') then
+        perform loyalty.raise('LY010', 'not allowed', 'The token is for no family of a member.',
+            'Log in as family of the member whom you want to leave.');
+    end if;
+    return loyalty.leave_family(loyalty.claim_identity_id(), loyalty.claim_account_id());
+end
+$$;
+comment on function loyalty_api.leave_family() is
+$$Leave a family
+
+Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. Family only; one's other logins stay.$$;

@@ -1534,3 +1534,91 @@ begin
              else 'Send a JSON object of these and no others.' end);
 end
 $$;
+
+-- Who is family of a member leaves by themselves.
+create function loyalty.leave_family(identity_id bigint, account_id bigint) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.family;
+begin
+    -- whoever was removed and invited again has a row for each time
+    select f.* into held
+      from loyalty.family f
+     where f.identity_id = leave_family.identity_id and f.account_id = leave_family.account_id
+     order by f.family_id desc
+     limit 1
+       for update;
+    if not found then
+        perform loyalty.raise('LY002', 'no such family',
+            format('Person %s is no family of account %s.', coalesce(leave_family.identity_id::text, 'null'),
+                coalesce(leave_family.account_id::text, 'null')),
+            'Who is whose family is in loyalty.family.');
+    end if;
+    -- the sessions that it opened end with it
+    update loyalty.identity_link l
+       set ended_at = loyalty.now()
+     where l.identity_id = held.identity_id and l.account_id = held.account_id
+       and l.relation <> 'self' and l.ended_at is null;
+    if found then
+        update loyalty.family f
+           set ended_at = coalesce(f.ended_at, loyalty.now())
+         where f.family_id = held.family_id
+        returning f.* into held;
+        perform loyalty.audit('leave_family', held.program_id, held.identity_id, held.account_id,
+            jsonb_build_object('family_id', held.family_id));
+    end if;
+    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
+        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+end
+$$;
+comment on function loyalty.leave_family is
+    'One of the family gives up the access to a member''s points, also where the program lets no family in any more: their sessions for it end at once, and the invitation is removed. Again, it answers the same and changes nothing. LY002.';
+
+create function loyalty_api.leave_family() returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if loyalty.api_role() <> 'loyalty_family' then
+        perform loyalty.api_refuse('Ask as one of: loyalty_family.');
+    end if;
+    -- not family_account_id: who may do nothing any more may leave
+    if not exists (
+           select from loyalty.identity_link l
+             join loyalty.identity i on i.identity_id = l.identity_id and i.state = 'active'
+            where l.identity_id = loyalty.claim_identity_id()
+              and l.account_id = loyalty.claim_account_id()
+              and l.program_id = loyalty.claim_program_id()
+              and l.relation <> 'self') then
+        perform loyalty.raise('LY010', 'not allowed', 'The token is for no family of a member.',
+            'Log in as family of the member whom you want to leave.');
+    end if;
+    return loyalty.leave_family(loyalty.claim_identity_id(), loyalty.claim_account_id());
+end
+$$;
+comment on function loyalty_api.leave_family() is
+$$Leave a family
+
+Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. Family only; one's other logins stay.$$;
+create function loyalty_api.leave_family(json) returns void
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+    return loyalty.api_arguments('leave_family');
+comment on function loyalty_api.leave_family(json) is
+$$Leave a family
+
+Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. Family only; one's other logins stay.$$;
+revoke all on function
+    loyalty.leave_family(bigint, bigint),
+    loyalty_api.leave_family(),
+    loyalty_api.leave_family(json)
+    from public;
+grant execute on function loyalty.leave_family(bigint, bigint) to loyalty_operator;
+grant execute on function loyalty_api.leave_family(), loyalty_api.leave_family(json)
+    to loyalty_anon, loyalty_member, loyalty_family, loyalty_granter, loyalty_admin, loyalty_operator;
+comment on function loyalty.family_state is
+    'Where an invitation is: invited (the member is to approve), approved (the person is to register), registered, removed (also by leaving), canceled or expired.';
+comment on column loyalty.family.ended_at is 'When it was canceled, given up after too many wrong birth dates, or the person removed or left.';
+comment on column loyalty_api.family.state is
+    'invited (the member is to approve by mail), approved (the person is to register), registered, removed (also who left by themselves), canceled or expired.';
+comment on column loyalty_api.family.ended_at is 'When it was canceled, or the person removed or left.';

@@ -38,6 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// this statement would be of the test's own making.
 const FORGIVE: &str = "delete from loyalty.throttle where ctid = any (array(
     select t.ctid from loyalty.throttle t for update skip locked))";
+/// The family that left or was removed is back: else nothing of what it may would be asked any more.
+const COME_BACK: &str = "update loyalty.identity_link set ended_at = null where ctid = any (array(
+    select l.ctid from loyalty.identity_link l
+     where l.relation <> 'self' and l.ended_at is not null
+       for update skip locked))";
 const START: &str = "2026-06-15 12:00+09";
 
 /// Who asks, with the pages as they see them.
@@ -212,6 +217,7 @@ impl World {
             asked += 1;
             if asked % 100 == 0 {
                 self.sql.batch_execute(FORGIVE).await?;
+                self.sql.batch_execute(COME_BACK).await?;
             }
         }
         Ok(())
