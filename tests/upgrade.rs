@@ -11,7 +11,7 @@ use loyalty_dev::testkit::{TestDb, TestServer};
 use loyalty_dev::token::{Claims, Role};
 use loyalty_tests::answer::{answers, as_in, fill, go_on, same_rows, similar, stored};
 use loyalty_tests::catalog::{catalog, differences, differences_but_wording};
-use loyalty_tests::{RICH_LEDGER, points_cluster, rows};
+use loyalty_tests::{RICH_LEDGER, http, points_cluster, rows};
 use tokio_postgres::Client;
 
 const FIRST: &str = "create extension pg_loyalty version '0.1.0'";
@@ -563,7 +563,7 @@ async fn by_http(
             .program("p")
             .account_id(account),
     )?;
-    let http = reqwest::Client::new();
+    let http = http::client().build()?;
     while !over.load(Ordering::SeqCst) {
         let key = format!("http {number} {}", done.load(Ordering::SeqCst));
         let spend = http

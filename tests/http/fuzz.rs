@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
+use loyalty_tests::http;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -86,7 +87,7 @@ impl World {
         sql.batch_execute(include_str!("matrix.sql")).await?;
         sql.batch_execute(include_str!("fuzz/world.sql")).await?;
         let api = db.api().await?;
-        let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        let http = http::client().timeout(PATIENCE).build()?;
         let account = "select account_id from loyalty.account where member_no = 'ann'";
         let ann: i64 = sql.query_one(account, &[]).await?.get(0);
         let claims = |role: Role| anyhow::Ok(Claims::new(role, 86_400)?.program("coin"));

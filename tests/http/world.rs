@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
+use loyalty_tests::http;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ impl World {
         Ok(Self {
             api,
             sql,
-            http: reqwest::Client::new(),
+            http: http::client().build()?,
             ann: ids[0],
             bob: ids[1],
             zoe: ids[2],

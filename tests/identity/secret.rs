@@ -12,6 +12,7 @@ use loyalty_dev::mail::{Catcher, Options};
 use loyalty_dev::os::{Owner, run};
 use loyalty_dev::postgrest::{Postgrest, Settings};
 use loyalty_dev::testkit::{FreshCluster, TestServer, authenticator_uri};
+use loyalty_tests::http;
 use mail_parser::MessageParser;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -70,7 +71,6 @@ fn free_port() -> Result<u16> {
 
 impl World {
     async fn start() -> Result<Self> {
-        let _installed_before = rustls::crypto::ring::default_provider().install_default();
         let server = TestServer::get()?;
         let fresh = FreshCluster::start("secret", LOG_EVERYTHING)?;
         let admin = fresh.connect("postgres").await?;
@@ -129,7 +129,7 @@ impl World {
             .context("the relay cannot be started")?;
         let _ = owner;
         Ok(Self {
-            http: reqwest::Client::new(),
+            http: http::client().build()?,
             url,
             jwt_secret: server.jwt_secret.clone(),
             catcher,

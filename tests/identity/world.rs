@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
+use loyalty_tests::http;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -76,15 +77,13 @@ impl Session {
 
 impl World {
     pub async fn start(label: &str) -> Result<Self> {
-        // reqwest wants one, also where nothing is encrypted
-        let _installed_before = rustls::crypto::ring::default_provider().install_default();
         let db = TestDb::create(label).await?;
         set_database_clock(&db, START).await?;
         let sql = db.connect().await?;
         sql.batch_execute(include_str!("world.sql")).await?;
         Ok(Self {
             api: db.api().await?,
-            http: reqwest::Client::new(),
+            http: http::client().build()?,
             mailbox: Mailbox::open(&db).await?,
             hanako: member(&sql, "H-1").await?,
             taro: member(&sql, "T-1").await?,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use loyalty_dev::mail::{Catcher, Caught, Options};
 use loyalty_dev::testkit::{TestDb, TestServer};
+use loyalty_tests::http;
 use mail_parser::MessageParser;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -280,9 +281,7 @@ impl Relay {
 
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let url = format!("http://{}{path}", self.address().await?);
-        // reqwest wants one, also where nothing is encrypted.
-        let _installed_before = rustls::crypto::ring::default_provider().install_default();
-        let response = reqwest::get(url).await?;
+        let response = http::client().build()?.get(url).send().await?;
         Ok((response.status().as_u16(), response.text().await?))
     }
 

@@ -4,6 +4,7 @@ use crate::{ANNIVERSARY, Program};
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
+use loyalty_tests::http;
 use serde_json::{Value, json};
 
 struct Site {
@@ -30,7 +31,7 @@ impl Site {
             .await?;
         Ok(Site {
             api: program.db.api().await?,
-            http: reqwest::Client::new(),
+            http: http::client().build()?,
             account,
             program,
         })

@@ -4,6 +4,7 @@ use super::world::{program, tick_at};
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
+use loyalty_tests::http;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -70,7 +71,7 @@ async fn administrators_see_and_steer_their_program() -> Result<()> {
     .await?;
     let http = Http {
         api: db.api().await?,
-        client: reqwest::Client::new(),
+        client: http::client().build()?,
     };
     let token =
         |role| -> Result<String> { http.api.token(&Claims::new(role, 600)?.program("coin")) };
