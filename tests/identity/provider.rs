@@ -5,12 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use base64ct::{Base64UrlUnpadded, Encoding};
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use loyalty_dev::os::Owner;
 use loyalty_dev::testkit::TestServer;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 use rsa::pkcs1::EncodeRsaPrivateKey;
-use rsa::traits::PublicKeyParts;
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
@@ -19,31 +20,55 @@ use crate::world::World;
 const ISSUER: &str = "https://id.example.com";
 const AUDIENCE: &str = "coin-site";
 
+const KEY_ID: &str = "company";
+
 /// A company's identity provider, as far as tokens go.
 struct Provider {
+    algorithm: Algorithm,
     signing: EncodingKey,
-    public: Value,
 }
 
 impl Provider {
-    fn new() -> Result<Self> {
+    /// With a new RSA key.
+    fn rs256() -> Result<Self> {
         let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048)?;
-        let number =
-            |number: &rsa::BigUint| Base64UrlUnpadded::encode_string(&number.to_bytes_be());
         Ok(Self {
+            algorithm: Algorithm::RS256,
             signing: EncodingKey::from_rsa_der(key.to_pkcs1_der()?.as_bytes()),
-            public: json!({
-                "kty": "RSA", "use": "sig", "alg": "RS256", "kid": "company",
-                "n": number(key.n()), "e": number(key.e()),
-            }),
         })
     }
 
+    /// With a new key on the curve P-256.
+    fn es256() -> Result<Self> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        Ok(Self {
+            algorithm: Algorithm::ES256,
+            signing: EncodingKey::from_ec_der(&key.serialize_der()),
+        })
+    }
+
+    /// What it publishes for those who check its tokens.
+    fn public(&self) -> Result<Value> {
+        let mut key = Jwk::from_encoding_key(&self.signing, self.algorithm)?;
+        key.common.public_key_use = Some(PublicKeyUse::Signature);
+        key.common.key_id = Some(KEY_ID.to_owned());
+        Ok(serde_json::to_value(key)?)
+    }
+
     fn sign(&self, claims: &Value) -> Result<String> {
-        let mut header = Header::new(Algorithm::RS256);
-        header.kid = Some("company".to_owned());
+        let mut header = Header::new(self.algorithm);
+        header.kid = Some(KEY_ID.to_owned());
         Ok(jsonwebtoken::encode(&header, claims, &self.signing)?)
     }
+}
+
+/// The same token with another bit at that byte of its signature.
+fn tampered(token: &str, place: usize) -> Result<String> {
+    let (signed, signature) = token.rsplit_once('.').context("no signature")?;
+    let mut signature = Base64UrlUnpadded::decode_vec(signature)?;
+    *signature.get_mut(place).context("a shorter signature")? ^= 1;
+    let signature = Base64UrlUnpadded::encode_string(&signature);
+    Ok(format!("{signed}.{signature}"))
 }
 
 /// What a provider's token says of a person.
@@ -62,7 +87,7 @@ async fn start(label: &str, provider: &Provider) -> Result<World> {
     let own = std::fs::read_to_string(server.secret_dir.join("jwt.json"))?;
     let mut set: Value = serde_json::from_str(&own)?;
     let keys = set["keys"].as_array_mut().context("no keys")?;
-    keys.push(provider.public.clone());
+    keys.push(provider.public()?);
     let owner = Owner::current()?;
     let path = server.dir.join(format!("{}-jwt.json", world.db.name()));
     owner.private_file(&path, &set.to_string())?;
@@ -88,7 +113,7 @@ impl World {
 
 #[tokio::test]
 async fn p15_a_companys_login_opens_the_members_account() -> Result<()> {
-    let provider = Provider::new()?;
+    let provider = Provider::rs256()?;
     let world = start("sso", &provider).await?;
     world
         .enrol(&world.hanako, Some("hanako@example.com"))
@@ -136,7 +161,7 @@ async fn p15_a_companys_login_opens_the_members_account() -> Result<()> {
 /// A member who never registered here: only the provider opens the login.
 #[tokio::test]
 async fn p15_who_never_registered_needs_no_password() -> Result<()> {
-    let provider = Provider::new()?;
+    let provider = Provider::rs256()?;
     let world = start("sso_new", &provider).await?;
     world.link("staff-18", "T-1").await?.ok()?;
     let token = provider.sign(&id_token("staff-18")?)?;
@@ -163,10 +188,37 @@ async fn p15_who_never_registered_needs_no_password() -> Result<()> {
     Ok(())
 }
 
+/// The other algorithm: a key on a curve proves as much as an RSA key, and no more.
+#[tokio::test]
+async fn p15_a_provider_may_sign_with_es256() -> Result<()> {
+    let provider = Provider::es256()?;
+    let world = start("sso_es256", &provider).await?;
+    let claims = id_token("staff-17")?;
+    let token = provider.sign(&claims)?;
+    world.get(&token, "/balance").await?.refused(403, "LY010")?;
+    world.link("staff-17", "H-1").await?.ok()?;
+    let balance = world.get(&token, "/balance").await?.ok()?;
+    assert_eq!(balance[0]["account_id"], world.hanako.account_id);
+    world
+        .rpc(&token, "spend", json!({ "points": 10 }))
+        .await?
+        .ok()?;
+    // each of the signature's two numbers, 32 bytes long
+    for place in [0, 31, 32, 63] {
+        let answer = world.get(&tampered(&token, place)?, "/balance").await?;
+        assert_eq!(answer.status, 401, "byte {place}");
+    }
+    for stranger in [Provider::es256()?, Provider::rs256()?] {
+        let token = stranger.sign(&claims)?;
+        assert_eq!(world.get(&token, "/balance").await?.status, 401);
+    }
+    Ok(())
+}
+
 /// A provider vouches for who somebody is, and for nothing else.
 #[tokio::test]
 async fn p15_what_a_provider_says_of_rights_is_not_believed() -> Result<()> {
-    let provider = Provider::new()?;
+    let provider = Provider::rs256()?;
     let world = start("sso_rights", &provider).await?;
     world
         .enrol(&world.hanako, Some("hanako@example.com"))
@@ -244,7 +296,7 @@ async fn p15_what_a_provider_says_of_rights_is_not_believed() -> Result<()> {
 /// Tokens for somebody else, without an end, over, or signed by nobody known.
 #[tokio::test]
 async fn p15_tokens_that_prove_nothing_here() -> Result<()> {
-    let provider = Provider::new()?;
+    let provider = Provider::rs256()?;
     let world = start("sso_proof", &provider).await?;
     world.link("staff-17", "H-1").await?.ok()?;
     for (claim, value) in [
@@ -275,8 +327,10 @@ async fn p15_tokens_that_prove_nothing_here() -> Result<()> {
         world.get(&provider.sign(&over)?, "/balance").await?.status,
         401
     );
-    let stranger = Provider::new()?;
+    let stranger = Provider::rs256()?;
     let token = stranger.sign(&id_token("staff-17")?)?;
+    assert_eq!(world.get(&token, "/balance").await?.status, 401);
+    let token = tampered(&provider.sign(&id_token("staff-17")?)?, 0)?;
     assert_eq!(world.get(&token, "/balance").await?.status, 401);
     // the audience alone, as a text
     let mut plain = id_token("staff-17")?;
@@ -287,7 +341,7 @@ async fn p15_tokens_that_prove_nothing_here() -> Result<()> {
 
 #[tokio::test]
 async fn p15_providers_are_the_operators_and_links_the_administrators() -> Result<()> {
-    let provider = Provider::new()?;
+    let provider = Provider::rs256()?;
     let world = start("sso_admin", &provider).await?;
     let admin = world.admin("coin")?;
     let set = json!({ "program": "coin", "issuer": "https://other.example.com", "audience": "x" });
