@@ -206,11 +206,9 @@ fn met_or_missed(met: bool) -> String {
 /// Columns of equal width, the first `names` of them aligned to the left; a rule below the head.
 pub fn table(rows: &[Vec<String>], names: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths = widths(rows);
     let mut lines = aligned(rows, |column| column < names || column + 1 == columns);
-    if !lines.is_empty() {
-        let rule: usize = widths.iter().sum::<usize>() + 2 * (columns - 1);
-        lines.insert(1, "-".repeat(rule));
+    if let Some(width) = lines.iter().map(|line| line.chars().count()).max() {
+        lines.insert(1, "-".repeat(width));
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
@@ -289,7 +287,7 @@ fn replaced(page: &str, place: Place, output: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, Place, RATIOS, Report, Target, Unit, grouped, median, replaced};
+    use super::{Line, Place, RATIOS, Report, Target, Unit, grouped, median, replaced, table};
 
     fn report(target: Target) -> Report {
         let mut report = Report::new("surroundings\n".to_owned());
@@ -321,6 +319,15 @@ mod tests {
         assert!(text.contains("< 651 /s  met"), "{text}");
         let text = report(Target::Below(650.0)).text();
         assert!(text.contains("< 650 /s  missed"), "{text}");
+    }
+
+    #[test]
+    fn a_rule_as_wide_as_the_table_is_below_its_head() {
+        let rows = [["name", "each", "so"], ["a é", "1,000", "met"]];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        let shown = "name   each  so\n----------------\na é   1,000  met\n";
+        assert_eq!(table(&rows, 1), shown);
+        assert_eq!(table(&[], 1), "");
     }
 
     #[test]
