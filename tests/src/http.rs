@@ -8,3 +8,15 @@ pub fn client() -> ClientBuilder {
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     ClientBuilder::new().tls_certs_only([])
 }
+
+/// As a part of a URL.
+pub fn percent(text: &str) -> String {
+    text.bytes()
+        .map(
+            |byte| match byte.is_ascii_alphanumeric() || b"-_.~*".contains(&byte) {
+                true => char::from(byte).to_string(),
+                false => format!("%{byte:02X}"),
+            },
+        )
+        .collect()
+}

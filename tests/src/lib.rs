@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod catalog;
+pub mod hostile;
 pub mod http;
 
 use anyhow::{Context as _, Result, bail};

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use loyalty_tests::http::percent;
 use rand::Rng;
 use rand::rngs::StdRng;
 use reqwest::Method;
@@ -49,17 +50,6 @@ impl fmt::Display for Sent {
         }
         Ok(())
     }
-}
-
-fn percent(text: &str) -> String {
-    text.bytes()
-        .map(
-            |byte| match byte.is_ascii_alphanumeric() || b"-_.~*".contains(&byte) {
-                true => char::from(byte).to_string(),
-                false => format!("%{byte:02X}"),
-            },
-        )
-        .collect()
 }
 
 /// Bytes of a body that is no JSON. PostgREST 12.0.2 looks for a function whose arguments are

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use loyalty_tests::hostile;
 use rand::Rng;
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -14,6 +15,8 @@ const KEPT: usize = 24;
 /// call's `operation_id` becomes another's.
 pub struct Pool {
     known: HashMap<String, Vec<String>>,
+    /// Of any type where another is wanted.
+    hostile: Vec<String>,
 }
 
 const LIKELY: &[(&str, &[&str])] = &[
@@ -153,40 +156,25 @@ const LIKELY: &[(&str, &[&str])] = &[
     ("select", &["\"*\""]),
 ];
 
-/// Of any type where another is wanted.
+/// Beside [`hostile::values`]: numbers, days and the like at the ends of their types, and JSON that
+/// few parsers like.
 const HOSTILE: &[&str] = &[
-    "null",
-    "true",
     "0",
-    "-1",
     "-0.0",
     "9223372036854775807",
     "9223372036854775808",
     "-9223372036854775809",
     "2147483648",
-    "1e308",
     "1e400",
     "1e-400",
     "123456789012345678901234567890123456789012345678901234567890",
     "0.1",
-    "\"\"",
     "\" \"",
     "\"NaN\"",
     "\"Infinity\"",
-    "\"infinity\"",
     "\"-infinity\"",
-    "\"\\u0000\"",
-    "\"a\\u0000b@example.com\"",
     "\"\\ud800\"",
     "\"\\u202e\\ufeff\\udbff\\udfff\"",
-    "\"'; drop table loyalty.entry; --\"",
-    "\"\\\")) or 1=1; delete from loyalty.identity; --\"",
-    "\"$$; select pg_sleep(600); $$\"",
-    "\"%s%n%I%L\"",
-    "\"_%\\\\_\"",
-    "\" \\t\\r\\nSet-Cookie: a=b\\r\\n\\r\\n\"",
-    "\"{{ program.name }}{% for a in b %}\"",
-    "\"../../../../etc/passwd\"",
     "\"294277-01-01\"",
     "\"4714-11-23 BC\"",
     "\"2026-02-30\"",
@@ -200,9 +188,7 @@ const HOSTILE: &[&str] = &[
     "\"00000000000000000000000000000000.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"",
     "[]",
     "{}",
-    "[[\"'\"]]",
     "[null]",
-    "{\"a\": {\"b\": [\"; drop\"]}}",
     "{\"\": null, \"\": 1}",
     "[1, \"a\", {}, [[]]]",
 ];
@@ -210,7 +196,11 @@ const HOSTILE: &[&str] = &[
 impl Pool {
     /// The accounts and numbers that the database begins with.
     pub async fn of(sql: &Client) -> Result<Self> {
+        let hostile = hostile::values().into_iter().map(|value| value.to_string());
         let mut pool = Pool {
+            hostile: hostile
+                .chain(HOSTILE.iter().map(|&json| json.to_owned()))
+                .collect(),
             known: LIKELY
                 .iter()
                 .map(|(name, values)| {
@@ -315,7 +305,7 @@ impl Pool {
                 _ => of_type(random, format),
             },
             60..80 => of_type(random, format),
-            80..97 => hostile(random),
+            80..97 => self.hostile(random),
             // what belongs to another name
             _ => {
                 let all: Vec<&Vec<String>> =
@@ -323,6 +313,27 @@ impl Pool {
                 let place = random.random_range(0..all.len());
                 pick(random, all[place]).clone()
             }
+        }
+    }
+
+    fn hostile(&self, random: &mut impl Rng) -> String {
+        match random.random_range(0..40) {
+            0 => format!("\"{}\"", "あ'".repeat(30_000)),
+            1 => format!("\"{}\"", "9".repeat(70_000)),
+            2 => {
+                let depth = *pick(random, &[60, 1_000, 6_000]);
+                format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+            }
+            3 => {
+                let depth = *pick(random, &[60, 1_000]);
+                format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth))
+            }
+            4 => format!("[{}0]", "0,".repeat(20_000)),
+            5 => {
+                let unit = text(random);
+                Value::from(unit).to_string()
+            }
+            _ => pick(random, &self.hostile).clone(),
         }
     }
 }
@@ -422,25 +433,4 @@ fn text(random: &mut impl Rng) -> String {
         _ => (1..0x250).filter_map(char::from_u32).collect(),
     };
     (0..length).map(|_| *pick(random, &alphabet)).collect()
-}
-
-fn hostile(random: &mut impl Rng) -> String {
-    match random.random_range(0..40) {
-        0 => format!("\"{}\"", "あ'".repeat(30_000)),
-        1 => format!("\"{}\"", "9".repeat(70_000)),
-        2 => {
-            let depth = *pick(random, &[60, 1_000, 6_000]);
-            format!("{}{}", "[".repeat(depth), "]".repeat(depth))
-        }
-        3 => {
-            let depth = *pick(random, &[60, 1_000]);
-            format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth))
-        }
-        4 => format!("[{}0]", "0,".repeat(20_000)),
-        5 => {
-            let unit = text(random);
-            Value::from(unit).to_string()
-        }
-        _ => (*pick(random, HOSTILE)).to_owned(),
-    }
 }
