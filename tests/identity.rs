@@ -1,8 +1,6 @@
 //! People: how they register, log in, and get back in; through the real PostgREST and the
 //! mails of a real relay.
 
-#[path = "identity/answer.rs"]
-mod answer;
 #[path = "identity/mailbox.rs"]
 mod mailbox;
 #[path = "identity/people.rs"]

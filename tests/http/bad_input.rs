@@ -1,7 +1,8 @@
 //! Bad input, by HTTP and by SQL: refused with a code, and nothing is written.
 
-use crate::world::{Answer, World, points_of};
+use crate::world::{World, points_of};
 use anyhow::{Context, Result, bail};
+use loyalty_tests::http::Answer;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -386,8 +387,8 @@ async fn keys_and_texts_by_http() -> Result<()> {
     by_header.ok()?;
     let argument = json!({"points": 1, "idempotency_key": key});
     assert_eq!(
-        world.rpc(&token, "spend", argument).await?.body,
-        by_header.body
+        world.rpc(&token, "spend", argument).await?.text,
+        by_header.text
     );
     Ok(())
 }

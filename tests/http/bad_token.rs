@@ -1,9 +1,10 @@
 //! Tokens that are expired, unsigned, wrongly signed, tampered with, or of the wrong role,
 //! program or account.
 
-use crate::world::{Answer, World, points_of};
+use crate::world::{World, points_of};
 use anyhow::{Context, Result};
 use loyalty_dev::token::{self, Claims, Role};
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 
 /// base64url of `{"alg":"none","typ":"JWT"}`

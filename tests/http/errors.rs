@@ -1,7 +1,8 @@
 //! Status and body for each code of design §5 that can be met today.
 
-use crate::world::{Answer, World, points_of};
+use crate::world::{World, points_of};
 use anyhow::Result;
+use loyalty_tests::http::Answer;
 use reqwest::Method;
 use serde_json::json;
 

@@ -1,7 +1,8 @@
 //! Members over HTTP: who sees and writes whom, files in three content types, exports.
 
-use crate::world::{Answer, World};
+use crate::world::World;
 use anyhow::{Context as _, Result};
+use loyalty_tests::http::Answer;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
@@ -190,9 +191,9 @@ async fn a_file_is_loaded_as_json_text_or_bytes() -> Result<()> {
     let request = file(&world, &admin, "text/plain", ROSTER).header("Accept", "text/csv");
     let answer = Answer::of(request).await?;
     assert!(
-        answer.text().contains("problem,,3,new,first_service_on,"),
+        answer.text.contains("problem,,3,new,first_service_on,"),
         "{}",
-        answer.text()
+        answer.text
     );
 
     // bytes that are not what they are said to be: told where, and nothing written
@@ -271,7 +272,7 @@ async fn text_csv_is_posted_to_member_upload() -> Result<()> {
     let csv = "member_no,name,first_service_on\nann,\"Lee, Ann\",2024/6/20\ncid,Cid,\n";
     for _ in 0..2 {
         let answer = post(&admin, csv).await?;
-        assert_eq!((answer.status, answer.text().as_str()), (201, ""));
+        assert_eq!((answer.status, answer.text.as_str()), (201, ""));
         assert_eq!(records(&world).await?, 2);
     }
     let row = world.get(&admin, "/member?member_no=eq.ann").await?.row()?;
@@ -340,7 +341,7 @@ async fn csv_exports_hold_no_formula() -> Result<()> {
             .header("Accept", "text/csv");
         let answer = Answer::of(request).await?;
         assert_eq!(answer.status, 200, "{path}");
-        let text = answer.text();
+        let text = answer.text;
         assert!(text.lines().count() > 1, "{path}: {text}");
         for cell in text.lines().flat_map(|line| line.split(',')) {
             let cell = cell.trim_start_matches('"');

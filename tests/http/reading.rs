@@ -1,7 +1,8 @@
 //! GET /balance, /lot and /statement: rows by role, filters, order, pages, CSV (C16).
 
-use crate::world::{Answer, World};
+use crate::world::World;
 use anyhow::Result;
+use loyalty_tests::http::Answer;
 use reqwest::Method;
 use serde_json::json;
 
@@ -191,7 +192,7 @@ async fn statement_pages_by_range() -> Result<()> {
     );
     assert_eq!(uncounted.column("entry")?, [3, 4]);
     let beyond = page("10-19", "count=exact").await?;
-    assert_eq!(beyond.status, 416, "{}", beyond.text());
+    assert_eq!(beyond.status, 416, "{}", beyond.text);
     Ok(())
 }
 
@@ -212,7 +213,7 @@ async fn statement_as_csv() -> Result<()> {
     let expected = format!(
         "{columns}\n1,2026-06-01,grant,500,500,\"welcome, \"\"friend\"\"\"\n2,2026-06-02,spend,-100,400,coffee"
     );
-    assert_eq!(answer.text().trim_end(), expected);
+    assert_eq!(answer.text.trim_end(), expected);
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Idempotency (law 6): the key by header or argument, the stored answer for ever.
 
-use crate::world::{Answer, World, points_of};
+use crate::world::{World, points_of};
 use anyhow::{Result, bail};
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -20,8 +21,8 @@ async fn header_and_argument_are_the_same_key() -> Result<()> {
         .rpc_with_key(&token, "spend", "k-1", argument.clone())
         .await?;
     by_header.ok()?;
-    assert_eq!(by_header.body, by_argument.body);
-    assert_eq!(by_header.body, by_both.body);
+    assert_eq!(by_header.text, by_argument.text);
+    assert_eq!(by_header.text, by_both.text);
     let differing = world.rpc_with_key(&token, "spend", "k-2", argument).await?;
     differing.refused(400, "22023")?;
     assert_eq!(world.available(world.ann).await?, 990);
@@ -165,7 +166,7 @@ async fn repeat(world: &World, answers: &[(&str, String, Value, Answer)]) -> Res
         let again = world
             .rpc_with_key(token, function, function, arguments.clone())
             .await?;
-        assert_eq!(again.text(), first.text(), "{function}");
+        assert_eq!(again.text, first.text, "{function}");
         assert_eq!(again.status, 200);
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! C10: a program's HTTP API is closed for hours of its day, and tells when it opens.
 
-use crate::world::{Answer, World};
+use crate::world::World;
 use anyhow::{Result, ensure};
+use loyalty_tests::http::Answer;
 use reqwest::Method;
 use serde_json::json;
 
@@ -80,7 +81,7 @@ async fn the_site_is_closed_from_two_to_five() -> Result<()> {
                     answer.refused(503, "LY007")?;
                     assert_eq!(seconds_told(&answer)?, seconds);
                 }
-                None => assert_eq!(answer.status, 200, "{clock} {}", answer.text()),
+                None => assert_eq!(answer.status, 200, "{clock} {}", answer.text),
             }
         }
         // another program, an operator, the page about the API and SQL go on
@@ -169,7 +170,7 @@ async fn hours_follow_the_clocks_of_the_zone() -> Result<()> {
             }
             None => {
                 let answer = world.get(&token, "/balance").await?;
-                assert_eq!(answer.status, 200, "{from} {clock} {}", answer.text());
+                assert_eq!(answer.status, 200, "{from} {clock} {}", answer.text);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Two programs, three members, PostgREST in front, and the test clock over all of it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http;
-use reqwest::header::HeaderMap;
+use loyalty_tests::http::{self, Answer};
+use loyalty_tests::set_database_clock;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -114,14 +114,7 @@ impl World {
 
     /// A request still to be sent; an empty token sends none.
     pub fn request(&self, method: Method, token: &str, path: &str) -> RequestBuilder {
-        let request = self
-            .http
-            .request(method, format!("{}{path}", self.api.url()));
-        if token.is_empty() {
-            request
-        } else {
-            request.bearer_auth(token)
-        }
+        http::request(&self.http, &self.api, method, token, path)
     }
     pub async fn get(&self, token: &str, path: &str) -> Result<Answer> {
         Answer::of(self.request(Method::GET, token, path)).await
@@ -170,92 +163,6 @@ impl World {
             .query_one("select available from loyalty.balance($1)", &[&account_id])
             .await?;
         Ok(row.get(0))
-    }
-}
-
-async fn set_database_clock(db: &TestDb, instant: &str) -> Result<()> {
-    let client = db.connect().await?;
-    client
-        .batch_execute(&format!(
-            "alter database {} set loyalty.clock = '{instant}'",
-            db.name()
-        ))
-        .await?;
-    Ok(())
-}
-
-/// What came back.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
-}
-
-impl Answer {
-    pub async fn of(request: RequestBuilder) -> Result<Self> {
-        let response = request.send().await?;
-        Ok(Self {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            body: response.bytes().await?.to_vec(),
-        })
-    }
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-    pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    }
-
-    /// The body of a success.
-    pub fn ok(&self) -> Result<Value> {
-        ensure!(self.status == 200, "{} {}", self.status, self.text());
-        serde_json::from_slice(&self.body).with_context(|| self.text())
-    }
-    /// The only row of a success.
-    pub fn row(&self) -> Result<Value> {
-        let rows = self.ok()?;
-        let rows = rows.as_array().context("not an array")?;
-        ensure!(rows.len() == 1, "{rows:?}");
-        Ok(rows[0].clone())
-    }
-    /// The values of one field in each row of a success.
-    pub fn column(&self, name: &str) -> Result<Vec<Value>> {
-        let rows = self.ok()?;
-        let rows = rows.as_array().context("not an array")?;
-        Ok(rows.iter().map(|row| row[name].clone()).collect())
-    }
-
-    /// The body of an error, which has all four parts; `hint` may be null.
-    pub fn error(&self, status: u16, code: &str) -> Result<Value> {
-        let body: Value = serde_json::from_slice(&self.body).with_context(|| self.text())?;
-        ensure!(
-            self.status == status && body["code"] == code,
-            "expected {status} {code}, got {} {body}",
-            self.status
-        );
-        for part in ["code", "message", "details", "hint"] {
-            ensure!(body.get(part).is_some(), "no {part} in {body}");
-        }
-        ensure!(
-            body["message"]
-                .as_str()
-                .is_some_and(|text| !text.is_empty())
-        );
-        Ok(body)
-    }
-    /// The body of an error of ours: it tells the way out.
-    pub fn refused(&self, status: u16, code: &str) -> Result<Value> {
-        let body = self.error(status, code)?;
-        ensure!(
-            body["hint"].as_str().is_some_and(|hint| !hint.is_empty()),
-            "no hint in {body}"
-        );
-        Ok(body)
     }
 }
 

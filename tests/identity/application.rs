@@ -1,9 +1,9 @@
 //! Forgotten login IDs (A6, C13): the application, staff's answer, and the mail that follows.
 
 use anyhow::{Context, Result, ensure};
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
 use crate::recovery::NEW;
 use crate::world::{Member, PASSWORD, World};
 

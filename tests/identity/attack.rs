@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use loyalty_dev::token::{self, Claims, Role};
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
 use crate::world::{PASSWORD, Session, World};
 
 /// base64url of `{"alg":"none","typ":"JWT"}`

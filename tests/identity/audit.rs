@@ -1,10 +1,10 @@
 //! The audit: who did what, when and from where; only ever added to.
 
 use anyhow::{Context as _, Result};
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::answer::Answer;
 use crate::world::World;
 
 async fn state_of(client: &Client, statement: &str) -> Option<String> {

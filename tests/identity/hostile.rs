@@ -3,11 +3,10 @@
 
 use anyhow::{Result, ensure};
 use loyalty_tests::hostile;
-use loyalty_tests::http::percent;
+use loyalty_tests::http::{Answer, percent};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use crate::answer::Answer;
 use crate::attack::{HANAKO, TARO, ensure_same, logged_in, state};
 use crate::people::at_once;
 use crate::world::{PASSWORD, World};

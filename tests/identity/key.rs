@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use loyalty_dev::os::Owner;
 use loyalty_dev::testkit::{FreshCluster, TestServer};
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
-use crate::answer::Answer;
 use crate::world::{PASSWORD, Session, World};
 
 impl World {

@@ -1,10 +1,10 @@
 //! One login for several services (A1, A5), and registrations that meet each other.
 
 use anyhow::{Context, Result, ensure};
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::answer::Answer;
 use crate::world::{Member, PASSWORD, PATIENCE, Session, World};
 
 const EMAIL: &str = "hanako@example.com";

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use loyalty_dev::testkit::TestServer;
+use loyalty_tests::http::Answer;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
 use crate::world::{PASSWORD, Session, World};
 
 const HANAKO: &str = "hanako@example.com";

@@ -1,9 +1,9 @@
 //! Login by member number, and another login ID later (S8).
 
 use anyhow::Result;
+use loyalty_tests::http::Answer;
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
 use crate::world::{Member, PASSWORD, Session, World};
 
 const EMAIL: &str = "zoe@example.com";

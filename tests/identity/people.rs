@@ -1,10 +1,10 @@
 //! Tokens of people, a program that has something for families, and calls at the same time.
 
 use anyhow::{Context as _, Result};
+use loyalty_tests::http::Answer;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
 use crate::world::{Member, World};
 
 /// Far in the future of the machine's clock.

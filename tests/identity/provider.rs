@@ -9,12 +9,12 @@ use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use loyalty_dev::os::Owner;
 use loyalty_dev::testkit::TestServer;
+use loyalty_tests::http::Answer;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 use rsa::pkcs1::EncodeRsaPrivateKey;
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
 use crate::world::World;
 
 const ISSUER: &str = "https://id.example.com";

@@ -1,9 +1,9 @@
 //! Forgotten passwords (A6, C12), with the mails as people get them.
 
 use anyhow::{Context, Result, ensure};
+use loyalty_tests::http::Answer;
 use serde_json::json;
 
-use crate::answer::Answer;
 use crate::world::{PASSWORD, World};
 
 const HANAKO: &str = "hanako@example.com";

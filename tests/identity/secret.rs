@@ -12,12 +12,11 @@ use loyalty_dev::mail::{Catcher, Options};
 use loyalty_dev::os::{Owner, run};
 use loyalty_dev::postgrest::{Postgrest, Settings};
 use loyalty_dev::testkit::{FreshCluster, TestServer, authenticator_uri};
-use loyalty_tests::http;
+use loyalty_tests::http::{self, Answer};
 use mail_parser::MessageParser;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::answer::Answer;
 use crate::world::{PATIENCE, START};
 
 const DATABASE: &str = "points";

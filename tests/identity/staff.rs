@@ -1,6 +1,7 @@
 //! Roles (P12): given, taken and recorded; granters and their budget; two administrators.
 
 use anyhow::{Context as _, Result};
+use loyalty_tests::http::Answer;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
@@ -34,12 +35,7 @@ fn grant(world: &World, token: &str, points: i64, key: &str) -> RequestBuilder {
     world.post(token, "grant").json(&arguments)
 }
 
-pub async fn granted(
-    world: &World,
-    token: &str,
-    points: i64,
-    key: &str,
-) -> Result<crate::answer::Answer> {
+pub async fn granted(world: &World, token: &str, points: i64, key: &str) -> Result<Answer> {
     let mut answers = at_once(vec![grant(world, token, points, key)]).await?;
     answers.pop().context("no answer")
 }

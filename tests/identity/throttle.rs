@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
+use loyalty_tests::http::Answer;
 use serde_json::json;
 
-use crate::answer::Answer;
 use crate::world::{PASSWORD, Session, World};
 
 const HANAKO: &str = "hanako@example.com";

@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http;
+use loyalty_tests::http::{self, Answer};
+use loyalty_tests::set_database_clock;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::answer::Answer;
 use crate::mailbox::{Mailbox, Message};
 
 /// For what has to happen, however slow the machine is just now.
@@ -137,14 +137,7 @@ impl World {
 
     /// A request still to be sent; an empty token sends none.
     pub fn request(&self, method: Method, token: &str, path: &str) -> RequestBuilder {
-        let request = self
-            .http
-            .request(method, format!("{}{path}", self.api.url()));
-        if token.is_empty() {
-            request
-        } else {
-            request.bearer_auth(token)
-        }
+        http::request(&self.http, &self.api, method, token, path)
     }
     pub async fn get(&self, token: &str, path: &str) -> Result<Answer> {
         Answer::of(self.request(Method::GET, token, path)).await
@@ -267,15 +260,4 @@ async fn member(sql: &Client, member_no: &str) -> Result<Member> {
         key_1: row.get(7),
         key_2: row.get(8),
     })
-}
-
-async fn set_database_clock(db: &TestDb, instant: &str) -> Result<()> {
-    let client = db.connect().await?;
-    client
-        .batch_execute(&format!(
-            "alter database {} set loyalty.clock = '{instant}'",
-            db.name()
-        ))
-        .await?;
-    Ok(())
 }

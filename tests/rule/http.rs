@@ -1,10 +1,12 @@
 //! Rules and events over HTTP: who may, what comes back, how errors look.
 
 use crate::{ANNIVERSARY, Program};
-use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::{Api, TestDb};
+use anyhow::{Context as _, Result};
+use loyalty_dev::testkit::Api;
 use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http;
+use loyalty_tests::http::{self, Answer};
+use loyalty_tests::set_database_clock;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 struct Site {
@@ -18,7 +20,7 @@ struct Site {
 impl Site {
     async fn open(name: &str) -> Result<Self> {
         let program = Program::open(name).await?;
-        set_clock(&program.db, "2024-05-01 10:00+09").await?;
+        set_database_clock(&program.db, "2024-05-01 10:00+09").await?;
         let account = program
             .member("m", "first_service_on", "2024-06-20")
             .await?;
@@ -48,36 +50,21 @@ impl Site {
         self.api.token(&claims.account_id(self.account))
     }
 
-    async fn call(&self, token: &str, function: &str, arguments: Value) -> Result<(u16, Value)> {
-        let url = format!("{}/rpc/{function}", self.api.url());
-        let mut request = self.http.post(url).json(&arguments);
-        if !token.is_empty() {
-            request = request.bearer_auth(token);
-        }
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let text = response.text().await?;
-        Ok((
-            status,
-            serde_json::from_str(&text).with_context(|| text.clone())?,
-        ))
+    async fn call(&self, token: &str, function: &str, arguments: Value) -> Result<Answer> {
+        let path = format!("/rpc/{function}");
+        let request = http::request(&self.http, &self.api, Method::POST, token, &path);
+        Answer::of(request.json(&arguments)).await
     }
 
     async fn get(&self, token: &str, path: &str) -> Result<(u16, Value)> {
-        let request = self.http.get(format!("{}{path}", self.api.url()));
-        let response = request.bearer_auth(token).send().await?;
-        let status = response.status().as_u16();
-        let text = response.text().await?;
-        Ok((
-            status,
-            serde_json::from_str(&text).with_context(|| text.clone())?,
-        ))
+        let request = http::request(&self.http, &self.api, Method::GET, token, path);
+        let answer = Answer::of(request).await?;
+        Ok((answer.status, answer.json()?))
     }
 
     async fn ok(&self, token: &str, function: &str, arguments: Value) -> Result<Value> {
-        let (status, body) = self.call(token, function, arguments).await?;
-        ensure!(status == 200, "{function}: {status} {body}");
-        Ok(body)
+        let answer = self.call(token, function, arguments).await?;
+        answer.ok().with_context(|| function.to_owned())
     }
 
     async fn refused(
@@ -88,21 +75,11 @@ impl Site {
         status: u16,
         code: &str,
     ) -> Result<Value> {
-        let (got, body) = self.call(token, function, arguments).await?;
-        ensure!(
-            got == status && body["code"] == code,
-            "{function}: {got} {body}"
-        );
-        Ok(body)
+        let answer = self.call(token, function, arguments).await?;
+        answer
+            .refused(status, code)
+            .with_context(|| function.to_owned())
     }
-}
-
-async fn set_clock(db: &TestDb, instant: &str) -> Result<()> {
-    let sql = format!(
-        "alter database {} set loyalty.clock = '{instant}'",
-        db.name()
-    );
-    Ok(db.connect().await?.batch_execute(&sql).await?)
 }
 
 fn anniversary() -> Value {

@@ -4,7 +4,7 @@ use super::world::{program, tick_at};
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http;
+use loyalty_tests::http::{self, Answer};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -21,20 +21,12 @@ impl Http {
         path: &str,
         body: Value,
     ) -> Result<(u16, Value)> {
-        let mut request = self
-            .client
-            .request(method.clone(), format!("{}{path}", self.api.url()))
-            .bearer_auth(token);
+        let mut request = http::request(&self.client, &self.api, method.clone(), token, path);
         if method == Method::POST {
             request = request.json(&body);
         }
-        let answer = request.send().await?;
-        let status = answer.status().as_u16();
-        let text = answer.text().await?;
-        Ok((
-            status,
-            serde_json::from_str(&text).with_context(|| text.clone())?,
-        ))
+        let answer = Answer::of(request).await?;
+        Ok((answer.status, answer.json()?))
     }
     async fn get(&self, token: &str, path: &str) -> Result<(u16, Value)> {
         self.ask(Method::GET, token, path, Value::Null).await

@@ -1,6 +1,10 @@
 //! HTTP to PostgREST and to the relay.
 
-use reqwest::ClientBuilder;
+use anyhow::{Context as _, Result, ensure};
+use loyalty_dev::testkit::Api;
+use reqwest::header::HeaderMap;
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder};
+use serde_json::Value;
 
 /// A client yet to be built.
 pub fn client() -> ClientBuilder {
@@ -19,4 +23,110 @@ pub fn percent(text: &str) -> String {
             },
         )
         .collect()
+}
+
+/// A request still to be sent; an empty token sends none.
+pub fn request(
+    client: &Client,
+    api: &Api,
+    method: Method,
+    token: &str,
+    path: &str,
+) -> RequestBuilder {
+    let request = client.request(method, format!("{}{path}", api.url()));
+    match token {
+        "" => request,
+        _ => request.bearer_auth(token),
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub async fn of(request: RequestBuilder) -> Result<Self> {
+        let response = request.send().await?;
+        Ok(Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            text: String::from_utf8(response.bytes().await?.to_vec())?,
+        })
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.text).with_context(|| format!("{} {}", self.status, self.text))
+    }
+
+    /// The body of a success; null where there is none.
+    pub fn ok(&self) -> Result<Value> {
+        match (self.status, self.text.as_str()) {
+            (201 | 204, "") => Ok(Value::Null),
+            (status, text) => {
+                ensure!(status == 200, "{status} {text}");
+                self.json()
+            }
+        }
+    }
+
+    /// The only row of a success.
+    pub fn row(&self) -> Result<Value> {
+        let rows = self.ok()?;
+        let rows = rows.as_array().context("not an array")?;
+        ensure!(rows.len() == 1, "{rows:?}");
+        Ok(rows[0].clone())
+    }
+
+    /// The values of one field in each row of a success.
+    pub fn column(&self, name: &str) -> Result<Vec<Value>> {
+        let rows = self.ok()?;
+        let rows = rows.as_array().context("not an array")?;
+        Ok(rows.iter().map(|row| row[name].clone()).collect())
+    }
+
+    /// The body of an error, which has all four parts; `hint` may be null.
+    pub fn error(&self, status: u16, code: &str) -> Result<Value> {
+        let body = self.json()?;
+        ensure!(
+            self.status == status && body["code"] == code,
+            "expected {status} {code}, got {} {body}",
+            self.status
+        );
+        for part in ["code", "message", "details", "hint"] {
+            ensure!(body.get(part).is_some(), "no {part} in {body}");
+        }
+        must_be_told(&body, "message")?;
+        Ok(body)
+    }
+
+    /// The body of an error of ours: it tells the way out.
+    pub fn refused(&self, status: u16, code: &str) -> Result<Value> {
+        let body = self.error(status, code)?;
+        must_be_told(&body, "hint")?;
+        Ok(body)
+    }
+
+    /// Too many attempts: LY008, with the seconds to wait in Retry-After.
+    pub fn throttled(&self) -> Result<u64> {
+        self.refused(429, "LY008")?;
+        let seconds = self.headers.get("retry-after").context("no Retry-After")?;
+        Ok(seconds.to_str()?.parse()?)
+    }
+}
+
+fn must_be_told(body: &Value, part: &str) -> Result<()> {
+    let is_told = body[part].as_str().is_some_and(|text| !text.is_empty());
+    ensure!(is_told, "no {part} in {body}");
+    Ok(())
 }

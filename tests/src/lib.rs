@@ -22,6 +22,15 @@ pub fn sqlstate<T>(answer: &Result<T, tokio_postgres::Error>) -> String {
     }
 }
 
+/// Sets the test clock for whoever connects to it from now on.
+pub async fn set_database_clock(db: &TestDb, instant: &str) -> Result<()> {
+    let clock = format!(
+        "alter database {} set loyalty.clock = '{instant}'",
+        db.name()
+    );
+    Ok(db.connect().await?.batch_execute(&clock).await?)
+}
+
 /// Settings of a cluster whose database `points` has pg_cron.
 pub const PG_CRON: &str = "shared_preload_libraries = 'pg_cron'
 cron.database_name = 'points'
