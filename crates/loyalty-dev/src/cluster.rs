@@ -240,13 +240,7 @@ impl Cluster {
 
     /// How a superuser connects to `database`.
     pub fn config(&self, database: &str) -> Config {
-        let mut config = Config::new();
-        config
-            .host_path(&self.socket_dir)
-            .port(self.port)
-            .user(SUPERUSER)
-            .dbname(database);
-        config
+        superuser_config(&self.socket_dir, self.port, database)
     }
 
     pub async fn connect(&self, database: &str) -> Result<Client> {
@@ -293,6 +287,17 @@ fn parent_and_state(pid: i32) -> Option<(i32, char)> {
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((fields.next()?.parse().ok()?, state))
+}
+
+/// How a superuser connects to a server's database.
+pub fn superuser_config(socket_dir: &Path, port: u16, database: &str) -> Config {
+    let mut config = Config::new();
+    config
+        .host_path(socket_dir)
+        .port(port)
+        .user(SUPERUSER)
+        .dbname(database);
+    config
 }
 
 /// Connects and drives the connection in the background.

@@ -24,7 +24,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use tokio_postgres::{Client, Config};
 
-use crate::cluster::{Cluster, SUPERUSER, connect};
+use crate::cluster::{Cluster, SUPERUSER, connect, superuser_config};
 use crate::context::{path_variable, variable};
 use crate::keys;
 use crate::os::{self, Owner, plain_command, run};
@@ -88,13 +88,7 @@ impl TestServer {
 
     /// How a superuser connects to `database`.
     pub fn config(&self, database: &str) -> Config {
-        let mut config = Config::new();
-        config
-            .host_path(&self.socket_dir)
-            .port(self.port)
-            .user(SUPERUSER)
-            .dbname(database);
-        config
+        superuser_config(&self.socket_dir, self.port, database)
     }
 
     /// One of PostgreSQL's programs, its connection set by the environment.
