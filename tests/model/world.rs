@@ -7,7 +7,7 @@ use crate::request::{literal, number};
 use crate::step::{Bulk, Clock, Step, Terms, World as Shape};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Days, Duration, Months, NaiveDate, Utc};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 const RECEIPT: &str = "select r.operation_id, r.account_id, r.kind::text as kind, r.points, r.balance, \
      r.available, r.occurred_at, \
@@ -188,14 +188,8 @@ impl World {
         let days: Vec<Option<NaiveDate>> = row.try_get("days")?;
         let points: Vec<i64> = row.try_get("lot_points")?;
         let receipt = Receipt {
-            operation_id: row.try_get("operation_id")?,
-            account_id: row.try_get("account_id")?,
-            kind: row.try_get("kind")?,
-            points: row.try_get("points")?,
-            balance: row.try_get("balance")?,
-            available: row.try_get("available")?,
-            at: row.try_get("occurred_at")?,
             lots: days.into_iter().zip(points).collect(),
+            ..receipt(&row)?
         };
         Ok(Ok((receipt, row.try_get("whole")?)))
     }
@@ -290,16 +284,7 @@ impl World {
             let code: Option<String> = row.try_get("error_code")?;
             let told = match code {
                 Some(code) => Err(code),
-                None => Ok(Receipt {
-                    operation_id: row.try_get("operation_id")?,
-                    account_id: row.try_get("account_id")?,
-                    kind: row.try_get("kind")?,
-                    points: row.try_get("points")?,
-                    balance: row.try_get("balance")?,
-                    available: row.try_get("available")?,
-                    at: row.try_get("occurred_at")?,
-                    lots: Vec::new(),
-                }),
+                None => Ok(receipt(row)?),
             };
             let expected = self.model.call(request).map_err(str::to_owned);
             let expected = expected.map(|receipt| Receipt {
@@ -372,4 +357,18 @@ impl World {
         };
         self.set_clock(next.max(now)).await
     }
+}
+
+/// What single calls and items of many have in common: all but the lots.
+fn receipt(row: &Row) -> Result<Receipt> {
+    Ok(Receipt {
+        operation_id: row.try_get("operation_id")?,
+        account_id: row.try_get("account_id")?,
+        kind: row.try_get("kind")?,
+        points: row.try_get("points")?,
+        balance: row.try_get("balance")?,
+        available: row.try_get("available")?,
+        at: row.try_get("occurred_at")?,
+        lots: Vec::new(),
+    })
 }
