@@ -178,10 +178,7 @@ async fn c13_what_does_not_match_suspends_nobody() -> Result<()> {
         ("member_no", "H-2"),
     ] {
         // as if each came from somebody else: how often one may ask is another test's
-        world
-            .sql
-            .batch_execute("delete from loyalty.throttle")
-            .await?;
+        world.forgive().await?;
         let mut form = form(&world.hanako, "evil@example.com");
         form[field] = json!(value);
         let made = world.rpc("", "apply_for_login", form).await?.ok()?;
@@ -214,10 +211,7 @@ async fn c13_what_does_not_match_suspends_nobody() -> Result<()> {
             break;
         }
     }
-    world
-        .sql
-        .batch_execute("delete from loyalty.throttle")
-        .await?;
+    world.forgive().await?;
     let matching = world.apply(&world.taro, "taro@example.com").await?.ok()?;
     shapes.push(
         matching
@@ -316,14 +310,8 @@ async fn c13_an_approval_is_good_for_fifteen_minutes() -> Result<()> {
 #[tokio::test]
 async fn c13_a_login_of_several_programs_is_the_operators() -> Result<()> {
     let world = World::start("application_several").await?;
-    let person = world.enrol(&world.hanako, Some(HANAKO)).await?;
-    let link = "insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
-                select $1, a.account_id, a.program_id, loyalty.now()
-                  from loyalty.account a where a.account_id = $2";
-    world
-        .sql
-        .execute(link, &[&person, &world.hanako_mile.account_id])
-        .await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    world.join(HANAKO, &world.hanako_mile).await?;
     let application = world.apply(&world.hanako, "new@example.com").await?.ok()?;
     let approve = "approve_application";
     world

@@ -180,15 +180,7 @@ async fn a_token_is_for_its_program() -> Result<()> {
     let session = logged_in(&world).await?;
     world.enrol(&world.taro, Some(TARO)).await?;
     // a person of both programs, and one of coin only
-    world
-        .sql
-        .execute(
-            "insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
-             select i.identity_id, $1, loyalty.program_id('mile'), loyalty.now()
-               from loyalty.identity i where i.login_id = $2",
-            &[&world.hanako_mile.account_id, &HANAKO],
-        )
-        .await?;
+    world.join(HANAKO, &world.hanako_mile).await?;
     let before = state(&world).await?;
     let (coin, mile) = (world.hanako.account_id, world.hanako_mile.account_id);
     for filter in [
@@ -369,10 +361,7 @@ async fn counters_are_not_rolled_back() -> Result<()> {
             "return=minimal, tx=rollback",
             "tx = rollback",
         ] {
-            world
-                .sql
-                .batch_execute("delete from loyalty.throttle")
-                .await?;
+            world.forgive().await?;
             let mut was_refused = false;
             let mut was_throttled = false;
             for _ in 0..7 {

@@ -124,14 +124,8 @@ async fn a7_a_wrong_login_is_told_from_one_that_is_not_active() -> Result<()> {
 #[tokio::test]
 async fn a1_one_login_opens_several_programs() -> Result<()> {
     let world = World::start("login_several").await?;
-    let person = world.enrol(&world.hanako, Some(HANAKO)).await?;
-    let link = "insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
-                select $1, a.account_id, a.program_id, loyalty.now()
-                  from loyalty.account a where a.account_id = $2";
-    world
-        .sql
-        .execute(link, &[&person, &world.hanako_mile.account_id])
-        .await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    world.join(HANAKO, &world.hanako_mile).await?;
     let no_program = json!({ "login_id": HANAKO, "password": PASSWORD });
     let which = world.rpc("", "log_in", no_program.clone()).await?;
     let which = which.refused(400, "22023")?;

@@ -281,14 +281,7 @@ async fn a_suspended_person_is_out_at_the_next_request() -> Result<()> {
              select loyalty.give_role('mile', '{HANAKO}', 'admin')"
         ))
         .await?;
-    let elsewhere =
-        "insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
-                     select l.identity_id, $1, p.program_id, loyalty.now()
-                       from loyalty.identity_link l, loyalty.program p where p.code = 'mile'";
-    world
-        .sql
-        .execute(elsewhere, &[&world.hanako_mile.account_id])
-        .await?;
+    world.join(HANAKO, &world.hanako_mile).await?;
     act(&admin, "close_identity").await?.refused(403, "LY010")?;
     let by_operator = json!({ "login_id": HANAKO, "program": "coin" });
     world

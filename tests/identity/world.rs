@@ -237,6 +237,27 @@ impl World {
         self.rpc("", "confirm_registration", arguments).await
     }
 
+    /// Who has the login becomes somebody of another program too.
+    pub async fn join(&self, login_id: &str, member: &Member) -> Result<()> {
+        let link =
+            "insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
+                    select i.identity_id, a.account_id, a.program_id, loyalty.now()
+                      from loyalty.identity i, loyalty.account a
+                     where i.login_id = $1 and a.account_id = $2";
+        let linked = self
+            .sql
+            .execute(link, &[&login_id, &member.account_id])
+            .await?;
+        ensure!(linked == 1, "{login_id} is nobody");
+        Ok(())
+    }
+
+    /// What was counted keeps nobody from the next attempt.
+    pub async fn forgive(&self) -> Result<()> {
+        let forgive = "delete from loyalty.throttle";
+        Ok(self.sql.batch_execute(forgive).await?)
+    }
+
     /// The first column of the first row, as text.
     pub async fn one(&self, query: &str) -> Result<String> {
         let query = format!("select (q.*)::text from ({query}) q");
