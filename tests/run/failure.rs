@@ -1,7 +1,9 @@
 //! A member whom a run cannot pay, and a machine that cannot go on: who is listed, who is
 //! paid, and how it is made good.
 
-use super::world::{Available, Ledger, ledger, number, program, set_clock, sound, texts, tick_at};
+use super::world::{
+    Available, Ledger, ledger, number, program, refused, set_clock, sound, texts, tick_at,
+};
 use anyhow::{Result, ensure};
 use loyalty_dev::testkit::TestDb;
 use loyalty_tests::sqlstate;
@@ -115,13 +117,7 @@ async fn a_full_wallet_is_listed_and_stops_nobody() -> Result<()> {
                    where r.job = 'expire'";
     ensure!(texts(&client, expiry).await? == ["(0,0,0)"]);
     sound(&client).await?;
-    let state = sqlstate(
-        &client
-            .batch_execute("select loyalty.retry_failures(999)")
-            .await,
-    );
-    ensure!(state == "LY002", "{state}");
-    Ok(())
+    refused(&client, "retry_failures(999)", "LY002").await
 }
 
 /// Ledger jobs of a program go one at a time: what is tried again is one of them.
@@ -303,12 +299,7 @@ async fn a_rerun_pays_who_came_later() -> Result<()> {
         ("rerun('p', null, '2025-01-15')", "22004"),
     ];
     for (call, expected) in refusals {
-        let state = sqlstate(
-            &client
-                .batch_execute(&format!("select loyalty.{call}"))
-                .await,
-        );
-        ensure!(state == expected, "{call}: {state}");
+        refused(&client, call, expected).await?;
     }
     client
         .batch_execute("select loyalty.pause_schedule('p', 'rule:anniversary')")

@@ -1,9 +1,8 @@
 //! What is planned when: new rules, pauses, calendars and time zones that change.
 
-use super::world::{number, program, set_clock, sound, texts, tick_at};
+use super::world::{number, program, refused, set_clock, sound, texts, tick_at};
 use anyhow::{Result, ensure};
 use loyalty_dev::testkit::TestDb;
-use loyalty_tests::sqlstate;
 use tokio_postgres::Client;
 
 async fn world(label: &str) -> Result<(TestDb, Client)> {
@@ -79,12 +78,7 @@ async fn a_new_rule_begins_today() -> Result<()> {
         ("plan_schedule(1, 'sweep')", "22023"),
         ("plan_schedule(1, 'rule:nothing')", "LY002"),
     ] {
-        let state = sqlstate(
-            &client
-                .batch_execute(&format!("select loyalty.{call}"))
-                .await,
-        );
-        ensure!(state == expected, "{call}: {state}");
+        refused(&client, call, expected).await?;
     }
     Ok(())
 }
@@ -164,20 +158,9 @@ async fn pause_and_resume() -> Result<()> {
         "pause_schedule('p', 'sweep')",
         "resume_schedule('p', 'sweep')",
     ] {
-        let state = sqlstate(
-            &client
-                .batch_execute(&format!("select loyalty.{call}"))
-                .await,
-        );
-        ensure!(state == "22023", "{call}: {state}");
+        refused(&client, call, "22023").await?;
     }
-    let state = sqlstate(
-        &client
-            .batch_execute("select loyalty.pause_schedule('nobody')")
-            .await,
-    );
-    ensure!(state == "LY002", "{state}");
-    Ok(())
+    refused(&client, "pause_schedule('nobody')", "LY002").await
 }
 
 /// A day that the calendar closes after the plan was made moves the payment; so does a time zone.

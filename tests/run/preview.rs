@@ -1,9 +1,10 @@
 //! loyalty.preview says what will be done, and does nothing.
 
-use super::world::{Available, ledger, program, set_clock, sound, texts, tick_at, tick_days};
+use super::world::{
+    Available, ledger, program, refused, set_clock, sound, texts, tick_at, tick_days,
+};
 use anyhow::{Result, ensure};
 use loyalty_dev::testkit::TestDb;
-use loyalty_tests::sqlstate;
 
 /// Two years of it, compared with the two years as they come.
 #[tokio::test]
@@ -89,12 +90,7 @@ async fn overdue_first() -> Result<()> {
         ("preview('p', 121)", "22023"),
         ("preview('p', null)", "22023"),
     ] {
-        let state = sqlstate(
-            &client
-                .batch_execute(&format!("select loyalty.{call}"))
-                .await,
-        );
-        ensure!(state == expected, "{call}: {state}");
+        refused(&client, call, expected).await?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! ledgers are compared.
 
 use anyhow::{Result, ensure};
+use loyalty_tests::sqlstate;
 use std::collections::HashSet;
 use tokio_postgres::Client;
 
@@ -164,6 +165,14 @@ pub async fn sound(client: &Client) -> Result<()> {
         let wrong: Vec<&str> = wrong.iter().map(|row| row.get(0)).collect();
         ensure!(wrong.is_empty(), "{sql}: {wrong:?}");
     }
+    Ok(())
+}
+
+/// A call that must be refused, with that code.
+pub async fn refused(client: &Client, call: &str, code: &str) -> Result<()> {
+    let call = format!("select loyalty.{call}");
+    let state = sqlstate(&client.batch_execute(&call).await);
+    ensure!(state == code, "{call}: {state}");
     Ok(())
 }
 
