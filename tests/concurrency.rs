@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::testkit::TestDb;
+use loyalty_tests::assert_sound;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -80,19 +81,6 @@ async fn balance(client: &Client, account: i64) -> Result<i64> {
         &format!("select balance from loyalty.balance({account})"),
     )
     .await
-}
-
-/// Law 11.
-async fn verify(client: &Client) -> Result<()> {
-    let rows = client
-        .query("select v::text from loyalty.verify() v", &[])
-        .await?;
-    let found: Vec<String> = rows
-        .iter()
-        .map(|row| row.try_get(0))
-        .collect::<Result<_, _>>()?;
-    ensure!(found.is_empty(), "verify: {found:?}");
-    Ok(())
 }
 
 /// So many clients do the same work, all starting at once; what each made of it.
@@ -172,7 +160,7 @@ async fn thirty_two_clients_spend_from_one_account() -> Result<()> {
         "law 1: exactly what was granted"
     );
     assert_eq!(balance(&setup, account).await?, 0);
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +175,7 @@ async fn thirty_two_clients_grant_and_spend_on_one_account_while_verify_watches(
         async move {
             let mut looks = 0;
             while watching.load(Ordering::Relaxed) {
-                verify(&client).await?;
+                assert_sound(&client).await?;
                 looks += 1;
             }
             anyhow::Ok(looks)
@@ -225,7 +213,7 @@ async fn thirty_two_clients_grant_and_spend_on_one_account_while_verify_watches(
         done?.iter().sum::<i64>(),
         "law 1"
     );
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,7 +260,7 @@ async fn transfers_both_ways_between_few_accounts() -> Result<()> {
     )
     .await?;
     assert_eq!(other, 0, "law 10");
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -356,7 +344,7 @@ async fn bulk_calls_in_any_order_beside_single_ones_and_the_expiry_run() -> Resu
     assert_eq!(breakage, 120, "law 4: each lapsed lot booked, and once");
     let total = number(&setup, "select sum(balance)::bigint from loyalty.wallet").await?;
     assert_eq!(total, 12 * 1_000 + change, "law 1");
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -406,7 +394,7 @@ async fn new_sponsors_named_at_once_in_any_order() -> Result<()> {
         number(&setup, "select sum(balance)::bigint from loyalty.wallet").await?,
         16 * 6 * 7
     );
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -463,7 +451,7 @@ async fn the_same_key_by_sixteen_clients_makes_one_entry() -> Result<()> {
     );
     assert_eq!(balance(&setup, from).await?, 1_000 + 5 - 7 - 13 + 3);
     assert_eq!(balance(&setup, to).await?, 13 + 2);
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -525,7 +513,7 @@ async fn one_hold_is_captured_once_and_one_spend_refunded_once() -> Result<()> {
         "law 7: never more than was spent"
     );
     assert_eq!(balance(&setup, account).await?, 1_000 - ends[0] - 90 + 84);
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -547,7 +535,7 @@ async fn sixteen_clients_open_one_account() -> Result<()> {
         number(&setup, "select count(*) from loyalty.account").await?,
         5
     );
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 /// Members with one lapsed lot each, not booked yet at CLOCK.
@@ -601,7 +589,7 @@ async fn expiry_runs_at_once_book_each_lot_once() -> Result<()> {
         number(&setup, "select sum(balance)::bigint from loyalty.wallet").await?,
         0
     );
-    verify(&setup).await
+    assert_sound(&setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -633,5 +621,5 @@ async fn ticks_at_once_do_what_is_due_once() -> Result<()> {
         .await?,
         200
     );
-    verify(&setup).await
+    assert_sound(&setup).await
 }

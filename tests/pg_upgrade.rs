@@ -11,7 +11,7 @@ use loyalty_dev::os::{Owner, any_free_port, run};
 use loyalty_dev::testkit::{FAST_SETTINGS, TestServer};
 use loyalty_tests::answer::{Stored, answers, fill, go_on, same_rows, similar, stored};
 use loyalty_tests::catalog::{catalog, differences_but_wording};
-use loyalty_tests::{points_cluster, rows};
+use loyalty_tests::{assert_sound, points_cluster};
 use tokio_postgres::Client;
 
 /// A cluster of the newer version, removed with this value.
@@ -136,11 +136,7 @@ impl Ledger {
         similar(&self.before, &answers(client).await?)?;
         similar(&self.next, &go_on(client).await?)?;
         similar(&self.after, &answers(client).await?)?;
-        ensure!(
-            rows(client, "select v from loyalty.verify() v")
-                .await?
-                .is_empty()
-        );
+        assert_sound(client).await?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use loyalty_dev::os::{plain_command, run};
 use loyalty_dev::testkit::{FreshCluster, TestServer};
 use loyalty_tests::answer::{fill, same_rows, stored};
-use loyalty_tests::{points_cluster, rows, sqlstate};
+use loyalty_tests::{assert_sound, points_cluster, sqlstate};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
@@ -164,11 +164,7 @@ async fn replication_carries_the_ledger_to_another_cluster() -> Result<()> {
 
     // while it follows: nothing derived twice, nothing derived of it wrong, and nobody else writes
     let copy = new.connect("points").await?;
-    ensure!(
-        rows(&copy, "select v from loyalty.verify() v")
-            .await?
-            .is_empty()
-    );
+    assert_sound(&copy).await?;
     let forged = copy.batch_execute("delete from loyalty.entry").await;
     ensure!(sqlstate(&forged) == "LY005", "{}", sqlstate(&forged));
     // changes of every table's kind of key
@@ -188,11 +184,7 @@ async fn replication_carries_the_ledger_to_another_cluster() -> Result<()> {
         none_gave_up(&mut writers).await?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    ensure!(
-        rows(&copy, "select v from loyalty.verify() v")
-            .await?
-            .is_empty()
-    );
+    assert_sound(&copy).await?;
 
     // the switch-over
     drop(client);
@@ -246,11 +238,7 @@ async fn replication_carries_the_ledger_to_another_cluster() -> Result<()> {
         acknowledged.len(),
         found.len()
     );
-    ensure!(
-        rows(&copy, "select v from loyalty.verify() v")
-            .await?
-            .is_empty()
-    );
+    assert_sound(&copy).await?;
     // known keys are known there, and numbers go on
     let (key, operation_id) = acknowledged
         .iter()

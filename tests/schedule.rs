@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::testkit::TestDb;
-use loyalty_tests::{PG_CRON, points_cluster, sqlstate};
+use loyalty_tests::{PG_CRON, assert_sound, points_cluster, sqlstate};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -81,14 +81,6 @@ async fn ledger(client: &Client) -> Result<String> {
     Ok(row.get(0))
 }
 
-async fn sound(client: &Client) -> Result<()> {
-    let wrong = client
-        .query("select v::text from loyalty.verify() v", &[])
-        .await?;
-    ensure!(wrong.is_empty(), "verify(): {wrong:?}");
-    Ok(())
-}
-
 async fn count(client: &Client, sql: &str) -> Result<i64> {
     Ok(client
         .query_one(sql, &[])
@@ -157,7 +149,7 @@ async fn pg_cron_ticks() -> Result<()> {
             == 2
     );
     ensure!(count(&client, "select sum(balance)::bigint from loyalty.wallet").await? == 0);
-    sound(&client).await?;
+    assert_sound(&client).await?;
 
     let removed: bool = client
         .query_one("select loyalty.uninstall_schedules()", &[])
@@ -212,7 +204,7 @@ async fn midnight_is_the_programs_own() -> Result<()> {
             "{code} at its midnight"
         );
     }
-    sound(&client).await
+    assert_sound(&client).await
 }
 
 /// Once for each program, job and period, however many tick at once, and at once when
@@ -261,7 +253,7 @@ async fn four_sessions_tick_at_once() -> Result<()> {
             == 180
     );
     ensure!(count(&client, "select count(*) from loyalty.due_run").await? == 0);
-    sound(&client).await?;
+    assert_sound(&client).await?;
 
     let before = ledger(&client).await?;
     let start = Instant::now();
@@ -318,7 +310,7 @@ async fn killed_in_the_middle() -> Result<()> {
                 half.len() == 1 && !half[0].finished && half[0].lots == 80 && half[0].chunks == 4,
                 "{half:?}"
             );
-            sound(&client).await?;
+            assert_sound(&client).await?;
         }
         tick_at(&client, "2025-02-01 12:00+09", 20).await?;
         let done = runs(&client).await?;
@@ -326,7 +318,7 @@ async fn killed_in_the_middle() -> Result<()> {
             done.len() == 1 && done[0].finished && (done[0].lots, done[0].chunks) == (200, 11),
             "{done:?}"
         );
-        sound(&client).await?;
+        assert_sound(&client).await?;
         ledgers.push(ledger(&client).await?);
     }
     ensure!(ledgers[0] == ledgers[1], "the ledgers differ");
@@ -361,7 +353,7 @@ async fn a_week_of_downtime() -> Result<()> {
         ],
         "{told:?}"
     );
-    sound(&client).await
+    assert_sound(&client).await
 }
 
 /// A run that fails says why, lets the other programs go on, and is tried again.
@@ -400,7 +392,7 @@ async fn a_failing_run() -> Result<()> {
         error.contains("58030") && error.contains("disk on fire"),
         "{error}"
     );
-    sound(&client).await?;
+    assert_sound(&client).await?;
     // the same again, then the cause is gone
     tick_at(&client, "2025-02-01 12:01+09", 3).await?;
     ensure!(runs(&client).await? == done);
@@ -414,7 +406,7 @@ async fn a_failing_run() -> Result<()> {
         "{:?}",
         done[1]
     );
-    sound(&client).await
+    assert_sound(&client).await
 }
 
 /// Law 8: wallets whose lapsed lots are all held end no run early, and keep none going.
@@ -437,7 +429,7 @@ async fn pinned_wallets_end_no_run_early() -> Result<()> {
         done.len() == 1 && done[0].finished && done[0].lots == 6,
         "{done:?}"
     );
-    sound(&client).await?;
+    assert_sound(&client).await?;
     // the holds' time is over on 20 February; the next run books what they kept
     tick_at(&client, "2025-02-20 12:01+09", 2).await?;
     let done = runs(&client).await?;
@@ -446,7 +438,7 @@ async fn pinned_wallets_end_no_run_early() -> Result<()> {
         "{done:?}"
     );
     ensure!(count(&client, "select sum(balance)::bigint from loyalty.wallet").await? == 50);
-    sound(&client).await
+    assert_sound(&client).await
 }
 
 /// The operator role works the schedules; the others cannot.
@@ -477,7 +469,7 @@ async fn operators_tick() -> Result<()> {
     operator.batch_execute("set search_path = ''").await?;
     operator.batch_execute("call loyalty.tick()").await?;
     ensure!(runs(&operator).await?.len() == 4);
-    sound(&client).await?;
+    assert_sound(&client).await?;
 
     for size in ["0", "-1"] {
         let state = sqlstate(

@@ -17,13 +17,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http;
+use loyalty_tests::{assert_sound, http};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::world::assert_sound;
 use page::Page;
 use request::Sent;
 use value::Pool;

@@ -1,26 +1,16 @@
 //! Two programs, three members, PostgREST in front, and the test clock over all of it.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use loyalty_dev::testkit::{Api, TestDb};
 use loyalty_dev::token::{Claims, Role};
 use loyalty_tests::http::{self, Answer};
-use loyalty_tests::set_database_clock;
+use loyalty_tests::{assert_sound, set_database_clock};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 /// Noon of the day that the tests begin on, in Tokyo.
 pub const START: &str = "2026-06-15 12:00+09";
-
-/// What is wrong with the ledger; nothing, it is hoped.
-pub async fn assert_sound(client: &Client) -> Result<()> {
-    let problems = client
-        .query("select problem from loyalty.verify()", &[])
-        .await?;
-    let problems: Vec<String> = problems.iter().map(|row| row.get(0)).collect();
-    ensure!(problems.is_empty(), "{problems:?}");
-    Ok(())
-}
 
 pub struct World {
     pub api: Api,

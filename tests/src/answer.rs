@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
 use tokio_postgres::Client;
 
-use crate::{RICH_LEDGER, sqlstate};
+use crate::{RICH_LEDGER, assert_sound, sqlstate};
 
 /// People around [`RICH_LEDGER`]: logins, families, roles, approvals.
 pub const PEOPLE: &str = include_str!("people.sql");
@@ -257,10 +257,7 @@ pub async fn go_on(client: &Client) -> Result<String> {
         };
     }
     client.batch_execute("call loyalty.tick()").await?;
-    let wrong = client
-        .query("select v::text from loyalty.verify() v", &[])
-        .await?;
-    ensure!(wrong.is_empty(), "verify() after {told}: {wrong:?}");
+    assert_sound(client).await.with_context(|| told.clone())?;
     for state in ["LY003", "LY004", "LY006"] {
         ensure!(told.contains(state), "no {state} in {told}");
     }

@@ -5,7 +5,7 @@ pub mod catalog;
 pub mod hostile;
 pub mod http;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use loyalty_dev::testkit::{FreshCluster, TestDb};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -20,6 +20,13 @@ pub fn sqlstate<T>(answer: &Result<T, tokio_postgres::Error>) -> String {
             .code()
             .map_or_else(|| error.to_string(), |code| code.code().to_owned()),
     }
+}
+
+/// Law 11: what is stored holds, in every program.
+pub async fn assert_sound(client: &Client) -> Result<()> {
+    let problems = rows(client, "select * from loyalty.verify()").await?;
+    ensure!(problems.is_empty(), "verify(): {}", problems.join("\n"));
+    Ok(())
 }
 
 /// Sets the test clock for whoever connects to it from now on.
