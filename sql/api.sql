@@ -148,10 +148,24 @@ begin
         perform loyalty.raise('22023', 'two idempotency keys',
             'The header Idempotency-Key and the argument idempotency_key differ.', 'Send one of them.');
     end if;
+    perform loyalty.check_key(coalesce(idempotency_key, header));
     return coalesce(idempotency_key, header);
 end
 $$;
 comment on function loyalty.api_key is 'The idempotency key of a request: argument or header.';
+
+create function loyalty.check_key(idempotency_key text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- who has the key of a payment to come, or of its cancellation, keeps it from being booked for ever
+    if idempotency_key ~ '^(rule|proposal)/' then
+        perform loyalty.raise('22023', 'the idempotency key is the ledger''s own', format('%L given.', left(idempotency_key, 100)),
+            'Keys that begin with rule/ or proposal/ are those of payments by rules and of proposals.');
+    end if;
+end
+$$;
+comment on function loyalty.check_key is 'Refuses idempotency keys over HTTP that payments by rules and proposals will have.';
 
 create function loyalty.api_own_hold(account_id bigint, operation_id bigint) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp

@@ -83,12 +83,21 @@ as $$
 #variable_conflict use_column
 declare
     wait interval := loyalty.begin_attempt('password', subject);
+    stored text;
+    is_right boolean;
 begin
     if wait is not null then
         return loyalty.refuse_attempt(wait);
     end if;
-    if not loyalty.check_password(try_password.password,
-               (select c.password_hash from loyalty.credential c where c.identity_id = person.identity_id)) then
+    select c.password_hash into stored from loyalty.credential c where c.identity_id = person.identity_id;
+    is_right := loyalty.check_password(try_password.password, stored);
+    if is_right then
+        -- whoever replaces it now has done so before what this one opens, or ends that too
+        perform from loyalty.identity i where i.identity_id = person.identity_id for share;
+        is_right := exists (select from loyalty.credential c
+                             where c.identity_id = person.identity_id and c.password_hash = stored);
+    end if;
+    if not is_right then
         if loyalty.attempt_failed('password', subject) = 'infinity' then
             update loyalty.identity i
                set state = 'locked', changed_at = loyalty.now()

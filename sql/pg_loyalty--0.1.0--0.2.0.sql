@@ -343,7 +343,14 @@ begin
         perform loyalty.raise('LY002', 'no such run', format('%s given.', retry_failures.run_id),
             'select run_id from loyalty.run lists them.');
     end if;
+    -- an event canceled since is not to be paid any more; as in rule_payments, cancel_event waits or is seen
+    perform pg_advisory_xact_lock_shared(hashtext('loyalty.event'), retrying.program_id);
     select count(*) into retried from loyalty.run_failure f where f.run_id = retrying.run_id;
+    delete from loyalty.run_failure f
+     using loyalty.event e
+     where f.run_id = retrying.run_id and e.program_id = retrying.program_id and e.canceled_at is not null
+       and e.event_id = substring(f.idempotency_key from '/event-([0-9]{1,18})/')::bigint
+       and f.idempotency_key like 'rule/' || substr(retrying.job, 6) || '/event-%';
     if retried = 0 then
         paid := 0;
         failed := 0;
@@ -1622,3 +1629,435 @@ comment on column loyalty.family.ended_at is 'When it was canceled, given up aft
 comment on column loyalty_api.family.state is
     'invited (the member is to approve by mail), approved (the person is to register), registered, removed (also who left by themselves), canceled or expired.';
 comment on column loyalty_api.family.ended_at is 'When it was canceled, or the person removed or left.';
+
+-- A day begins at the first of two midnights, where clocks are set back over it.
+create or replace function loyalty.midnight(day date, time_zone text) returns timestamptz
+    language sql stable parallel safe set search_path = pg_catalog, pg_temp
+    return least(
+        pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp),
+        pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp - interval '1 microsecond') + interval '1 microsecond');
+
+create or replace function loyalty.balance(
+    account_id bigint,
+    as_of date
+) returns loyalty.account_balance
+    language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    -- the last instant of that day where the program is
+    select b.balance, b.held, b.available, b.next_expiry_on, b.next_expiry_points
+      from (select p.time_zone
+              from loyalty.wallet w
+              join loyalty.program p on p.program_id = w.program_id
+             where w.account_id = balance.account_id
+             union all
+            select 'UTC'
+             limit 1) z
+     cross join loyalty.balance(
+               balance.account_id,
+               loyalty.midnight(balance.as_of + 1, z.time_zone) - interval '1 microsecond') b;
+end;
+
+create or replace function loyalty.statement(account_id bigint, from_date date default null, to_date date default null)
+    returns setof loyalty.statement_line
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    zone text;
+begin
+    select p.time_zone into zone
+      from loyalty.account a
+      join loyalty.program p on p.program_id = a.program_id
+     where a.account_id = statement.account_id;
+    if zone is null then
+        perform loyalty.raise('LY002', 'no such account',
+            pg_catalog.format('Account %s does not exist.', coalesce(account_id::text, 'null')),
+            'loyalty.open_account(program, member_no) gives a member''s account.');
+    end if;
+    return query
+    select l.*
+      from loyalty.statement_line l
+     where l.account_id = statement.account_id
+       and l.occurred_at >= coalesce(loyalty.midnight(from_date, zone), '-infinity')
+       and l.occurred_at < coalesce(loyalty.midnight(to_date + 1, zone), 'infinity')
+     order by l.entry;
+end
+$$;
+
+
+-- Keys of payments to come are nobody's to take; nor is the hold that a shop counts on.
+create function loyalty.check_key(idempotency_key text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- who has the key of a payment to come, or of its cancellation, keeps it from being booked for ever
+    if idempotency_key ~ '^(rule|proposal)/' then
+        perform loyalty.raise('22023', 'the idempotency key is the ledger''s own', format('%L given.', left(idempotency_key, 100)),
+            'Keys that begin with rule/ or proposal/ are those of payments by rules and of proposals.');
+    end if;
+end
+$$;
+
+comment on function loyalty.check_key is 'Refuses idempotency keys over HTTP that payments by rules and proposals will have.';
+
+revoke all on function loyalty.check_key(text) from public;
+grant execute on function loyalty.check_key(text) to loyalty_operator;
+
+create or replace function loyalty.api_key(idempotency_key text) returns text
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    header text := nullif(current_setting('request.headers', true), '')::json ->> 'idempotency-key';
+begin
+    -- what was not UTF-8 arrives as U+FFFD, and different keys would become the same
+    if strpos(header, U&'\FFFD') > 0 then
+        perform loyalty.raise('22023', 'the idempotency key is not UTF-8', null,
+            'Use a UUID, or your own order number.');
+    end if;
+    if header <> idempotency_key then
+        perform loyalty.raise('22023', 'two idempotency keys',
+            'The header Idempotency-Key and the argument idempotency_key differ.', 'Send one of them.');
+    end if;
+    perform loyalty.check_key(coalesce(idempotency_key, header));
+    return coalesce(idempotency_key, header);
+end
+$$;
+
+create or replace function loyalty_api.hold(
+    points numeric,
+    expires_in interval default '15 minutes',
+    reason text default null,
+    idempotency_key text default null,
+    account_id bigint default null
+) returns loyalty.receipt
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    placed loyalty.receipt := loyalty.hold(
+        loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}'),
+        loyalty.api_points(points), expires_in, reason, loyalty.api_key(idempotency_key));
+begin
+    -- whose key came first would release what the shop counts on
+    if loyalty.api_role() <> 'loyalty_member' and exists (
+           select from loyalty.entry e
+            where e.account_id = placed.account_id
+              and e.entry = (placed.operation_id & 16777215)
+              and e.actor ~ '^loyalty_member(:|$)') then
+        perform loyalty.raise('LY003', 'the idempotency key was used for another request', 'The member''s own.', 'Use a new key.');
+    end if;
+    return loyalty.audit_operation('hold', placed);
+end
+$$;
+
+create or replace function loyalty_api.grant_many(items jsonb, program text default null) returns table (
+    item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+    points bigint, balance bigint, available bigint, occurred_at timestamptz,
+    error_code text, error text, error_detail text
+)
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer;
+    used bigint[];
+begin
+    if loyalty.api_role() <> all ('{loyalty_granter,loyalty_admin,loyalty_operator}') then
+        perform loyalty.api_refuse('Ask as a granter or administrator.');
+    end if;
+    within := loyalty.api_program(grant_many.program);
+    perform loyalty.check_key(i ->> 'idempotency_key')
+       from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i
+      where i ->> 'idempotency_key' ~ '^(rule|proposal)/';
+    perform loyalty.hold_budget(within);
+    used := loyalty.items_used(within, grant_many.items);
+    return query
+    with booked as materialized (
+        select o.* from loyalty.grant_items(grant_many.items::text, within) o
+    ), ended as materialized (
+        select loyalty.end_grants(within, array_agg(b.operation_id) filter (where b.operation_id is not null), used, count(*))
+          from booked b
+    )
+    select b.* from booked b cross join ended;
+end
+$$;
+
+create or replace function loyalty_api.spend_many(items jsonb, program text default null) returns table (
+    item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+    points bigint, balance bigint, available bigint, occurred_at timestamptz,
+    error_code text, error text, error_detail text
+)
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    within integer;
+begin
+    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
+        perform loyalty.api_refuse('Ask as an administrator.');
+    end if;
+    within := loyalty.api_program(program);
+    perform loyalty.check_key(i ->> 'idempotency_key')
+       from jsonb_array_elements(case jsonb_typeof(spend_many.items) when 'array' then spend_many.items else '[]' end) i
+      where i ->> 'idempotency_key' ~ '^(rule|proposal)/';
+    perform loyalty.audit('spend_many', within, details => jsonb_build_object('items',
+        case jsonb_typeof(items) when 'array' then jsonb_array_length(items) end));
+    return query
+    select o.*
+      from loyalty.spend_items(items::text, within) o;
+end
+$$;
+
+
+-- A login that is under way while the password is replaced does not outlive it.
+create or replace function loyalty.try_password(person loyalty.identity, subject text, password text) returns jsonb
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    wait interval := loyalty.begin_attempt('password', subject);
+    stored text;
+    is_right boolean;
+begin
+    if wait is not null then
+        return loyalty.refuse_attempt(wait);
+    end if;
+    select c.password_hash into stored from loyalty.credential c where c.identity_id = person.identity_id;
+    is_right := loyalty.check_password(try_password.password, stored);
+    if is_right then
+        -- whoever replaces it now has done so before what this one opens, or ends that too
+        perform from loyalty.identity i where i.identity_id = person.identity_id for share;
+        is_right := exists (select from loyalty.credential c
+                             where c.identity_id = person.identity_id and c.password_hash = stored);
+    end if;
+    if not is_right then
+        if loyalty.attempt_failed('password', subject) = 'infinity' then
+            update loyalty.identity i
+               set state = 'locked', changed_at = loyalty.now()
+             where i.identity_id = person.identity_id and i.state = 'active';
+        end if;
+        -- one answer for an unknown ID and a wrong password (A7)
+        return loyalty.refuse('LY009', 'wrong login ID or password', null, 'Try again, or reset the password.');
+    elsif person.state = 'locked' then
+        return loyalty.refuse_attempt(interval '1 day');
+    end if;
+    perform loyalty.attempt_succeeded('password', subject);
+    return null;
+end
+$$;
+
+create or replace function loyalty.replace_password(
+    identity_id bigint, program_id integer, password text, except_session uuid default null
+) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    person loyalty.identity;
+    place record;
+begin
+    -- a login under way with the old one (try_password) is over before its sessions are ended, or finds this one
+    perform from loyalty.identity i where i.identity_id = replace_password.identity_id for update;
+    perform loyalty.set_password(replace_password.identity_id, replace_password.password);
+    perform loyalty.end_sessions(replace_password.identity_id, except_session => replace_password.except_session);
+    -- links that are still on their way would set another one
+    update loyalty.challenge c
+       set used_at = loyalty.now()
+     where c.identity_id = replace_password.identity_id and c.purpose in ('password_reset', 'login_approved')
+       and c.used_at is null;
+    select i.* into person from loyalty.identity i where i.identity_id = replace_password.identity_id;
+    place := loyalty.reach(person, replace_password.program_id);
+    if place.address is not null then
+        perform loyalty.send_notice(replace_password.program_id, place.account_id, 'password_changed',
+            gen_random_uuid()::text, place.address);
+    end if;
+end
+$$;
+
+
+-- A rule is not changed in the middle of its run.
+create function loyalty.check_rule_rests(program_id integer, code text, from_day date) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    paying date;
+begin
+    -- the tick's lock: no chunk is paid between this look and the change
+    perform from loyalty.schedule s where s.program_id = check_rule_rests.program_id and s.job = 'expire' for update;
+    select min(r.period) into paying
+      from loyalty.run r
+     where r.program_id = check_rule_rests.program_id and r.job = 'rule:' || check_rule_rests.code
+       and r.finished_at is null and r.chunks > 0 and r.effective_on >= check_rule_rests.from_day;
+    if paying is not null then
+        perform loyalty.raise('22023', 'the rule is being paid', format('Its run of %s is under way.', paying),
+            'Wait until the run is done, or give a later day.');
+    end if;
+end
+$$;
+
+comment on function loyalty.check_rule_rests is
+    'Refuses to change or end a rule from a day on whose run is half done: some would be paid on other terms than the rest.';
+
+revoke all on function loyalty.check_rule_rests(integer, text, date) from public;
+
+create or replace function loyalty.change_rule(
+    program text,
+    code text,
+    terms jsonb default null,
+    title text default null,
+    from_day date default null,
+    valid_to date default null,
+    expiry loyalty.expiry_policy default null
+) returns loyalty.rule
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    owner integer := loyalty.program_id(change_rule.program);
+    today date := loyalty.today(change_rule.program);
+    begins date := coalesce(change_rule.from_day, today + 1);
+    last_day date;
+    was loyalty.rule;
+    written loyalty.rule;
+begin
+    if begins < today then
+        perform loyalty.raise('22023', 'a rule cannot be changed for days that are over',
+            format('from_day is %s; today is %s in the program''s time zone.', begins, today),
+            'Give a from_day from today on; tomorrow when left out.');
+    end if;
+    perform from loyalty.rule r where r.program_id = owner and r.code = change_rule.code order by r.version for update;
+    if not found then
+        perform loyalty.raise('LY002', 'no such rule', format('%L given.', change_rule.code),
+            'loyalty.create_rule creates one.');
+    end if;
+    perform loyalty.check_rule_rests(owner, change_rule.code, begins);
+    -- the version in force on the eve, else the one before, else the first to come
+    select r.* into was
+      from loyalty.rule r
+     where r.program_id = owner and r.code = change_rule.code
+     order by (r.valid_to < r.valid_from) is true, r.valid_from > begins, r.version desc
+     limit 1;
+    -- the end of the rule stays, unless it is over
+    select case when bool_and(r.valid_to is not null) then max(r.valid_to) end into last_day
+      from loyalty.rule r
+     where r.program_id = owner and r.code = change_rule.code and (r.valid_to >= r.valid_from) is not false;
+    last_day := coalesce(change_rule.valid_to, case when last_day >= begins then last_day end);
+
+    written := was;
+    written.version := (
+        select max(r.version) + 1 from loyalty.rule r where r.program_id = owner and r.code = change_rule.code);
+    written.title := coalesce(change_rule.title, was.title);
+    written.terms := coalesce(change_rule.terms, was.terms);
+    written.expiry := coalesce(change_rule.expiry, was.expiry);
+    written.valid_from := begins;
+    written.valid_to := last_day;
+    written.created_at := loyalty.now();
+    written.created_by := loyalty.actor();
+    perform loyalty.rule_is_sound(written.kind, written.terms::text);
+    if written.terms -> 'event' is distinct from was.terms -> 'event'
+       or written.kind in ('event', 'purchase')
+          and (written.terms -> 'day_of_month' is null) <> (was.terms -> 'day_of_month' is null) then
+        perform loyalty.raise('22023', 'a change would leave events unpaid',
+            format('$.event and whether there is a $.day_of_month stay as they were: %s.', was.terms),
+            'Create another rule, and end this one once its last events are paid.');
+    end if;
+    update loyalty.rule r
+       set valid_to = greatest(begins, r.valid_from) - 1
+     where r.program_id = owner and r.code = change_rule.code
+       and (r.valid_to is null or r.valid_to > greatest(begins, r.valid_from) - 1);
+    insert into loyalty.rule select written.*;
+    perform loyalty.check_rule_pays(written);
+    perform loyalty.plan_schedule(owner, 'rule:' || written.code);
+    return written;
+end
+$$;
+
+create or replace function loyalty.end_rule(program text, code text, last_day date default null) returns loyalty.rule
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    owner integer := loyalty.program_id(end_rule.program);
+    today date := loyalty.today(end_rule.program);
+    ends date := coalesce(end_rule.last_day, today);
+    ended loyalty.rule;
+begin
+    if ends < today - 1 then
+        perform loyalty.raise('22023', 'a rule cannot be ended for days that are over',
+            format('last_day is %s; today is %s in the program''s time zone.', ends, today),
+            'Give a last_day from yesterday on; today when left out.');
+    end if;
+    perform from loyalty.rule r where r.program_id = owner and r.code = end_rule.code order by r.version for update;
+    if not found then
+        perform loyalty.raise('LY002', 'no such rule', format('%L given.', end_rule.code), 'loyalty.rule has them.');
+    end if;
+    perform loyalty.check_rule_rests(owner, end_rule.code, ends + 1);
+    update loyalty.rule r
+       set valid_to = greatest(ends, r.valid_from - 1)
+     where r.program_id = owner and r.code = end_rule.code
+       and (r.valid_to is null or r.valid_to > greatest(ends, r.valid_from - 1));
+    if not found then
+        perform loyalty.raise('22023', 'the rule ends earlier already',
+            format('It ends on %s.', (
+                select max(r.valid_to)
+                  from loyalty.rule r
+                 where r.program_id = owner and r.code = end_rule.code and r.valid_to >= r.valid_from)),
+            'loyalty.change_rule brings it back from a day on.');
+    end if;
+    select r.* into ended
+      from loyalty.rule r
+     where r.program_id = owner and r.code = end_rule.code
+     order by (r.valid_to < r.valid_from) is true, r.version desc
+     limit 1;
+    perform loyalty.plan_schedule(owner, 'rule:' || ended.code);
+    return ended;
+end
+$$;
+
+
+-- Of two administrators who take each other's role at once, one stays.
+create or replace function loyalty.take_role(role_id bigint) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.program_role;
+begin
+    select r.* into held from loyalty.program_role r where r.role_id = take_role.role_id;
+    if not found then
+        perform loyalty.raise('LY002', 'no such role', format('%s given.', coalesce(take_role.role_id::text, 'null')),
+            'The role_id is in /program_role.');
+    end if;
+    -- all who have the same, in one order: of two who go at the same time one stays
+    perform r.role_id
+       from loyalty.program_role r
+      where r.program_id is not distinct from held.program_id and r.role = held.role and r.taken_at is null
+      order by r.role_id
+        for update;
+    select r.* into held from loyalty.program_role r where r.role_id = take_role.role_id;
+    if held.taken_at is null then
+        -- whoever takes it: of two who take each other's at once, one stays
+        if held.role <> 'granter' and held.identity_id is not null and loyalty.claim_identity_id() is not null
+           and (held.role = 'operator' or loyalty.api_role() = 'loyalty_admin') and not exists (
+               select from loyalty.program_role r
+                 join loyalty.identity i on i.identity_id = r.identity_id and i.state in ('active', 'locked')
+                where r.program_id is not distinct from held.program_id and r.role = held.role
+                  and r.taken_at is null and r.identity_id <> held.identity_id) then
+            perform loyalty.raise('LY010', format('you are the last %s', held.role),
+                'Nobody could give the role any more.', 'Give it to somebody else first.');
+        end if;
+        update loyalty.program_role r
+           set taken_at = loyalty.now(), taken_by = loyalty.actor()
+         where r.role_id = held.role_id
+        returning r.* into held;
+        if held.challenge_id is not null then
+            perform loyalty.use_challenge(held.challenge_id);
+        end if;
+        if held.identity_id is not null then
+            perform loyalty.end_sessions(identity_id => held.identity_id, program_id => held.program_id,
+                role => 'loyalty_' || held.role);
+        end if;
+        perform loyalty.audit('take_role', held.program_id, held.identity_id, null,
+            jsonb_build_object('role_id', held.role_id, 'role', held.role));
+    end if;
+    return loyalty.role_answer(held);
+end
+$$;

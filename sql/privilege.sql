@@ -29,7 +29,8 @@ revoke execute on function
     loyalty.run_rule_chunk(loyalty.run, bigint),
     loyalty.run_rule_step(loyalty.run, bigint),
     loyalty.run_notice_chunk(loyalty.run, bigint),
-    loyalty.program_replanned()
+    loyalty.program_replanned(),
+    loyalty.check_rule_rests(integer, text, date)
     from loyalty_operator;
 -- Nor are passwords, codes and keys for an operator: what makes or reads them is called by the
 -- functions that need it only, and what is stored of them is read by nobody.

@@ -11,6 +11,15 @@ $$;
 
 comment on function loyalty.is_time_zone is 'Whether PostgreSQL knows a time zone of that name.';
 
+-- The day's first instant where the program is: where clocks are set back over midnight (Azores,
+-- Havana) that is the first of two midnights, where they skip it (Beirut) what they show instead.
+create function loyalty.midnight(day date, time_zone text) returns timestamptz
+    language sql stable parallel safe set search_path = pg_catalog, pg_temp
+    return least(
+        pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp),
+        pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp - interval '1 microsecond') + interval '1 microsecond');
+comment on function loyalty.midnight is 'When the day begins in a time zone.';
+
 create table loyalty.program (
     program_id integer generated always as identity primary key,
     code text not null

@@ -24,8 +24,7 @@ begin atomic
              limit 1) z
      cross join loyalty.balance(
                balance.account_id,
-               pg_catalog.timezone(z.time_zone, (balance.as_of + 1)::timestamp)
-               - interval '1 microsecond') b;
+               loyalty.midnight(balance.as_of + 1, z.time_zone) - interval '1 microsecond') b;
 end;
 comment on function loyalty.balance(bigint, date) is
     'The same, at the end of that day in the program''s time zone.';
@@ -118,8 +117,8 @@ begin
     select l.*
       from loyalty.statement_line l
      where l.account_id = statement.account_id
-       and l.occurred_at >= coalesce(pg_catalog.timezone(zone, from_date::timestamp), '-infinity')
-       and l.occurred_at < coalesce(pg_catalog.timezone(zone, (to_date + 1)::timestamp), 'infinity')
+       and l.occurred_at >= coalesce(loyalty.midnight(from_date, zone), '-infinity')
+       and l.occurred_at < coalesce(loyalty.midnight(to_date + 1, zone), 'infinity')
      order by l.entry;
 end
 $$;

@@ -37,6 +37,8 @@ declare
     person loyalty.identity;
     place record;
 begin
+    -- a login under way with the old one (try_password) is over before its sessions are ended, or finds this one
+    perform from loyalty.identity i where i.identity_id = replace_password.identity_id for update;
     perform loyalty.set_password(replace_password.identity_id, replace_password.password);
     perform loyalty.end_sessions(replace_password.identity_id, except_session => replace_password.except_session);
     -- links that are still on their way would set another one

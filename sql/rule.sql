@@ -257,6 +257,28 @@ $$;
 comment on function loyalty.check_rule_pays is
     'Refuses a tenure rule whose one day of payment lies outside its range.';
 
+create function loyalty.check_rule_rests(program_id integer, code text, from_day date) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    paying date;
+begin
+    -- the tick's lock: no chunk is paid between this look and the change
+    perform from loyalty.schedule s where s.program_id = check_rule_rests.program_id and s.job = 'expire' for update;
+    select min(r.period) into paying
+      from loyalty.run r
+     where r.program_id = check_rule_rests.program_id and r.job = 'rule:' || check_rule_rests.code
+       and r.finished_at is null and r.chunks > 0 and r.effective_on >= check_rule_rests.from_day;
+    if paying is not null then
+        perform loyalty.raise('22023', 'the rule is being paid', format('Its run of %s is under way.', paying),
+            'Wait until the run is done, or give a later day.');
+    end if;
+end
+$$;
+comment on function loyalty.check_rule_rests is
+    'Refuses to change or end a rule from a day on whose run is half done: some would be paid on other terms than the rest.';
+
 create function loyalty.change_rule(
     program text,
     code text,
@@ -287,6 +309,7 @@ begin
         perform loyalty.raise('LY002', 'no such rule', format('%L given.', change_rule.code),
             'loyalty.create_rule creates one.');
     end if;
+    perform loyalty.check_rule_rests(owner, change_rule.code, begins);
     -- the version in force on the eve, else the one before, else the first to come
     select r.* into was
       from loyalty.rule r
@@ -349,6 +372,7 @@ begin
     if not found then
         perform loyalty.raise('LY002', 'no such rule', format('%L given.', end_rule.code), 'loyalty.rule has them.');
     end if;
+    perform loyalty.check_rule_rests(owner, end_rule.code, ends + 1);
     update loyalty.rule r
        set valid_to = greatest(ends, r.valid_from - 1)
      where r.program_id = owner and r.code = end_rule.code

@@ -32,13 +32,6 @@ comment on column loyalty.schedule.effective_on is
 comment on column loyalty.schedule.due_at is 'When it is due.';
 comment on column loyalty.schedule.is_paused is 'Whether the tick leaves it alone, until resume_schedule.';
 
--- The day's first instant where the program is: an hour that daylight saving skips or has
--- twice makes it no other day.
-create function loyalty.midnight(day date, time_zone text) returns timestamptz
-    language sql stable parallel safe set search_path = pg_catalog, pg_temp
-    return pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp);
-comment on function loyalty.midnight is 'When the day begins in a time zone.';
-
 create function loyalty.next_rule_period(
     program_id integer,
     code text,

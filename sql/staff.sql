@@ -229,8 +229,11 @@ begin
         for update;
     select r.* into held from loyalty.program_role r where r.role_id = take_role.role_id;
     if held.taken_at is null then
-        if held.role <> 'granter' and held.identity_id = loyalty.claim_identity_id() and not exists (
+        -- whoever takes it: of two who take each other's at once, one stays
+        if held.role <> 'granter' and held.identity_id is not null and loyalty.claim_identity_id() is not null
+           and (held.role = 'operator' or loyalty.api_role() = 'loyalty_admin') and not exists (
                select from loyalty.program_role r
+                 join loyalty.identity i on i.identity_id = r.identity_id and i.state in ('active', 'locked')
                 where r.program_id is not distinct from held.program_id and r.role = held.role
                   and r.taken_at is null and r.identity_id <> held.identity_id) then
             perform loyalty.raise('LY010', format('you are the last %s', held.role),

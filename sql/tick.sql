@@ -325,7 +325,14 @@ begin
         perform loyalty.raise('LY002', 'no such run', format('%s given.', retry_failures.run_id),
             'select run_id from loyalty.run lists them.');
     end if;
+    -- an event canceled since is not to be paid any more; as in rule_payments, cancel_event waits or is seen
+    perform pg_advisory_xact_lock_shared(hashtext('loyalty.event'), retrying.program_id);
     select count(*) into retried from loyalty.run_failure f where f.run_id = retrying.run_id;
+    delete from loyalty.run_failure f
+     using loyalty.event e
+     where f.run_id = retrying.run_id and e.program_id = retrying.program_id and e.canceled_at is not null
+       and e.event_id = substring(f.idempotency_key from '/event-([0-9]{1,18})/')::bigint
+       and f.idempotency_key like 'rule/' || substr(retrying.job, 6) || '/event-%';
     if retried = 0 then
         paid := 0;
         failed := 0;

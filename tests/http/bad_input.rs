@@ -393,6 +393,42 @@ async fn keys_and_texts_by_http() -> Result<()> {
     Ok(())
 }
 
+/// Law 6: whoever takes the key of a payment to come keeps it from being booked for ever.
+#[tokio::test]
+async fn keys_of_the_ledger_itself() -> Result<()> {
+    let world = World::start("bad_own_key").await?;
+    let before = world.ledger().await?;
+    let (member, admin) = (world.member(world.ann)?, world.admin()?);
+    for key in [
+        "rule/year/12",
+        "rule/shop/event-1/member/canceled",
+        "proposal/1",
+    ] {
+        let own = json!({"points": 1, "idempotency_key": key});
+        for function in ["spend", "hold"] {
+            let answer = world.rpc(&member, function, own.clone()).await?;
+            answer.refused(400, "22023").context(function)?;
+        }
+        let mut item = points_of(world.ann, 1);
+        item["idempotency_key"] = json!(key);
+        let answer = world.rpc(&admin, "grant", item.clone()).await?;
+        answer.refused(400, "22023")?;
+        for function in ["grant_many", "spend_many"] {
+            let items = json!({"items": [points_of(world.ann, 1), item]});
+            let answer = world.rpc(&admin, function, items).await?;
+            answer.refused(400, "22023").context(function)?;
+        }
+        let request = world.post(&member, "spend").header("Idempotency-Key", key);
+        let by_header = Answer::of(request.json(&json!({"points": 1}))).await?;
+        by_header.refused(400, "22023")?;
+    }
+    assert_eq!(world.ledger().await?, before);
+    // theirs with a word that begins like it are
+    let key = json!({"points": 1, "idempotency_key": "rules"});
+    world.rpc(&member, "spend", key).await?.ok()?;
+    Ok(())
+}
+
 /// PostgREST 12 itself fails on a header that is not UTF-8 (500, without a code): all that
 /// is ours to promise is that nothing is written and that the next call is served.
 #[tokio::test]

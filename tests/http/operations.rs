@@ -166,7 +166,15 @@ async fn members_do_not_end_what_a_shop_holds() -> Result<()> {
         .rpc(&token, "hold", json!({"points": 5}))
         .await?
         .ok()?;
-    for hold in [&by_shop, &by_member] {
+    // nor is the shop shown a hold of the member's as if it were its own
+    let mut order = json!({"points": 7, "idempotency_key": "order-17"});
+    let ahead = world.rpc(&token, "hold", order.clone()).await?.ok()?;
+    order["account_id"] = json!(world.ann);
+    world
+        .rpc(&admin, "hold", order)
+        .await?
+        .refused(409, "LY003")?;
+    for hold in [&by_shop, &by_member, &ahead] {
         let about = json!({"account_id": world.ann, "operation_id": id_of(hold)?});
         world.rpc(&admin, "release", about).await?.ok()?;
     }

@@ -60,7 +60,8 @@ impl World {
         answer
     }
 
-    async fn wait_for_a_lock(&self) -> Result<()> {
+    /// Until a session of the database waits for a lock of another.
+    pub async fn wait_for_a_lock(&self) -> Result<()> {
         let waiting = "select count(*) from pg_catalog.pg_stat_activity
                         where datname = current_database() and wait_event_type = 'Lock'";
         let until = tokio::time::Instant::now() + PATIENCE;

@@ -108,6 +108,27 @@ async fn a6_c12_a_forgotten_password_is_set_anew() -> Result<()> {
 }
 
 /// C12 by short message, where the login ID is a mobile number.
+/// C12: whoever got past the old password while it is replaced has no session of it.
+#[tokio::test]
+async fn c12_a_login_under_way_does_not_outlive_the_password() -> Result<()> {
+    let world = World::start("reset_race").await?;
+    let identity_id = world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let replacing = world.db.connect().await?;
+    replacing.batch_execute("begin").await?;
+    let replace = "select loyalty.replace_password($1, loyalty.program_id('coin'), $2)";
+    replacing.execute(replace, &[&identity_id, &NEW]).await?;
+    let (answer, committed) = tokio::join!(world.log_in(HANAKO, PASSWORD, "coin"), async {
+        world.wait_for_a_lock().await?;
+        anyhow::Ok(replacing.batch_execute("commit").await?)
+    });
+    committed?;
+    answer?.refused(401, "LY009")?;
+    let sessions = "select count(*) from loyalty.session where ended_at is null";
+    ensure!(world.one(sessions).await? == "(0)");
+    world.log_in(HANAKO, NEW, "coin").await?.ok()?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn c12_the_link_comes_by_short_message() -> Result<()> {
     let world = World::start("reset_sms").await?;

@@ -41,6 +41,58 @@ pub async fn granted(world: &World, token: &str, points: i64, key: &str) -> Resu
     answers.pop().context("no answer")
 }
 
+/// P12: somebody stays who can give the role, whoever takes it, and counts as somebody only with a
+/// login that opens.
+#[tokio::test]
+async fn p12_two_administrators_do_not_take_each_others_role() -> Result<()> {
+    let world = World::start("staff_last").await?;
+    let operator = world.operator()?;
+    let role = json!({ "role": "admin", "program": "coin" });
+    let (boss_role, boss) = hire(&world, &operator, BOSS, role).await?;
+    let role = json!({ "role": "admin" });
+    let (deputy_role, deputy) = hire(&world, &boss.access, "deputy@example.com", role).await?;
+    let identity =
+        "select identity_id::text from loyalty.identity where login_id = 'boss@example.com'";
+    let boss_id = world.one(identity).await?;
+    let boss_id = boss_id.trim_matches(['(', ')']);
+    // both take the other's at once
+    let taking = world.db.connect().await?;
+    taking
+        .batch_execute(&format!(
+            "begin; set local role loyalty_admin;
+             set local request.jwt.claims =
+                 '{{\"role\": \"loyalty_admin\", \"program\": \"coin\", \"sub\": \"identity:{boss_id}\"}}';
+             select loyalty_api.take_role({deputy_role})"
+        ))
+        .await?;
+    let which = json!({ "role_id": boss_role });
+    let (answer, committed) = tokio::join!(
+        world.rpc(&deputy.access, "take_role", which.clone()),
+        async {
+            world.wait_for_a_lock().await?;
+            anyhow::Ok(taking.batch_execute("commit").await?)
+        }
+    );
+    committed?;
+    answer?.refused(403, "LY010")?;
+    let left =
+        "select string_agg(role_id::text, ' ') from loyalty.program_role where taken_at is null";
+    assert_eq!(world.one(left).await?, format!("({boss_role})"));
+    // a login that was closed keeps its role, and gives none to anybody
+    let role = json!({ "role": "admin" });
+    hire(&world, &boss.access, "other@example.com", role).await?;
+    world
+        .sql
+        .batch_execute(
+            "select loyalty.close_identity(i.identity_id) from loyalty.identity i
+              where i.login_id = 'other@example.com'",
+        )
+        .await?;
+    let answer = world.rpc(&boss.access, "take_role", which).await?;
+    answer.refused(403, "LY010")?;
+    Ok(())
+}
+
 /// P12: an operator makes an administrator, who makes a granter; each accepts by mail, does what
 /// the role is for and no more, and is out at the next request once it is taken.
 #[tokio::test]

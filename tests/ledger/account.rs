@@ -522,6 +522,36 @@ async fn only_superusers_and_operators_set_the_clock() -> Result<()> {
     Ok(())
 }
 
+/// Law 4 for a day that is over: where midnight comes twice, the first one ends it.
+#[tokio::test]
+async fn law_4_a_day_ends_at_the_first_of_two_midnights() -> Result<()> {
+    let ledger = Ledger::open("two_midnights", "").await?;
+    ledger.at("2025-10-20 12:00+00").await?;
+    ledger
+        .run("select loyalty.create_program('az', 'Azores', time_zone => 'Atlantic/Azores')")
+        .await?;
+    let account = ledger
+        .show("select loyalty.open_account('az', 'm')")
+        .await?;
+    let grant = format!("select loyalty.grant({account}, 100, expires_on => '2025-10-25')");
+    ledger.run(&grant).await?;
+    let at_its_end = format!("select available from loyalty.balance({account}, date '2025-10-25')");
+    assert_eq!(ledger.show(&at_its_end).await?, "100");
+    // half past midnight, for the first time
+    ledger.at("2025-10-26 00:30+00").await?;
+    ledger
+        .run(&format!("select loyalty.grant({account}, 7)"))
+        .await?;
+    for (days, points) in [("null, '2025-10-25'", "100"), ("'2025-10-26', null", "7")] {
+        let lines = format!(
+            "select string_agg(points::text, ' ') from loyalty.statement({account}, {days})"
+        );
+        assert_eq!(ledger.show(&lines).await?, points, "{days}");
+    }
+    assert_eq!(ledger.show(&at_its_end).await?, "100");
+    ledger.verify().await
+}
+
 /// A session remembers how far a zone's clocks are from UTC, until they change.
 #[tokio::test]
 async fn days_end_at_midnight_also_where_clocks_change() -> Result<()> {
@@ -533,6 +563,9 @@ async fn days_end_at_midnight_also_where_clocks_change() -> Result<()> {
         ("America/Sao_Paulo", "2018-11-03"),
         // 24:00 is 23:00
         ("America/Sao_Paulo", "2018-02-17"),
+        // 01:00 is 00:00: two midnights
+        ("America/Havana", "2025-11-01"),
+        ("Atlantic/Azores", "2025-10-25"),
         // no 30 December
         ("Pacific/Apia", "2011-12-29"),
         // not by whole minutes

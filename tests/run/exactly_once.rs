@@ -266,6 +266,7 @@ async fn daylight_saving() -> Result<()> {
         ("America/Sao_Paulo", "2018-02-16"),
         // 01:00 is 00:00
         ("America/Havana", "2025-11-01"),
+        ("Atlantic/Azores", "2025-10-25"),
         // no 30 December
         ("Pacific/Apia", "2011-12-28"),
     ] {

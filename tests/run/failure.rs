@@ -140,6 +140,84 @@ async fn a_retry_waits_for_the_tick() -> Result<()> {
     sound(&client).await
 }
 
+/// What was canceled after its payment had failed is not paid by trying again (C5).
+#[tokio::test]
+async fn a_retry_pays_no_canceled_event() -> Result<()> {
+    let db = TestDb::create("canceled").await?;
+    let client = db.connect().await?;
+    set_clock(&client, "2026-06-10 12:00+09").await?;
+    client
+        .batch_execute(
+            r#"select loyalty.create_program('c', 'C');
+               select loyalty.set_member('c', 'M'), loyalty.set_member('c', 'F');
+               select loyalty.create_rule('c', 'ref', 'event',
+                   '{"event": "referral", "points": 5000, "months_after": 1, "day_of_month": 15}');
+               select loyalty.record_event('c', 'referral', 'M', 'F');
+               select count(*) from loyalty.grant_many((
+                   select jsonb_agg(jsonb_build_object('account_id', a.account_id, 'points', 1,
+                              'expires_on', case n when 0 then '2026-07-16' else date '2040-06-10' + n end))
+                     from loyalty.account a, generate_series(0, 4095) n
+                    where a.member_no = 'M'))"#,
+        )
+        .await?;
+    tick_at(&client, "2026-07-15 12:00+09", 1000).await?;
+    let failed = "select (f.points, f.code)::text from loyalty.run_failure f";
+    ensure!(texts(&client, failed).await? == ["(5000,54000)"]);
+    client
+        .batch_execute("select loyalty.cancel_event(1, 'recorded by mistake')")
+        .await?;
+    // a lot lapses: there is room
+    tick_at(&client, "2026-07-22 12:00+09", 1000).await?;
+    let retry = "select (f.*)::text from loyalty.run r cross join lateral loyalty.retry_failures(r.run_id) f
+                  where r.failed > 0";
+    ensure!(texts(&client, retry).await? == ["(1,0,0)"]);
+    ensure!(texts(&client, failed).await?.is_empty());
+    let granted = "select count(*) from loyalty.entry e join loyalty.account a using (account_id)
+                    where a.member_no = 'M' and e.points = 5000";
+    ensure!(number(&client, granted).await? == 0);
+    sound(&client).await
+}
+
+/// Some would be paid on other terms than the rest, or the run would never end.
+#[tokio::test]
+async fn a_rule_is_not_changed_in_the_middle_of_its_run() -> Result<()> {
+    let (_db, client) = world("halfway").await?;
+    set_clock(&client, PAY_DAY).await?;
+    let half_done = "select count(*) from loyalty.run r
+                      where r.job = 'rule:anniversary' and r.chunks > 0 and r.finished_at is null";
+    for _ in 0..1000 {
+        if number(&client, half_done).await? > 0 {
+            break;
+        }
+        client
+            .batch_execute("select loyalty.tick_step(3, null)")
+            .await?;
+    }
+    ensure!(number(&client, half_done).await? == 1);
+    let terms =
+        r#"'{"fact": "first_service_on", "every_years": 1, "points": 1, "day_of_month": 15}'"#;
+    for call in [
+        format!("change_rule('p', 'anniversary', terms => {terms}, from_day => '2025-01-15')"),
+        "end_rule('p', 'anniversary', last_day => '2025-01-14')".to_owned(),
+    ] {
+        refused(&client, &call, "22023").await?;
+    }
+    // for later days it may
+    client
+        .batch_execute(&format!(
+            "begin;
+             select loyalty.change_rule('p', 'anniversary', terms => {terms}, from_day => '2025-03-01');
+             rollback"
+        ))
+        .await?;
+    tick_at(&client, PAY_DAY, 1000).await?;
+    tick_at(&client, NEXT_PAY_DAY, 1000).await?;
+    sound(&client).await?;
+    ledger(&client, Available::Compared)
+        .await?
+        .same_as(&undisturbed().await?)
+}
+
 /// An error that nobody thought of, at one member: found in the chunk, listed, passed over.
 #[tokio::test]
 async fn an_error_at_one_member_is_found() -> Result<()> {
