@@ -230,6 +230,7 @@ create function loyalty_api.set_template(
 ) returns loyalty.notice_template
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
+    select loyalty.check_template_change(kind);
     select loyalty.audit('set_template', loyalty.program_id(loyalty.api_admin_program(set_template.program)),
         details => jsonb_build_object('kind', kind, 'language', language));
     select w.* from loyalty.set_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
@@ -238,9 +239,9 @@ end;
 comment on function loyalty_api.set_template(text, text, text, text, text, text, text) is
 $$Write a template
 
-Writes the program's own texts for a kind of notice and a language. 400 22023 tells part, line and what is wrong there. Administrators only.
+Writes the program's own texts for a kind of notice and a language. 400 22023 tells part, line and what is wrong there. Administrators only; kinds that carry a code or link, such as password_reset, operators only: 403 LY010.
 
-- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
+- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_changed.
 - `language`: such as ja or en.
 - `subject`: subject of the mail, one line.
 - `text_body`: the mail as plain text.
@@ -276,6 +277,7 @@ Fills a template in with an example and changes nothing: the one in use, or one 
 create function loyalty_api.delete_template(kind text, language text, program text default null) returns boolean
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
+    select loyalty.check_template_change(kind);
     select loyalty.audit('delete_template', loyalty.program_id(loyalty.api_admin_program(delete_template.program)),
         details => jsonb_build_object('kind', kind, 'language', language));
     select loyalty.delete_template(loyalty.api_admin_program(program), kind, language);
@@ -283,7 +285,7 @@ end;
 comment on function loyalty_api.delete_template(text, text, text) is
 $$Delete a template
 
-Takes the program's own texts away, so that the supplied ones are used again; whether there were any. Administrators only.
+Takes the program's own texts away, so that the supplied ones are used again; whether there were any. Administrators only; kinds that carry a code or link, such as password_reset, operators only: 403 LY010.
 
 - `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
 - `language`: such as ja or en.

@@ -2061,3 +2061,163 @@ begin
     return loyalty.role_answer(held);
 end
 $$;
+
+-- Over HTTP only operators say where links of logins lead, and what is written around them.
+create function loyalty.carries_proof(kind text) returns boolean
+    language sql immutable parallel safe
+    return coalesce(carries_proof.kind in (
+        'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change', 'login_approved',
+        'family_approval', 'family_invitation', 'staff_invitation'), false);
+comment on function loyalty.carries_proof is 'Whether notices of a kind have a code or link in them, which opens a login.';
+create function loyalty.check_template_change(kind text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- whose login it is may be an operator's: the program's administrators would choose what they are led to
+    if loyalty.api_role() = 'loyalty_admin' and loyalty.carries_proof(check_template_change.kind) then
+        perform loyalty.raise('LY010', 'an administrator does not write what carries a code or link',
+            format('kind: %s given.', check_template_change.kind),
+            'An operator writes texts of that kind; administrators those of the others.');
+    end if;
+end
+$$;
+comment on function loyalty.check_template_change is
+    'Keeps an administrator from changing over HTTP the texts around codes and links, which open logins of other programs too.';
+create or replace function loyalty_api.set_template(
+    kind text,
+    language text,
+    subject text,
+    text_body text,
+    html_body text default null,
+    sms_body text default null,
+    program text default null
+) returns loyalty.notice_template
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select loyalty.check_template_change(kind);
+    select loyalty.audit('set_template', loyalty.program_id(loyalty.api_admin_program(set_template.program)),
+        details => jsonb_build_object('kind', kind, 'language', language));
+    select w.* from loyalty.set_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
+        html_body, sms_body) w;
+end;
+comment on function loyalty_api.set_template(text, text, text, text, text, text, text) is
+$$Write a template
+
+Writes the program's own texts for a kind of notice and a language. 400 22023 tells part, line and what is wrong there. Administrators only; kinds that carry a code or link, such as password_reset, operators only: 403 LY010.
+
+- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_changed.
+- `language`: such as ja or en.
+- `subject`: subject of the mail, one line.
+- `text_body`: the mail as plain text.
+- `html_body`: the mail as HTML, if wanted; values are escaped in it.
+- `sms_body`: the short message to members without an e-mail address, if wanted.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+create or replace function loyalty_api.delete_template(kind text, language text, program text default null) returns boolean
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select loyalty.check_template_change(kind);
+    select loyalty.audit('delete_template', loyalty.program_id(loyalty.api_admin_program(delete_template.program)),
+        details => jsonb_build_object('kind', kind, 'language', language));
+    select loyalty.delete_template(loyalty.api_admin_program(program), kind, language);
+end;
+comment on function loyalty_api.delete_template(text, text, text) is
+$$Delete a template
+
+Takes the program's own texts away, so that the supplied ones are used again; whether there were any. Administrators only; kinds that carry a code or link, such as password_reset, operators only: 403 LY010.
+
+- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
+- `language`: such as ja or en.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+create function loyalty.check_site_change(program text, site_url text, clear text[]) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known text := (select p.site_url from loyalty.access_policy p
+                    where p.program_id = loyalty.program_id(check_site_change.program));
+begin
+    if loyalty.api_role() = 'loyalty_admin'
+       and (known is distinct from coalesce(check_site_change.site_url, known)
+            or known is not null and 'site_url' = any (check_site_change.clear)) then
+        perform loyalty.raise('LY010', 'an administrator does not say where mailed links lead', null,
+            'An operator sets or clears site_url.');
+    end if;
+end
+$$;
+comment on function loyalty.check_site_change is
+    'Keeps an administrator from changing site_url over HTTP: the links sent there open logins of other programs too.';
+create or replace function loyalty_api.set_access_policy(
+    organisation_id text default null,
+    terms_version text default null,
+    terms_url text default null,
+    site_url text default null,
+    asks_details boolean default null,
+    allows_member_no boolean default null,
+    password_length integer default null,
+    password_letters integer default null,
+    password_digits integer default null,
+    password_symbols boolean default null,
+    token_life interval default null,
+    session_life interval default null,
+    remembered_life interval default null,
+    family_relations text[] default null,
+    family_degree integer default null,
+    family_access text default null,
+    family_monthly_limit bigint default null,
+    approval_above bigint default null,
+    clear text[] default '{}',
+    program text default null
+) returns setof loyalty_api.access_policy
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    code text := loyalty.api_admin_program(set_access_policy.program);
+begin
+    perform loyalty.check_limit_change(code, set_access_policy.approval_above, set_access_policy.clear);
+    perform loyalty.check_site_change(code, set_access_policy.site_url, set_access_policy.clear);
+    perform loyalty.set_access_policy(code, set_access_policy.organisation_id, set_access_policy.terms_version,
+        set_access_policy.terms_url, set_access_policy.site_url, set_access_policy.asks_details,
+        set_access_policy.allows_member_no, set_access_policy.password_length, set_access_policy.password_letters,
+        set_access_policy.password_digits, set_access_policy.password_symbols, set_access_policy.token_life,
+        set_access_policy.session_life, set_access_policy.remembered_life, set_access_policy.family_relations,
+        set_access_policy.family_degree, set_access_policy.family_access, set_access_policy.family_monthly_limit,
+        set_access_policy.approval_above, set_access_policy.clear);
+    return query select v.* from loyalty_api.access_policy v where v.program = code;
+end
+$$;
+comment on function loyalty_api.set_access_policy(text, text, text, text, boolean, boolean, integer, integer, integer, boolean, interval, interval, interval, text[], integer, text, bigint, bigint, text[], text) is
+$$Set the access policy
+
+Opens the program to people who register and log in, and sets what it asks of them; what is left out stays as it is. Answers with the row of /access_policy. 400 22023 names the wrong field. Only an operator raises or clears approval_above, or changes site_url: 403 LY010. Administrators only.
+
+- `organisation_id`: what members type to say which organisation they are of.
+- `terms_version`: version of the terms that a registration accepts.
+- `terms_url`: where the terms can be read.
+- `site_url`: the site that mailed links lead to, without a slash at its end.
+- `asks_details`: whether registration asks for kana and birth date.
+- `allows_member_no`: whether a member may log in by member number.
+- `password_length`: characters that a password has at least, 6 to 64.
+- `password_letters`: ASCII letters that it has at least.
+- `password_digits`: digits that it has at least.
+- `password_symbols`: whether it may have more than ASCII letters and digits.
+- `token_life`: how long an access token is good, such as "10 minutes".
+- `session_life`: how long a login lasts without being used, such as "12 hours".
+- `remembered_life`: the same for remember-me, such as "60 days".
+- `family_relations`: relations that may be invited, such as ["spouse", "child"].
+- `family_degree`: the highest degree of kinship that may be invited: 0, 1 or 2.
+- `family_access`: what family may do with the member's points: none, see or spend.
+- `family_monthly_limit`: points that one of the family may spend in a month.
+- `approval_above`: grants of more points need two administrators.
+- `clear`: names of fields to empty: organisation_id, terms_url, site_url, family_monthly_limit, approval_above.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+revoke all on function
+    loyalty.carries_proof(text),
+    loyalty.check_template_change(text),
+    loyalty.check_site_change(text, text, text[])
+    from public;
+grant execute on function
+    loyalty.carries_proof(text),
+    loyalty.check_template_change(text),
+    loyalty.check_site_change(text, text, text[])
+    to loyalty_operator;

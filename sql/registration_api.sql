@@ -61,6 +61,7 @@ declare
     code text := loyalty.api_admin_program(set_access_policy.program);
 begin
     perform loyalty.check_limit_change(code, set_access_policy.approval_above, set_access_policy.clear);
+    perform loyalty.check_site_change(code, set_access_policy.site_url, set_access_policy.clear);
     perform loyalty.set_access_policy(code, set_access_policy.organisation_id, set_access_policy.terms_version,
         set_access_policy.terms_url, set_access_policy.site_url, set_access_policy.asks_details,
         set_access_policy.allows_member_no, set_access_policy.password_length, set_access_policy.password_letters,
@@ -74,7 +75,7 @@ $$;
 comment on function loyalty_api.set_access_policy(text, text, text, text, boolean, boolean, integer, integer, integer, boolean, interval, interval, interval, text[], integer, text, bigint, bigint, text[], text) is
 $$Set the access policy
 
-Opens the program to people who register and log in, and sets what it asks of them; what is left out stays as it is. Answers with the row of /access_policy. 400 22023 names the wrong field. Only an operator raises or clears approval_above: 403 LY010. Administrators only.
+Opens the program to people who register and log in, and sets what it asks of them; what is left out stays as it is. Answers with the row of /access_policy. 400 22023 names the wrong field. Only an operator raises or clears approval_above, or changes site_url: 403 LY010. Administrators only.
 
 - `organisation_id`: what members type to say which organisation they are of.
 - `terms_version`: version of the terms that a registration accepts.

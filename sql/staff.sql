@@ -390,6 +390,25 @@ $$;
 comment on function loyalty.check_limit_change is
     'Keeps an administrator from raising or clearing approval_above over HTTP, which would make two of one.';
 
+create function loyalty.check_site_change(program text, site_url text, clear text[]) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known text := (select p.site_url from loyalty.access_policy p
+                    where p.program_id = loyalty.program_id(check_site_change.program));
+begin
+    if loyalty.api_role() = 'loyalty_admin'
+       and (known is distinct from coalesce(check_site_change.site_url, known)
+            or known is not null and 'site_url' = any (check_site_change.clear)) then
+        perform loyalty.raise('LY010', 'an administrator does not say where mailed links lead', null,
+            'An operator sets or clears site_url.');
+    end if;
+end
+$$;
+comment on function loyalty.check_site_change is
+    'Keeps an administrator from changing site_url over HTTP: the links sent there open logins of other programs too.';
+
 create function loyalty.audit_operation(action text, receipt loyalty.receipt) returns loyalty.receipt
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

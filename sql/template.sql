@@ -152,6 +152,28 @@ $$;
 comment on function loyalty.delete_template is
     'Takes a program''s own template away, so that the supplied one is used again; whether there was one.';
 
+create function loyalty.carries_proof(kind text) returns boolean
+    language sql immutable parallel safe
+    return coalesce(carries_proof.kind in (
+        'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change', 'login_approved',
+        'family_approval', 'family_invitation', 'staff_invitation'), false);
+comment on function loyalty.carries_proof is 'Whether notices of a kind have a code or link in them, which opens a login.';
+
+create function loyalty.check_template_change(kind text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- whose login it is may be an operator's: the program's administrators would choose what they are led to
+    if loyalty.api_role() = 'loyalty_admin' and loyalty.carries_proof(check_template_change.kind) then
+        perform loyalty.raise('LY010', 'an administrator does not write what carries a code or link',
+            format('kind: %s given.', check_template_change.kind),
+            'An operator writes texts of that kind; administrators those of the others.');
+    end if;
+end
+$$;
+comment on function loyalty.check_template_change is
+    'Keeps an administrator from changing over HTTP the texts around codes and links, which open logins of other programs too.';
+
 create function loyalty.preview_template(
     program text,
     kind text,

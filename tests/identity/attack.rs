@@ -518,3 +518,82 @@ async fn a_login_is_for_the_roles_one_has() -> Result<()> {
     );
     Ok(())
 }
+
+/// P12: an administrator of one program leads no login of others astray: where mailed links lead
+/// and what is written around them is an operator's.
+#[tokio::test]
+async fn p12_where_links_lead_is_not_an_administrators() -> Result<()> {
+    let world = World::start("attack_link").await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    world.join(HANAKO, &world.hanako_mile).await?;
+    world
+        .sql
+        .batch_execute(&format!(
+            "select loyalty.give_role(null, '{HANAKO}', 'operator')"
+        ))
+        .await?;
+    let admin = world.admin("mile")?;
+    let operator = world.operator()?;
+    let before = state(&world).await?;
+    for policy in [
+        json!({"site_url": "https://evil.example.com"}),
+        json!({"site_url": ""}),
+        json!({"clear": ["site_url"]}),
+        json!({"terms_version": "2027-01", "clear": ["terms_url", "site_url"]}),
+    ] {
+        let answer = world.rpc(&admin, "set_access_policy", policy).await?;
+        answer.refused(403, "LY010")?;
+    }
+    let carrying: Vec<String> = world
+        .sql
+        .query(
+            "select t.kind from loyalty.notice_template t where t.program_id is null
+              group by t.kind having bool_or(t.text_body ~ '\\{\\{ (code|link) \\}\\}') order by 1",
+            &[],
+        )
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    ensure!(carrying.len() == 9, "{carrying:?}");
+    for kind in &carrying {
+        let text = json!({"kind": kind, "language": "ja", "subject": "500", "text_body": "500"});
+        let answer = world.rpc(&admin, "set_template", text).await?;
+        answer.refused(403, "LY010").with_context(|| kind.clone())?;
+        let which = json!({"kind": kind, "language": "ja"});
+        let answer = world.rpc(&admin, "delete_template", which).await?;
+        answer.refused(403, "LY010").with_context(|| kind.clone())?;
+    }
+    ensure_same(&before, &state(&world).await?)?;
+    let arguments = json!({"login_id": HANAKO, "program": "mile"});
+    world
+        .rpc("", "request_password_reset", arguments)
+        .await?
+        .ok()?;
+    let mail = world.mail_to(HANAKO).await?;
+    ensure!(
+        mail.link()?
+            .starts_with("https://mile.example.com/app/password_reset#"),
+        "{mail:?}"
+    );
+    // the other texts and settings stay theirs, also with the site_url that there is
+    let policy = json!({"site_url": "https://mile.example.com/app", "terms_version": "2027-01"});
+    world.rpc(&admin, "set_access_policy", policy).await?.ok()?;
+    for kind in ["balance", "password_changed"] {
+        let text = json!({"kind": kind, "language": "ja", "subject": "x", "text_body": "x"});
+        world.rpc(&admin, "set_template", text).await?.ok()?;
+        let which = json!({"kind": kind, "language": "ja"});
+        let deleted = world.rpc(&admin, "delete_template", which).await?.ok()?;
+        assert_eq!(deleted, json!(true));
+    }
+    let policy = json!({"program": "mile", "site_url": "https://mile.example.com"});
+    world
+        .rpc(&operator, "set_access_policy", policy)
+        .await?
+        .ok()?;
+    let text = json!({
+        "program": "mile", "kind": "password_reset", "language": "ja", "subject": "x", "text_body": "{{ link }}",
+    });
+    world.rpc(&operator, "set_template", text).await?.ok()?;
+    Ok(())
+}

@@ -235,7 +235,6 @@ async fn an_administrator_sets_the_access_policy() -> Result<()> {
         (json!({ "organisation_id": " " }), "organisation_id"),
         (json!({ "terms_version": "" }), "terms_version"),
         (json!({ "terms_url": "ftp://example.com" }), "terms_url"),
-        (json!({ "site_url": "https://example.com/" }), "site_url"),
         (json!({ "password_length": 5 }), "password_length"),
         (json!({ "password_letters": 33 }), "password_letters"),
         (json!({ "password_digits": -1 }), "password_digits"),
@@ -258,6 +257,11 @@ async fn an_administrator_sets_the_access_policy() -> Result<()> {
             "{change}: {body}"
         );
     }
+    let wrong = json!({ "site_url": "https://example.com/", "program": "coin" });
+    let body = set(&world.operator()?, wrong)
+        .await?
+        .refused(400, "22023")?;
+    assert!(text(&body, "message")?.starts_with("site_url"), "{body}");
     // nobody else
     set("", json!({})).await?.refused(401, "LY009")?;
     set(&world.granter("coin")?, json!({}))
