@@ -1,6 +1,7 @@
 -- Forgotten login IDs (C13): an application that staff look at. Until they decide, the login is
 -- suspended, but only where the application says what the member record says: else anybody
--- could suspend anybody.
+-- could suspend anybody. Nor where it opens other programs too, whose administrators did not
+-- write that record.
 
 create table loyalty.login_application (
     application_id bigint generated always as identity primary key,
@@ -117,7 +118,8 @@ begin
         case when known.birth_date is distinct from apply_for_login.birth_date then 'birth_date' end], null);
     update loyalty.identity i
        set state = 'suspended', changed_at = loyalty.now()
-     where i.identity_id = known.identity_id and differs = '{}' and i.state in ('active', 'locked');
+     where i.identity_id = known.identity_id and differs = '{}' and i.state in ('active', 'locked')
+       and not loyalty.opens_more(known.identity_id, policy.program_id);
     suspends := found;
     insert into loyalty.login_application
            (program_id, account_id, identity_id, member_no, name, kana, birth_date, login_id, phone, differs,
@@ -133,7 +135,7 @@ begin
 end
 $$;
 comment on function loyalty.apply_for_login is
-    'Applies for another login ID (C13): {application_id, state}, whether or not there is such a member. Where all fits the member record, the login is suspended until staff decide. Asked too often: LY008. Raises LY002, LY007, 22004, 22023.';
+    'Applies for another login ID (C13): {application_id, state}, whether or not there is such a member. Where all fits the member record and the login opens no other program, it is suspended until staff decide. Asked too often: LY008. Raises LY002, LY007, 22004, 22023.';
 
 create function loyalty.open_application(application_id bigint, states text[]) returns loyalty.login_application
     language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -221,7 +223,8 @@ begin
            set has_suspended = true
          where a.application_id = (select min(o.application_id) from loyalty.login_application o
                                     where o.identity_id = application.identity_id and o.differs = '{}'
-                                      and o.state in ('waiting', 'approved'));
+                                      and o.state in ('waiting', 'approved')
+                                      and not loyalty.opens_more(o.identity_id, o.program_id));
         if not found then
             update loyalty.identity i
                set state = 'active', changed_at = loyalty.now()

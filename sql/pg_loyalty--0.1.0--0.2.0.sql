@@ -2221,3 +2221,132 @@ grant execute on function
     loyalty.check_template_change(text),
     loyalty.check_site_change(text, text, text[])
     to loyalty_operator;
+
+-- An application for a login suspends at once only what opens no other program.
+create or replace function loyalty.apply_for_login(
+    organisation_id text, name text, kana text, birth_date date, member_no text,
+    login_id text, login_id_again text, phone text, consent boolean
+) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    began timestamptz := clock_timestamp();
+    policy loyalty.access_policy;
+    wanted text := loyalty.clean_login_id(apply_for_login.login_id);
+    record json;
+    subject text;
+    wait interval;
+    known record;
+    differs text[];
+    suspends boolean;
+    made bigint;
+begin
+    if apply_for_login.consent is distinct from true then
+        perform loyalty.raise('22023', 'consent is needed', null, 'An application is worked on with the person''s consent only.');
+    elsif wanted is null then
+        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a phone number', null, 'Send one of them.');
+    elsif wanted is distinct from loyalty.clean_login_id(apply_for_login.login_id_again) then
+        perform loyalty.raise('22023', 'the two login IDs differ', null, 'Send login_id and login_id_again the same.');
+    elsif coalesce(btrim(apply_for_login.member_no), '') = '' or coalesce(btrim(apply_for_login.name), '') = ''
+          or coalesce(btrim(apply_for_login.kana), '') = '' or coalesce(btrim(apply_for_login.phone), '') = ''
+          or apply_for_login.birth_date is null then
+        perform loyalty.raise('22004', 'name, kana, birth_date, member_no and phone must not be empty', null, 'Send all of them.');
+    end if;
+    select p.* into policy
+      from loyalty.access_policy p
+     where lower(p.organisation_id) = lower(btrim(apply_for_login.organisation_id));
+    if policy.program_id is null then
+        perform loyalty.raise('LY002', 'no such organisation', null, 'Check organisation_id.');
+    end if;
+    perform loyalty.check_service_hours(policy.program_id);
+    record := loyalty.clean_member(
+        json_build_object('member_no', apply_for_login.member_no, 'name', apply_for_login.name,
+                          'kana', apply_for_login.kana, 'birth_date', apply_for_login.birth_date,
+                          'phone', apply_for_login.phone),
+        timezone((select p.time_zone from loyalty.program p where p.program_id = policy.program_id), loyalty.now())::date);
+    subject := format('application %s %s', policy.program_id, lower(record ->> 'member_no'));
+    wait := loyalty.begin_attempt('send', subject);
+    if wait is not null then
+        return loyalty.refuse_attempt(wait);
+    end if;
+    perform loyalty.attempt_failed('send', subject);
+    select a.account_id, m.name, m.kana, m.birth_date, l.identity_id
+      into known
+      from loyalty.account a
+      left join loyalty.member m on m.account_id = a.account_id
+      left join loyalty.identity_link l on l.account_id = a.account_id and l.relation = 'self' and l.ended_at is null
+     where a.program_id = policy.program_id and a.member_no = record ->> 'member_no';
+    differs := array_remove(array[
+        case when known.account_id is null then 'member_no' end,
+        case when not coalesce(loyalty.same_name(known.name, record ->> 'name'), false) then 'name' end,
+        case when not coalesce(loyalty.same_name(known.kana, record ->> 'kana'), false) then 'kana' end,
+        case when known.birth_date is distinct from apply_for_login.birth_date then 'birth_date' end], null);
+    update loyalty.identity i
+       set state = 'suspended', changed_at = loyalty.now()
+     where i.identity_id = known.identity_id and differs = '{}' and i.state in ('active', 'locked')
+       and not loyalty.opens_more(known.identity_id, policy.program_id);
+    suspends := found;
+    insert into loyalty.login_application
+           (program_id, account_id, identity_id, member_no, name, kana, birth_date, login_id, phone, differs,
+            has_suspended, applied_at, address)
+    values (policy.program_id, known.account_id, known.identity_id, record ->> 'member_no', record ->> 'name',
+            record ->> 'kana', apply_for_login.birth_date, wanted, record ->> 'phone', differs, suspends,
+            loyalty.now(), loyalty.client_address())
+    returning application_id into made;
+    perform loyalty.audit('apply_for_login', policy.program_id, known.identity_id, known.account_id,
+        jsonb_build_object('application_id', made, 'differs', differs));
+    perform loyalty.pad(began);
+    return jsonb_build_object('application_id', made, 'state', 'waiting');
+end
+$$;
+comment on function loyalty.apply_for_login is
+    'Applies for another login ID (C13): {application_id, state}, whether or not there is such a member. Where all fits the member record and the login opens no other program, it is suspended until staff decide. Asked too often: LY008. Raises LY002, LY007, 22004, 22023.';
+create or replace function loyalty.refuse_application(application_id bigint, reason text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    application loyalty.login_application := loyalty.open_application(refuse_application.application_id, '{waiting,approved}');
+begin
+    update loyalty.login_application a
+       set state = 'refused', decided_at = loyalty.now(), decided_by = loyalty.actor(), reason = refuse_application.reason,
+           has_suspended = false
+     where a.application_id = application.application_id;
+    update loyalty.challenge c
+       set used_at = loyalty.now()
+     where c.identity_id = application.identity_id and c.purpose = 'login_approved' and c.used_at is null
+       and c.details ->> 'application_id' = application.application_id::text;
+    if application.has_suspended then
+        -- another one that waits keeps it suspended
+        update loyalty.login_application a
+           set has_suspended = true
+         where a.application_id = (select min(o.application_id) from loyalty.login_application o
+                                    where o.identity_id = application.identity_id and o.differs = '{}'
+                                      and o.state in ('waiting', 'approved')
+                                      and not loyalty.opens_more(o.identity_id, o.program_id));
+        if not found then
+            update loyalty.identity i
+               set state = 'active', changed_at = loyalty.now()
+             where i.identity_id = application.identity_id and i.state = 'suspended';
+        end if;
+    end if;
+    perform loyalty.audit('refuse_application', application.program_id, application.identity_id, application.account_id,
+        jsonb_build_object('application_id', application.application_id, 'reason', refuse_application.reason));
+    return jsonb_build_object('application_id', application.application_id, 'state', 'refused');
+end
+$$;
+comment on function loyalty_api.apply_for_login(text, text, text, text, text, text, text, text, boolean) is
+$$Forgot the login ID
+
+An application that staff approve or refuse; answers with `application_id`, whether or not there is such a member. Until they decide, the login of who is described is suspended, if it opens no other program. Once approved, a link goes to the new login ID, for accept_login. 429 LY008 when asked too often.
+
+- `organisation_id`: the organisation ID.
+- `name`: the name as the organisation has it.
+- `kana`: its reading in katakana.
+- `birth_date`: the birth date, as YYYY-MM-DD.
+- `member_no`: the member or staff number.
+- `login_id`: the e-mail address or phone to log in with from now on.
+- `login_id_again`: the same.
+- `phone`: a telephone number for questions.
+- `consent`: true: the person agrees that staff use this for the application.$$;

@@ -82,7 +82,7 @@ $$;
 comment on function loyalty_api.apply_for_login(text, text, text, text, text, text, text, text, boolean) is
 $$Forgot the login ID
 
-An application that staff approve or refuse; answers with `application_id`, whether or not there is such a member. Until they decide, the login of who is described is suspended. Once approved, a link goes to the new login ID, for accept_login. 429 LY008 when asked too often.
+An application that staff approve or refuse; answers with `application_id`, whether or not there is such a member. Until they decide, the login of who is described is suspended, if it opens no other program. Once approved, a link goes to the new login ID, for accept_login. 429 LY008 when asked too often.
 
 - `organisation_id`: the organisation ID.
 - `name`: the name as the organisation has it.

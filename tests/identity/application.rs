@@ -312,7 +312,11 @@ async fn c13_a_login_of_several_programs_is_the_operators() -> Result<()> {
     let world = World::start("application_several").await?;
     world.enrol(&world.hanako, Some(HANAKO)).await?;
     world.join(HANAKO, &world.hanako_mile).await?;
+    let session = world.logged_in(HANAKO, "coin").await?;
     let application = world.apply(&world.hanako, "new@example.com").await?.ok()?;
+    // who writes the member record of one program suspends nobody in another
+    world.get(&session.access, "/balance").await?.ok()?;
+    world.logged_in(HANAKO, "mile").await?;
     let approve = "approve_application";
     world
         .decide(&world.admin("coin")?, approve, &application)
@@ -327,5 +331,39 @@ async fn c13_a_login_of_several_programs_is_the_operators() -> Result<()> {
     for program in ["coin", "mile"] {
         world.log_in("new@example.com", NEW, program).await?.ok()?;
     }
+    Ok(())
+}
+
+/// C13: nor do staff who may write a member's record suspend an operator by it; refusing what
+/// was approved leaves no login suspended for another application that could not suspend it.
+#[tokio::test]
+async fn c13_an_application_suspends_no_operator() -> Result<()> {
+    let world = World::start("application_operator").await?;
+    let person = world.enrol(&world.hanako, Some(HANAKO)).await?;
+    world
+        .sql
+        .batch_execute(&format!(
+            "select loyalty.give_role(null, '{HANAKO}', 'operator')"
+        ))
+        .await?;
+    let operator = json!({ "login_id": HANAKO, "password": PASSWORD, "role": "operator" });
+    let session = world.rpc("", "log_in", operator.clone()).await?.ok()?;
+    let own = world.apply(&world.hanako, "new@example.com").await?.ok()?;
+    let state = format!("select state from loyalty.identity where identity_id = {person}");
+    assert_eq!(world.one(&state).await?, "(active)");
+    let refresh = json!({ "refresh_token": session["refresh_token"] });
+    world.rpc("", "refresh", refresh).await?.ok()?;
+    let by = world.operator()?;
+    world.decide(&by, "approve_application", &own).await?.ok()?;
+    assert_eq!(world.one(&state).await?, "(suspended)");
+    let other = world.apply(&world.hanako, "evil@example.com").await?.ok()?;
+    world.decide(&by, "refuse_application", &own).await?.ok()?;
+    assert_eq!(world.one(&state).await?, "(active)");
+    world.rpc("", "log_in", operator).await?.ok()?;
+    world
+        .decide(&by, "refuse_application", &other)
+        .await?
+        .ok()?;
+    assert_eq!(world.one(&state).await?, "(active)");
     Ok(())
 }
