@@ -256,6 +256,7 @@ begin
            longest_retry = coalesce(set_notice_sender.longest_retry, f.longest_retry)
      where f.program_id = loyalty.program_id(set_notice_sender.program)
     returning * into written;
+    perform loyalty.audit('set_notice_sender', written.program_id, details => to_jsonb(written) - 'program_id');
     return written;
 exception when check_violation then
     get stacked diagnostics broken = constraint_name;

@@ -182,14 +182,24 @@ comment on function loyalty.forfeit is
     'Books all that an account holds as breakage, for close_account; null when it holds nothing.';
 
 create function loyalty.suspend_account(account_id bigint) returns void
-    language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.set_account_status(account_id, 'suspended');
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform loyalty.set_account_status(account_id, 'suspended');
+    perform loyalty.audit('suspend_account', loyalty.account_program_id(account_id), null, account_id);
+end
+$$;
 comment on function loyalty.suspend_account is
     'Refuses spends, holds, captures and transfers from the account (LY004) until it is resumed. Its points still expire.';
 
 create function loyalty.resume_account(account_id bigint) returns void
-    language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.set_account_status(account_id, 'open');
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform loyalty.set_account_status(account_id, 'open');
+    perform loyalty.audit('resume_account', loyalty.account_program_id(account_id), null, account_id);
+end
+$$;
 comment on function loyalty.resume_account is 'Ends a suspension. LY004 for a closed account.';
 
 create function loyalty.close_account(account_id bigint, forfeit boolean default false, reason text default null)
@@ -201,6 +211,8 @@ begin
         perform loyalty.forfeit(account_id, reason);
     end if;
     perform loyalty.set_account_status(account_id, 'closed');
+    perform loyalty.audit('close_account', loyalty.account_program_id(account_id), null, account_id,
+        jsonb_build_object('forfeit', forfeit));
 end
 $$;
 comment on function loyalty.close_account is

@@ -2350,3 +2350,125 @@ An application that staff approve or refuse; answers with `application_id`, whet
 - `login_id_again`: the same.
 - `phone`: a telephone number for questions.
 - `consent`: true: the person agrees that staff use this for the application.$$;
+
+-- Calls that SQL alone has are in the audit.
+create or replace function loyalty.suspend_account(account_id bigint) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform loyalty.set_account_status(account_id, 'suspended');
+    perform loyalty.audit('suspend_account', loyalty.account_program_id(account_id), null, account_id);
+end
+$$;
+create or replace function loyalty.resume_account(account_id bigint) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform loyalty.set_account_status(account_id, 'open');
+    perform loyalty.audit('resume_account', loyalty.account_program_id(account_id), null, account_id);
+end
+$$;
+create or replace function loyalty.close_account(account_id bigint, forfeit boolean default false, reason text default null)
+    returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if forfeit then
+        perform loyalty.forfeit(account_id, reason);
+    end if;
+    perform loyalty.set_account_status(account_id, 'closed');
+    perform loyalty.audit('close_account', loyalty.account_program_id(account_id), null, account_id,
+        jsonb_build_object('forfeit', forfeit));
+end
+$$;
+create or replace function loyalty.set_service_hours(program text, closed_from time, closed_until time) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer := loyalty.program_id(set_service_hours.program);
+begin
+    if (set_service_hours.closed_from is null) <> (set_service_hours.closed_until is null) then
+        perform loyalty.raise('22004', 'service hours need both times',
+            format('closed_from is %s, closed_until is %s.', coalesce(set_service_hours.closed_from::text, 'null'),
+                coalesce(set_service_hours.closed_until::text, 'null')),
+            'Pass closed_from and closed_until, or null for both: always open.');
+    end if;
+    if set_service_hours.closed_from = set_service_hours.closed_until
+       or greatest(set_service_hours.closed_from, set_service_hours.closed_until) = '24:00'
+       or extract(second from set_service_hours.closed_from) + extract(second from set_service_hours.closed_until) > 0 then
+        perform loyalty.raise('22023', 'service hours are whole minutes and leave the program open at times',
+            format('Closed from %s until %s.', set_service_hours.closed_from, set_service_hours.closed_until),
+            'Such as closed_from => ''02:00'', closed_until => ''05:00''; midnight is 00:00.');
+    end if;
+    if set_service_hours.closed_from is null then
+        delete from loyalty.service_hours h where h.program_id = within;
+    else
+        insert into loyalty.service_hours as h (program_id, closed_from, closed_until)
+        values (within, set_service_hours.closed_from, set_service_hours.closed_until)
+            on conflict (program_id) do update
+           set closed_from = excluded.closed_from, closed_until = excluded.closed_until;
+    end if;
+    perform loyalty.audit('set_service_hours', within, details => jsonb_build_object(
+        'closed_from', set_service_hours.closed_from, 'closed_until', set_service_hours.closed_until));
+end
+$$;
+create or replace function loyalty.set_notice_sender(
+    program text,
+    email text default null,
+    sms text default null,
+    language text default null,
+    preferences_url text default null,
+    max_attempts integer default null,
+    first_retry interval default null,
+    longest_retry interval default null
+) returns loyalty.notice_sender
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    written loyalty.notice_sender;
+    broken text;
+begin
+    insert into loyalty.notice_sender as f (program_id) values (loyalty.program_id(set_notice_sender.program))
+        on conflict (program_id) do nothing;
+    update loyalty.notice_sender f
+       set email = nullif(coalesce(set_notice_sender.email, f.email), ''),
+           sms = nullif(coalesce(set_notice_sender.sms, f.sms), ''),
+           language = coalesce(set_notice_sender.language, f.language),
+           preferences_url = nullif(coalesce(set_notice_sender.preferences_url, f.preferences_url), ''),
+           max_attempts = coalesce(set_notice_sender.max_attempts, f.max_attempts),
+           first_retry = coalesce(set_notice_sender.first_retry, f.first_retry),
+           longest_retry = coalesce(set_notice_sender.longest_retry, f.longest_retry)
+     where f.program_id = loyalty.program_id(set_notice_sender.program)
+    returning * into written;
+    perform loyalty.audit('set_notice_sender', written.program_id, details => to_jsonb(written) - 'program_id');
+    return written;
+exception when check_violation then
+    get stacked diagnostics broken = constraint_name;
+    perform case broken
+        when 'notice_sender_email_is_a_mailbox' then
+            loyalty.raise('22023', 'email is no sender of mails', format('email: %L given.', left(email, 100)),
+                'points@example.com, or Sample Club <points@example.com>; the name without any of ( ) < > @ , ; : \ " [ ].')
+        when 'notice_sender_sms_is_short' then
+            loyalty.raise('22023', 'sms is no sender of short messages', format('sms: %L given.', left(sms, 100)),
+                'A number such as +81312345678, or 2 to 20 ASCII letters and digits.')
+        when 'notice_sender_language_is_a_tag' then
+            loyalty.raise('22023', 'language is no language tag', format('language: %L given.', left(language, 100)),
+                'A BCP 47 tag such as ja or en.')
+        when 'notice_sender_preferences_url_is_a_url' then
+            loyalty.raise('22023', 'preferences_url is no URL', format('preferences_url: %L given.', left(preferences_url, 100)),
+                'A URL that begins with https://, http:// or mailto: and has no spaces, up to 500 characters.')
+        when 'notice_sender_max_attempts_is_sane' then
+            loyalty.raise('22023', 'max_attempts is out of range', format('max_attempts: %s given.', max_attempts),
+                'From 1 to 100.')
+        when 'notice_sender_first_retry_is_sane' then
+            loyalty.raise('22023', 'first_retry is out of range', format('first_retry: %s given.', first_retry),
+                'From 1 second to 1 day.')
+        when 'notice_sender_longest_retry_is_sane' then
+            loyalty.raise('22023', 'longest_retry is out of range', format('longest_retry: %s given.', longest_retry),
+                'From first_retry to 7 days.')
+        end;
+    raise;
+end
+$$;

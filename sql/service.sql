@@ -39,12 +39,14 @@ begin
     end if;
     if set_service_hours.closed_from is null then
         delete from loyalty.service_hours h where h.program_id = within;
-        return;
+    else
+        insert into loyalty.service_hours as h (program_id, closed_from, closed_until)
+        values (within, set_service_hours.closed_from, set_service_hours.closed_until)
+            on conflict (program_id) do update
+           set closed_from = excluded.closed_from, closed_until = excluded.closed_until;
     end if;
-    insert into loyalty.service_hours as h (program_id, closed_from, closed_until)
-    values (within, set_service_hours.closed_from, set_service_hours.closed_until)
-        on conflict (program_id) do update
-       set closed_from = excluded.closed_from, closed_until = excluded.closed_until;
+    perform loyalty.audit('set_service_hours', within, details => jsonb_build_object(
+        'closed_from', set_service_hours.closed_from, 'closed_until', set_service_hours.closed_until));
 end
 $$;
 comment on function loyalty.set_service_hours is

@@ -268,6 +268,82 @@ async fn audit_has_every_administrative_call() -> Result<()> {
     Ok(())
 }
 
+/// What there is no call for over HTTP is recorded as well, unless it is refused.
+#[tokio::test]
+async fn audit_has_what_sql_alone_may() -> Result<()> {
+    let world = World::start("audit_sql").await?;
+    let operator = world.db.connect_as("loyalty_operator").await?;
+    let (taro, zoe) = (world.taro.account_id, world.zoe.account_id);
+    for (statement, program, account_id, details) in [
+        (
+            format!("suspend_account({taro})"),
+            "coin",
+            json!(taro),
+            json!({}),
+        ),
+        (
+            format!("resume_account({taro})"),
+            "coin",
+            json!(taro),
+            json!({}),
+        ),
+        (
+            format!("close_account({zoe}, forfeit => true, reason => 'left')"),
+            "mile",
+            json!(zoe),
+            json!({ "forfeit": true }),
+        ),
+        (
+            "set_service_hours('coin', '02:00', '05:00')".into(),
+            "coin",
+            Value::Null,
+            json!({ "closed_from": "02:00:00", "closed_until": "05:00:00" }),
+        ),
+        (
+            "set_service_hours('coin', null, null)".into(),
+            "coin",
+            Value::Null,
+            json!({}),
+        ),
+        (
+            "set_notice_sender('mile', sms => '')".into(),
+            "mile",
+            Value::Null,
+            json!({
+                "email": "mile@example.com", "language": "ja", "max_attempts": 10,
+                "first_retry": "00:01:00", "longest_retry": "02:00:00",
+            }),
+        ),
+    ] {
+        let before = world.count("loyalty.audit").await?;
+        operator
+            .batch_execute(&format!("select loyalty.{statement}"))
+            .await?;
+        assert_eq!(world.count("loyalty.audit").await?, before + 1);
+        let line = newest(&world).await?;
+        let action = statement.split('(').next();
+        assert_eq!(line["action"].as_str(), action, "{line}");
+        assert_eq!(
+            (&line["program"], &line["account_id"], &line["details"]),
+            (&json!(program), &account_id, &details),
+            "{line}"
+        );
+        assert_eq!(line["actor"], "loyalty_operator", "{line}");
+    }
+    let before = world.count("loyalty.audit").await?;
+    for (statement, code) in [
+        (format!("suspend_account({zoe})"), "LY004"),
+        ("suspend_account(9999)".into(), "LY002"),
+        ("set_service_hours('coin', '02:00', null)".into(), "22004"),
+        ("set_notice_sender('mile', email => 'x')".into(), "22023"),
+    ] {
+        let state = state_of(&operator, &format!("select loyalty.{statement}")).await;
+        assert_eq!(state.as_deref(), Some(code), "{statement}");
+    }
+    assert_eq!(world.count("loyalty.audit").await?, before);
+    Ok(())
+}
+
 /// What members do with their own points is in the journal; what was refused and undone is
 /// nowhere.
 #[tokio::test]
