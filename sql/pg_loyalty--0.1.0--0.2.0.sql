@@ -2472,3 +2472,83 @@ exception when check_violation then
     raise;
 end
 $$;
+
+-- A client of IPv6 is its /64 to the throttle.
+create function loyalty.client_network(address text) returns text
+    language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- as proxies write it: [2001:db8::1]:443, 192.0.2.1:443, fe80::1%eth0
+    bare text := coalesce(
+        substring(address from '^\[([^]]*)\](?::[0-9]+)?$'),
+        substring(address from '^([0-9.]+):[0-9]+$'),
+        address);
+    shown inet;
+begin
+    shown := regexp_replace(bare, '%.*$', '')::inet;
+    return case
+        when shown <<= '::ffff:0:0/96' then replace(host(shown), '::ffff:', '')
+        when family(shown) = 6 then text(network(set_masklen(shown, 64)))
+        else host(shown) end;
+exception when invalid_text_representation then
+    return address;
+end
+$$;
+comment on function loyalty.client_network is
+    'What a client''s address counts as: one of IPv6 as its /64, which a household or a server has to itself, without port or brackets; what is no address as it is.';
+create or replace function loyalty.begin_attempt(scope text, subject text) returns interval
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
+    addresses bytea[] := loyalty.keyed_hashes(
+        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+    wait timestamptz;
+    from_address timestamptz;
+begin
+    -- attempts at one thing come one after the other: none slips in before the other is counted
+    insert into loyalty.throttle as t (scope, subject_hash, failures, failed_at)
+    values (begin_attempt.scope, hashes[1], 0, loyalty.now())
+        on conflict on constraint throttle_pkey do update
+       set failures = case when t.blocked_until = 'infinity' or t.failed_at > loyalty.now() - interval '1 day'
+                           then t.failures else 0 end
+    returning t.blocked_until into wait;
+    select max(t.blocked_until) into from_address
+      from loyalty.throttle t
+     where t.scope = 'address' and t.subject_hash = any (addresses);
+    wait := greatest(wait, from_address);
+    return case when wait = 'infinity' then interval '1 day'
+                when wait > loyalty.now() then wait - loyalty.now() end;
+end
+$$;
+create or replace function loyalty.attempt_failed(scope text, subject text, counts_for_client boolean default true)
+    returns timestamptz
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
+    addresses bytea[] := loyalty.keyed_hashes(
+        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+    blocked timestamptz;
+begin
+    update loyalty.throttle t
+       set failures = t.failures + 1, failed_at = loyalty.now(),
+           blocked_until = loyalty.blocked_until(t.scope, t.failures + 1, loyalty.now())
+     where t.scope = attempt_failed.scope and t.subject_hash = hashes[1]
+    returning t.blocked_until into blocked;
+    if not counts_for_client then
+        return blocked;
+    end if;
+    insert into loyalty.throttle as t (scope, subject_hash, failures, failed_at)
+    values ('address', addresses[1], 1, loyalty.now())
+        on conflict on constraint throttle_pkey do update
+       set failures = case when t.failed_at > loyalty.now() - interval '1 day' then t.failures + 1 else 1 end,
+           failed_at = excluded.failed_at,
+           blocked_until = loyalty.blocked_until('address', t.failures + 1, excluded.failed_at);
+    return blocked;
+end
+$$;
+comment on column loyalty.throttle.scope is
+    'What was tried: password (of a login ID), key (of a member), code (of a registration), send (mails to an address), address (anything from one client, or one /64 of IPv6).';
+revoke all on function loyalty.client_network(text) from public;
+grant execute on function loyalty.client_network(text) to loyalty_operator;

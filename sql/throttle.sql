@@ -1,5 +1,5 @@
 -- Wrong passwords, codes and keys, counted for what was guessed at and for the client's
--- address, with growing delays. An unknown login ID is counted like a known one.
+-- address (of IPv6 its /64), with growing delays. An unknown login ID is counted like a known one.
 
 create table loyalty.throttle (
     scope text not null
@@ -12,7 +12,7 @@ create table loyalty.throttle (
 ) with (fillfactor = 70);
 comment on table loyalty.throttle is 'Failed attempts that still count. Nobody but the owner reads it.';
 comment on column loyalty.throttle.scope is
-    'What was tried: password (of a login ID), key (of a member), code (of a registration), send (mails to an address), address (anything from one client).';
+    'What was tried: password (of a login ID), key (of a member), code (of a registration), send (mails to an address), address (anything from one client, or one /64 of IPv6).';
 comment on column loyalty.throttle.subject_hash is 'Keyed hash of the login ID, key 1, registration or address.';
 comment on column loyalty.throttle.failures is 'Failures in a row; a day without one forgets them.';
 comment on column loyalty.throttle.failed_at is 'When the last one was.';
@@ -34,12 +34,36 @@ create function loyalty.blocked_until(scope text, failures integer, failed_at ti
 comment on function loyalty.blocked_until is
     'Until when so many failures block: passwords 30 seconds from the 5th, doubling up to 15 minutes, locked from the 10th; keys and codes a minute from the 5th and mails from the 3rd, up to an hour; a client''s address a minute from the 50th failure of any kind.';
 
+create function loyalty.client_network(address text) returns text
+    language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- as proxies write it: [2001:db8::1]:443, 192.0.2.1:443, fe80::1%eth0
+    bare text := coalesce(
+        substring(address from '^\[([^]]*)\](?::[0-9]+)?$'),
+        substring(address from '^([0-9.]+):[0-9]+$'),
+        address);
+    shown inet;
+begin
+    shown := regexp_replace(bare, '%.*$', '')::inet;
+    return case
+        when shown <<= '::ffff:0:0/96' then replace(host(shown), '::ffff:', '')
+        when family(shown) = 6 then text(network(set_masklen(shown, 64)))
+        else host(shown) end;
+exception when invalid_text_representation then
+    return address;
+end
+$$;
+comment on function loyalty.client_network is
+    'What a client''s address counts as: one of IPv6 as its /64, which a household or a server has to itself, without port or brackets; what is no address as it is.';
+
 create function loyalty.begin_attempt(scope text, subject text) returns interval
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
-    addresses bytea[] := loyalty.keyed_hashes('throttle address', coalesce(loyalty.client_address(), 'local'));
+    addresses bytea[] := loyalty.keyed_hashes(
+        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
     wait timestamptz;
     from_address timestamptz;
 begin
@@ -67,7 +91,8 @@ create function loyalty.attempt_failed(scope text, subject text, counts_for_clie
 as $$
 declare
     hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
-    addresses bytea[] := loyalty.keyed_hashes('throttle address', coalesce(loyalty.client_address(), 'local'));
+    addresses bytea[] := loyalty.keyed_hashes(
+        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
     blocked timestamptz;
 begin
     update loyalty.throttle t

@@ -191,6 +191,66 @@ async fn a_clients_address_is_limited_too() -> Result<()> {
     Ok(())
 }
 
+/// Who has a network of IPv6 to themselves, or a new port each time, is one client; the audit
+/// keeps the address as it came.
+#[tokio::test]
+async fn a_clients_network_is_one_client() -> Result<()> {
+    let world = World::start("throttle_network").await?;
+    for (address, counted) in [
+        ("203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7:51234", "203.0.113.7"),
+        ("[203.0.113.7]", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("[::FFFF:cb00:7107]:443", "203.0.113.7"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::3]", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::3]:51234", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("unknown", "unknown"),
+        ("proxy.example.com:80", "proxy.example.com:80"),
+        ("1.2.3.4.5:6", "1.2.3.4.5:6"),
+        ("[", "["),
+    ] {
+        let query = format!("select loyalty.client_network('{address}')");
+        assert_eq!(
+            world.one(&query).await?,
+            format!("({counted})"),
+            "{address}"
+        );
+    }
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let from = async |address: &str, login_id: &str, password: &str| {
+        let arguments = json!({ "login_id": login_id, "password": password, "program": "coin" });
+        world.rpc_from(address, "", "log_in", arguments).await
+    };
+    for number in 0..50 {
+        let nobody = format!("guess{number}@example.com");
+        for address in [
+            format!("2001:db8:1:2::{number:x}"),
+            format!("203.0.113.7:{}", 50_000 + number),
+        ] {
+            let answer = from(&address, &nobody, "coin2026abd").await?;
+            answer.refused(401, "LY009")?;
+        }
+    }
+    for address in ["2001:db8:1:2:ffff::1", "203.0.113.7:443"] {
+        ensure!(from(address, HANAKO, PASSWORD).await?.throttled()? <= 60);
+    }
+    for address in [
+        "2001:db8:1:3::1",
+        "[2001:db8:1:3::2]:443",
+        "203.0.113.8:443",
+    ] {
+        from(address, HANAKO, PASSWORD).await?.ok()?;
+        let kept = "select address from loyalty.audit order by audit_id desc limit 1";
+        ensure!(world.one(kept).await?.contains(address));
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn who_is_locked_out_unlocks_by_mail() -> Result<()> {
     let world = World::start("unlock_mail").await?;
