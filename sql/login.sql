@@ -170,6 +170,30 @@ $$;
 comment on function loyalty.login_places is
     'What a person may log in to in a wanted role, in one program or all, for one account or all: as a member or family where the account is open, as staff where they have the role.';
 
+create function loyalty.hold_place(identity_id bigint, program_id integer, role text, account_id bigint) returns boolean
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if hold_place.role in ('loyalty_member', 'loyalty_family') then
+        perform
+           from loyalty.identity_link l
+          where l.identity_id = hold_place.identity_id and l.account_id = hold_place.account_id
+            and (l.relation = 'self') = (hold_place.role = 'loyalty_member') and l.ended_at is null
+            for share;
+    else
+        perform
+           from loyalty.program_role r
+          where r.identity_id = hold_place.identity_id and r.program_id is not distinct from hold_place.program_id
+            and 'loyalty_' || r.role = hold_place.role and r.taken_at is null
+            for share;
+    end if;
+    return found;
+end
+$$;
+comment on function loyalty.hold_place is
+    'Whether what a session is to stand on, one of login_places, is there still; who ends it from now on waits for the session, and ends that too.';
+
 create function loyalty.log_in(
     login_id text,
     password text,
@@ -236,6 +260,12 @@ begin
     perform from loyalty.identity i where i.identity_id = proof.identity_id and i.state = 'active' for share;
     if not found then
         return loyalty.refuse('LY010', 'the login is suspended', null, 'Ask the program''s administrators.');
+    end if;
+    -- nor who loses the role or the link this moment
+    if not loyalty.hold_place(proof.identity_id, places.program_id, places.role, places.account_id) then
+        perform loyalty.audit('log_in', places.program_id, proof.identity_id, places.account_id,
+            jsonb_build_object('role', log_in.role), 'refused');
+        return loyalty.refuse('LY010', 'not in that role', null, 'Ask the program''s administrators.');
     end if;
     answer := loyalty.start_session(proof.identity_id, places.program_id, places.role, places.account_id, log_in.remember);
     perform loyalty.audit('log_in', places.program_id, proof.identity_id, places.account_id,

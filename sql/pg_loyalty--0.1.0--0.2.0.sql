@@ -2552,3 +2552,108 @@ comment on column loyalty.throttle.scope is
     'What was tried: password (of a login ID), key (of a member), code (of a registration), send (mails to an address), address (anything from one client, or one /64 of IPv6).';
 revoke all on function loyalty.client_network(text) from public;
 grant execute on function loyalty.client_network(text) to loyalty_operator;
+
+-- No session outlives the role or link that it stands on.
+create function loyalty.hold_place(identity_id bigint, program_id integer, role text, account_id bigint) returns boolean
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if hold_place.role in ('loyalty_member', 'loyalty_family') then
+        perform
+           from loyalty.identity_link l
+          where l.identity_id = hold_place.identity_id and l.account_id = hold_place.account_id
+            and (l.relation = 'self') = (hold_place.role = 'loyalty_member') and l.ended_at is null
+            for share;
+    else
+        perform
+           from loyalty.program_role r
+          where r.identity_id = hold_place.identity_id and r.program_id is not distinct from hold_place.program_id
+            and 'loyalty_' || r.role = hold_place.role and r.taken_at is null
+            for share;
+    end if;
+    return found;
+end
+$$;
+comment on function loyalty.hold_place is
+    'Whether what a session is to stand on, one of login_places, is there still; who ends it from now on waits for the session, and ends that too.';
+create or replace function loyalty.log_in(
+    login_id text,
+    password text,
+    program text default null,
+    remember boolean default false,
+    role text default 'member',
+    account_id bigint default null
+) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer := case when log_in.program is not null then loyalty.program_id(log_in.program) end;
+    proof record;
+    places record;
+    answer jsonb;
+begin
+    if log_in.login_id is null or log_in.password is null or log_in.role is null then
+        perform loyalty.raise('22004', 'login_id, password and role must not be null', null,
+            'Send all three; role may be left out for a member.');
+    elsif log_in.role not in ('member', 'family', 'granter', 'admin', 'operator') then
+        perform loyalty.raise('22023', 'no such role', format('%L given.', left(log_in.role, 40)),
+            'member, family, granter, admin or operator.');
+    end if;
+    if within is not null and log_in.role <> 'operator' then
+        perform loyalty.check_service_hours(within);
+    end if;
+    proof := loyalty.prove_password(log_in.login_id, log_in.password, within);
+    if proof.refusal is not null then
+        -- one that had to wait was not looked at, and does not count
+        if proof.refusal ->> 'code' <> 'LY008' then
+            perform loyalty.audit('log_in', within, proof.identity_id,
+                details => jsonb_build_object('role', log_in.role), outcome => 'refused');
+        end if;
+        return proof.refusal;
+    end if;
+    select min(l.program_id) as program_id, min(l.program) as program, min(l.account_id) as account_id,
+           min(l.role) as role, count(*) as number,
+           string_agg(coalesce(l.program || coalesce(' (account ' || l.account_id || ')', ''), 'all'), ', ') as all_of_them
+      into places
+      from loyalty.login_places(proof.identity_id, within, log_in.role, log_in.account_id) l;
+    if places.number = 0 and log_in.role = 'member' then
+        select min(l.program_id) as program_id, min(l.program) as program, min(l.account_id) as account_id,
+               min(l.role) as role, count(*) as number,
+               string_agg(l.program || ' (account ' || l.account_id || ')', ', ') as all_of_them
+          into places
+          from loyalty.login_places(proof.identity_id, within, 'family', log_in.account_id) l;
+    end if;
+    if places.number = 0 then
+        perform loyalty.audit('log_in', within, proof.identity_id,
+            details => jsonb_build_object('role', log_in.role), outcome => 'refused');
+        return loyalty.refuse('LY010',
+            case when log_in.role in ('member', 'family') then 'not an active member of the program'
+                 else 'not in that role' end,
+            null, 'Ask the program''s administrators.');
+    elsif places.number > 1 then
+        return loyalty.refuse('22023', 'say which of your programs', places.all_of_them || '.',
+            'Send program, and account_id where a program is there twice.');
+    end if;
+    if log_in.role <> 'operator' then
+        perform loyalty.check_service_hours(places.program_id);
+    end if;
+    -- who is suspended this moment gets no session that the suspension would not end
+    perform from loyalty.identity i where i.identity_id = proof.identity_id and i.state = 'active' for share;
+    if not found then
+        return loyalty.refuse('LY010', 'the login is suspended', null, 'Ask the program''s administrators.');
+    end if;
+    -- nor who loses the role or the link this moment
+    if not loyalty.hold_place(proof.identity_id, places.program_id, places.role, places.account_id) then
+        perform loyalty.audit('log_in', places.program_id, proof.identity_id, places.account_id,
+            jsonb_build_object('role', log_in.role), 'refused');
+        return loyalty.refuse('LY010', 'not in that role', null, 'Ask the program''s administrators.');
+    end if;
+    answer := loyalty.start_session(proof.identity_id, places.program_id, places.role, places.account_id, log_in.remember);
+    perform loyalty.audit('log_in', places.program_id, proof.identity_id, places.account_id,
+        jsonb_build_object('role', places.role, 'session_id', answer ->> 'session_id'));
+    return answer;
+end
+$$;
+revoke all on function loyalty.hold_place(bigint, integer, text, bigint) from public;

@@ -88,6 +88,7 @@ revoke execute on function
     loyalty.try_password(loyalty.identity, text, text),
     loyalty.prove_password(text, text, integer),
     loyalty.login_places(bigint, integer, text, bigint),
+    loyalty.hold_place(bigint, integer, text, bigint),
     loyalty.reach(loyalty.identity, integer),
     loyalty.replace_password(bigint, integer, text, uuid),
     loyalty.check_passwords(text, text),

@@ -793,3 +793,37 @@ async fn a8_a_closed_account_has_no_family() -> Result<()> {
     answer.refused(403, "LY004")?;
     Ok(())
 }
+
+/// A8: no session of the family outlives the link, whichever of login and removal comes first.
+#[tokio::test]
+async fn a8_a_login_that_meets_its_removal_ends_with_it() -> Result<()> {
+    let world = World::start("family_meet").await?;
+    world.family_may("spend", 500).await?;
+    let live = "loyalty.session where role = 'loyalty_family' and ended_at is null";
+    let (hanako, _) = family(&world).await?;
+    let rows = world
+        .rows(&hanako, "/family?select=family_id,account_id")
+        .await?;
+    let client = world.db.connect().await?;
+    let removal = format!(
+        "begin; select loyalty.remove_family({}, {})",
+        world.hanako.account_id, rows[0]["family_id"]
+    );
+    client.batch_execute(&removal).await?;
+    let login = world.log_in(KENJI, PASSWORD, "coin");
+    let answer = world.behind(&client, login).await?;
+    answer.refused(403, "LY010")?;
+    assert_eq!(world.count(live).await?, 0);
+
+    let invited = invite(&world, &hanako, "spouse", KENJI).await?;
+    let token = approve(&world, "hanako@example.com", KENJI).await?;
+    register(&world, &token).await?;
+    let login =
+        format!("begin; select loyalty.log_in('{KENJI}', '{PASSWORD}', 'coin', role => 'family')");
+    client.batch_execute(&login).await?;
+    let which = json!({ "family_id": invited["family_id"] });
+    let removal = world.rpc(&hanako, "remove_family", which);
+    world.behind(&client, removal).await?.ok()?;
+    assert_eq!(world.count(live).await?, 0);
+    Ok(())
+}

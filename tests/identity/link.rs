@@ -52,7 +52,17 @@ impl World {
         registration: &str,
         member: &Member,
     ) -> Result<Answer> {
-        let (answer, committed) = tokio::join!(self.confirm(registration, member), async {
+        self.behind(client, self.confirm(registration, member))
+            .await
+    }
+
+    /// What a request answers that meets an open transaction, which then commits.
+    pub async fn behind(
+        &self,
+        client: &Client,
+        request: impl Future<Output = Result<Answer>>,
+    ) -> Result<Answer> {
+        let (answer, committed) = tokio::join!(request, async {
             self.wait_for_a_lock().await?;
             anyhow::Ok(client.batch_execute("commit").await?)
         });

@@ -504,3 +504,37 @@ async fn p12_the_last_administrator_stays() -> Result<()> {
     );
     Ok(())
 }
+
+/// P12: no session in a role outlives it, whichever of login and taking comes first.
+#[tokio::test]
+async fn p12_a_login_that_meets_the_end_of_its_role_ends_with_it() -> Result<()> {
+    let world = World::start("staff_meet").await?;
+    let live = "loyalty.session where role = 'loyalty_granter' and ended_at is null";
+    let (role_id, _) = granter(&world, Value::Null).await?;
+    let client = world.db.connect().await?;
+    let taking = format!("begin; select loyalty.take_role({role_id})");
+    client.batch_execute(&taking).await?;
+    let arguments = json!({
+        "login_id": GRANTER, "password": PASSWORD, "program": "coin", "role": "granter",
+    });
+    let login = world.rpc("", "log_in", arguments);
+    let answer = world.behind(&client, login).await?;
+    answer.refused(403, "LY010")?;
+    assert_eq!(world.count(live).await?, 0);
+
+    let role = json!({ "login_id": GRANTER, "role": "granter", "program": "coin" });
+    let operator = world.operator()?;
+    let given = world.rpc(&operator, "give_role", role).await?.ok()?;
+    assert_eq!(given["state"], "held");
+    let login = format!(
+        "begin; select loyalty.log_in('{GRANTER}', '{PASSWORD}', 'coin', role => 'granter')"
+    );
+    client.batch_execute(&login).await?;
+    let which = json!({ "role_id": given["role_id"] });
+    let taking = world.rpc(&operator, "take_role", which);
+    world.behind(&client, taking).await?.ok()?;
+    assert_eq!(world.count(live).await?, 0);
+    let begun = "loyalty.session where role = 'loyalty_granter'";
+    assert_eq!(world.count(begun).await?, 2);
+    Ok(())
+}
