@@ -344,6 +344,8 @@ begin atomic
        and s.kind in ('balance', 'expiry')
        and s.is_enabled
        and d.due_at > next_notice.after
+       -- not of a day that the zone skips (Apia, 2011-12-30): it is over before it begins
+       and pg_catalog.timezone(p.time_zone, d.due_at)::date = d.day
      order by d.due_at
      limit 1;
 end;

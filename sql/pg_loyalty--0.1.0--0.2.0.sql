@@ -2657,3 +2657,33 @@ begin
 end
 $$;
 revoke all on function loyalty.hold_place(bigint, integer, text, bigint) from public;
+
+-- A day that a time zone skips has no notices.
+create or replace function loyalty.next_notice(program_id integer, kind text, after timestamptz)
+    returns table (period date, due_at timestamptz)
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select d.day, d.due_at
+      from loyalty.notice_setting s
+      join loyalty.program p on p.program_id = s.program_id
+     cross join lateral (
+            select g.day::date as day, pg_catalog.timezone(p.time_zone, g.day::date + s.at) as due_at
+              from pg_catalog.generate_series(0, 62) n
+             cross join lateral (
+                    select pg_catalog.timezone(p.time_zone, next_notice.after)::date - 1 + n as day) g
+             where s.kind = 'expiry'
+                -- a day that the month does not have is its last
+                or extract(day from g.day) = any (s.days_of_month)
+                or extract(day from g.day + 1) = 1
+                   and extract(day from g.day) < any (s.days_of_month)
+             ) d
+     where s.program_id = next_notice.program_id
+       and s.kind = next_notice.kind
+       and s.kind in ('balance', 'expiry')
+       and s.is_enabled
+       and d.due_at > next_notice.after
+       -- not of a day that the zone skips (Apia, 2011-12-30): it is over before it begins
+       and pg_catalog.timezone(p.time_zone, d.due_at)::date = d.day
+     order by d.due_at
+     limit 1;
+end;

@@ -289,3 +289,54 @@ async fn notices_missed() -> Result<()> {
     ensure!(number(&client, "select count(*) from loyalty.notice").await? == before && before > 0);
     sound(&client).await
 }
+
+/// C6, C18: a day that the time zone skips has no notices, and the tick goes on with the next.
+#[tokio::test]
+async fn notices_of_a_day_that_is_skipped() -> Result<()> {
+    let (_db, client) = world("notice_skip").await?;
+    client
+        .batch_execute(
+            // where it fails, it would go on for ever
+            "set statement_timeout = '2 min';
+             set loyalty.clock = '2011-12-29 12:00-10';
+             select loyalty.create_program('apia', 'Apia', time_zone => 'Pacific/Apia');
+             select loyalty.set_notice_sender('apia', email => 'apia@example.com');
+             select loyalty.enable_notices('apia');
+             select loyalty.set_notice('apia', 'expiry', at => '08:45');
+             select loyalty.set_notice('apia', 'balance', days_of_month => '{30}')",
+        )
+        .await?;
+    let planned = async || {
+        texts(
+            &client,
+            "select format('%s %s %s', s.job, s.next_period, timezone('Pacific/Apia', s.due_at))
+               from loyalty.schedule s
+              where s.program_id = loyalty.program_id('apia') and s.job like 'notice:%' order by 1",
+        )
+        .await
+    };
+    // there is no 30th in that December
+    ensure!(
+        planned().await?
+            == [
+                "notice:balance 2012-01-30 2012-01-30 13:00:00",
+                "notice:expiry 2011-12-31 2011-12-31 08:45:00"
+            ],
+        "{:?}",
+        planned().await?
+    );
+    tick_at(&client, "2011-12-31 12:00+14", 25).await?;
+    let done = texts(
+        &client,
+        "select format('%s %s %s', r.job, r.period, r.outcome) from loyalty.run r
+          where r.program_id = loyalty.program_id('apia') and r.job like 'notice:%' order by 1",
+    )
+    .await?;
+    ensure!(done == ["notice:expiry 2011-12-31 done"], "{done:?}");
+    ensure!(
+        planned().await?[1] == "notice:expiry 2012-01-01 2012-01-01 08:45:00",
+        "{:?}",
+        planned().await?
+    );
+    Ok(())
+}
