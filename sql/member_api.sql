@@ -135,10 +135,10 @@ create function loyalty_api.import_members(text)
 as $$
     select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
         details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
-    select i.*
-      from loyalty_api.import_members(
-               $1, loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run'),
-               loyalty.api_header('Program')) i;
+    select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no), loyalty.csv_cell(i.column_name), i.reason
+      from loyalty.import_members(
+               loyalty.api_admin_program(loyalty.api_header('Program')), $1,
+               loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run')) i;
 $$;
 comment on function loyalty_api.import_members(text) is
     'The same with the file as the body, in UTF-8 (Content-Type: text/plain).';

@@ -1300,10 +1300,10 @@ create or replace function loyalty_api.import_members(text)
 as $$
     select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
         details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
-    select i.*
-      from loyalty_api.import_members(
-               $1, loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run'),
-               loyalty.api_header('Program')) i;
+    select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no), loyalty.csv_cell(i.column_name), i.reason
+      from loyalty.import_members(
+               loyalty.api_admin_program(loyalty.api_header('Program')), $1,
+               loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run')) i;
 $$;
 
 create or replace function loyalty_api.import_members(bytea)
@@ -2687,3 +2687,111 @@ begin atomic
      order by d.due_at
      limit 1;
 end;
+
+-- Whose login is closed is family no more.
+create or replace function loyalty.close_identity(identity_id bigint, program_id integer default null, reason text default null)
+    returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    answer jsonb;
+begin
+    perform loyalty.release_login(close_identity.identity_id);
+    answer := loyalty.set_identity_state('close_identity', close_identity.identity_id, close_identity.program_id,
+        '{provisional,active,locked,suspended}', 'closed', close_identity.reason);
+    update loyalty.family f
+       set ended_at = loyalty.now()
+     where f.identity_id = close_identity.identity_id and f.ended_at is null;
+    update loyalty.identity_link l
+       set ended_at = loyalty.now()
+     where l.identity_id = close_identity.identity_id and l.ended_at is null;
+    update loyalty.challenge c
+       set used_at = loyalty.now()
+     where c.identity_id = close_identity.identity_id and c.used_at is null;
+    delete from loyalty.identity_provider_link k where k.identity_id = close_identity.identity_id;
+    delete from loyalty.credential c where c.identity_id = close_identity.identity_id;
+    return answer;
+end
+$$;
+update loyalty.family f
+   set ended_at = i.changed_at
+  from loyalty.identity i
+ where i.identity_id = f.identity_id and i.state = 'closed' and f.ended_at is null;
+
+-- A role given twice at once is given once.
+create or replace function loyalty.give_role(program text, login_id text, role text, monthly_budget bigint default null)
+    returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer := case when give_role.role is distinct from 'operator' or give_role.program is not null
+                           then loyalty.program_id(give_role.program) end;
+    reached text := loyalty.clean_login_id(give_role.login_id);
+    person bigint;
+    given loyalty.program_role;
+    asked loyalty.challenge;
+begin
+    if give_role.role is null or give_role.role not in ('granter', 'admin', 'operator') then
+        perform loyalty.raise('22023', 'no such role', format('%L given.', left(give_role.role, 40)),
+            'granter, admin or operator.');
+    elsif give_role.role = 'operator' and within is not null then
+        perform loyalty.raise('22023', 'an operator is of no program', null, 'Leave program out.');
+    elsif reached is null then
+        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a mobile number', null,
+            'Such as hanako@example.com or +81 90 1234 5678.');
+    elsif give_role.monthly_budget is not null and give_role.role <> 'granter' then
+        perform loyalty.raise('22023', 'only granters have a budget', format('%s given.', give_role.role),
+            'Leave monthly_budget out.');
+    elsif give_role.monthly_budget < 0 then
+        perform loyalty.raise('22023', 'monthly_budget is below zero', format('%s given.', give_role.monthly_budget),
+            'Points from 0, or null for no limit.');
+    end if;
+    select i.identity_id into person
+      from loyalty.identity i
+     where i.login_id = reached and i.state in ('active', 'suspended', 'locked')
+       -- an administrator does not learn who has a login elsewhere: such people accept by mail
+       and (loyalty.api_role() <> 'loyalty_admin'
+            or exists (select from loyalty.identity_link l
+                        where l.identity_id = i.identity_id and l.program_id = within and l.ended_at is null)
+            or exists (select from loyalty.program_role r
+                        where r.identity_id = i.identity_id and r.program_id = within and r.taken_at is null));
+    if person is null then
+        if within is null then
+            perform loyalty.raise('LY002', 'no such login', null, 'An operator has a login before the role.');
+        end if;
+        perform loyalty.access_policy_of(within);
+    end if;
+    loop
+        -- given again, the budget changes and nothing else
+        update loyalty.program_role r
+           set monthly_budget = give_role.monthly_budget
+         where r.program_id is not distinct from within
+           and r.role = give_role.role
+           and r.taken_at is null
+           and (r.identity_id = person or r.identity_id is null and r.login_id = reached and person is null)
+        returning r.* into given;
+        exit when found;
+        insert into loyalty.program_role
+               (program_id, role, identity_id, login_id, monthly_budget, given_at, given_by, accepted_at)
+        values (within, give_role.role, person, reached, give_role.monthly_budget, loyalty.now(), loyalty.actor(),
+                case when person is not null then loyalty.now() end)
+            -- somebody gave it this moment: then this is again
+            on conflict do nothing
+        returning * into given;
+        exit when found;
+    end loop;
+    if given.identity_id is null then
+        if given.challenge_id is not null then
+            perform loyalty.use_challenge(given.challenge_id);
+        end if;
+        asked := loyalty.new_challenge('staff_invitation', within, null, null, reached,
+            jsonb_build_object('role', given.role), interval '7 days');
+        update loyalty.program_role r set challenge_id = asked.challenge_id where r.role_id = given.role_id;
+    end if;
+    perform loyalty.audit('give_role', within, given.identity_id, null,
+        jsonb_build_object('role_id', given.role_id, 'role', given.role, 'monthly_budget', given.monthly_budget));
+    return loyalty.role_answer(given);
+end
+$$;

@@ -127,29 +127,31 @@ begin
                         where l.identity_id = i.identity_id and l.program_id = within and l.ended_at is null)
             or exists (select from loyalty.program_role r
                         where r.identity_id = i.identity_id and r.program_id = within and r.taken_at is null));
-    -- given again, the budget changes and nothing else
-    update loyalty.program_role r
-       set monthly_budget = give_role.monthly_budget
-     where r.program_id is not distinct from within
-       and r.role = give_role.role
-       and r.taken_at is null
-       and (r.identity_id = person or r.identity_id is null and r.login_id = reached and person is null)
-    returning r.* into given;
-    if given.role_id is null and person is not null then
-        insert into loyalty.program_role
-               (program_id, role, identity_id, login_id, monthly_budget, given_at, given_by, accepted_at)
-        values (within, give_role.role, person, reached, give_role.monthly_budget, loyalty.now(), loyalty.actor(),
-                loyalty.now())
-        returning * into given;
-    elsif given.role_id is null then
+    if person is null then
         if within is null then
             perform loyalty.raise('LY002', 'no such login', null, 'An operator has a login before the role.');
         end if;
         perform loyalty.access_policy_of(within);
-        insert into loyalty.program_role (program_id, role, login_id, monthly_budget, given_at, given_by)
-        values (within, give_role.role, reached, give_role.monthly_budget, loyalty.now(), loyalty.actor())
-        returning * into given;
     end if;
+    loop
+        -- given again, the budget changes and nothing else
+        update loyalty.program_role r
+           set monthly_budget = give_role.monthly_budget
+         where r.program_id is not distinct from within
+           and r.role = give_role.role
+           and r.taken_at is null
+           and (r.identity_id = person or r.identity_id is null and r.login_id = reached and person is null)
+        returning r.* into given;
+        exit when found;
+        insert into loyalty.program_role
+               (program_id, role, identity_id, login_id, monthly_budget, given_at, given_by, accepted_at)
+        values (within, give_role.role, person, reached, give_role.monthly_budget, loyalty.now(), loyalty.actor(),
+                case when person is not null then loyalty.now() end)
+            -- somebody gave it this moment: then this is again
+            on conflict do nothing
+        returning * into given;
+        exit when found;
+    end loop;
     if given.identity_id is null then
         if given.challenge_id is not null then
             perform loyalty.use_challenge(given.challenge_id);

@@ -209,6 +209,20 @@ async fn audit_has_every_administrative_call() -> Result<()> {
     call("set_member", member).await?;
     let csv = json!({ "csv": "member_no\nN-2\n", "all_or_nothing": true });
     call("import_members", csv).await?;
+    // one line each, however the file comes
+    for content_type in ["text/plain", "application/octet-stream"] {
+        let before = world.count("loyalty.audit").await?;
+        let body = world
+            .post(&admin, "import_members")
+            .header("Content-Type", content_type)
+            .header("Dry-Run", "true")
+            .body("member_no\nN-4\n");
+        Answer::of(body).await?.ok()?;
+        assert_eq!(world.count("loyalty.audit").await?, before + 1);
+        let line = newest(&world).await?;
+        assert_eq!(line["action"], "import_members");
+        assert_eq!(line["details"], json!({ "dry_run": true }));
+    }
     let upload = world
         .request(reqwest::Method::POST, &admin, "/member_upload")
         .header("Content-Type", "text/csv")

@@ -794,6 +794,27 @@ async fn a8_a_closed_account_has_no_family() -> Result<()> {
     Ok(())
 }
 
+/// A8: whose login is closed is family no more, and may be invited anew.
+#[tokio::test]
+async fn a8_who_closes_the_login_is_removed() -> Result<()> {
+    let world = World::start("family_closed_login").await?;
+    world.family_may("spend", 500).await?;
+    let (hanako, kenji) = family(&world).await?;
+    let close = json!({ "login_id": KENJI, "program": "coin" });
+    let operator = world.operator()?;
+    world.rpc(&operator, "close_identity", close).await?.ok()?;
+    world
+        .get(&kenji.access, "/balance")
+        .await?
+        .refused(401, "LY009")?;
+    assert_eq!(states(&world, &hanako).await?, ["removed"]);
+    invite(&world, &hanako, "spouse", KENJI).await?;
+    let token = approve(&world, "hanako@example.com", KENJI).await?;
+    register(&world, &token).await?;
+    assert_eq!(states(&world, &hanako).await?, ["removed", "registered"]);
+    Ok(())
+}
+
 /// A8: no session of the family outlives the link, whichever of login and removal comes first.
 #[tokio::test]
 async fn a8_a_login_that_meets_its_removal_ends_with_it() -> Result<()> {

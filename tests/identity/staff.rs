@@ -505,6 +505,42 @@ async fn p12_the_last_administrator_stays() -> Result<()> {
     Ok(())
 }
 
+/// P12: a role given twice at once is given once, and an offer too; the later budget holds.
+#[tokio::test]
+async fn p12_a_role_given_twice_at_once_is_given_once() -> Result<()> {
+    let world = World::start("staff_twice").await?;
+    world
+        .enrol(&world.hanako, Some("hanako@example.com"))
+        .await?;
+    let client = world.db.connect().await?;
+    let operator = world.operator()?;
+    for (login_id, state) in [("hanako@example.com", "held"), (GRANTER, "offered")] {
+        let first =
+            format!("begin; select loyalty.give_role('coin', '{login_id}', 'granter', 100)");
+        client.batch_execute(&first).await?;
+        let role = json!({
+            "login_id": login_id, "role": "granter", "monthly_budget": 200, "program": "coin",
+        });
+        let second = world.rpc(&operator, "give_role", role);
+        let given = world.behind(&client, second).await?.ok()?;
+        assert_eq!(given["state"], state);
+        let rows = format!("/program_role?role_id=eq.{}", given["role_id"]);
+        let rows = world.rows(&operator, &rows).await?;
+        assert_eq!(
+            (&rows[0]["state"], &rows[0]["monthly_budget"]),
+            (&json!(state), &json!(200))
+        );
+        let of_them = format!("loyalty.program_role where login_id = '{login_id}'");
+        assert_eq!(world.count(&of_them).await?, 1);
+    }
+    // the offer that went out last is good, as when given again later
+    let token = world.mail_to(GRANTER).await?.token()?;
+    let arguments = json!({ "token": token, "password": PASSWORD });
+    let session = world.rpc("", "accept_invitation", arguments).await?.ok()?;
+    assert_eq!(session["role"], "granter");
+    Ok(())
+}
+
 /// P12: no session in a role outlives it, whichever of login and taking comes first.
 #[tokio::test]
 async fn p12_a_login_that_meets_the_end_of_its_role_ends_with_it() -> Result<()> {
