@@ -109,6 +109,9 @@ create trigger guard before insert or update or delete or truncate on loyalty.en
     for each statement execute function loyalty.guard_ledger();
 create trigger guard before insert or update or delete or truncate on loyalty.wallet
     for each statement execute function loyalty.guard_ledger();
+-- what lots were granted on (law 9); a new class changes nothing that is there
+create trigger guard before update or delete or truncate on loyalty.lot_class
+    for each statement execute function loyalty.guard_ledger();
 
 comment on table loyalty.account is 'Whose points: a member''s place in a program.';
 comment on column loyalty.account.account_id is 'Number of the account, over all programs.';

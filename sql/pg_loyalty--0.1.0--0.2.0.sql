@@ -726,6 +726,7 @@ declare
     r loyalty.journal_entry;
     wallet loyalty.wallet;
     class_program integer;
+    classes smallint[];
     sliding smallint[];
     sliding_months integer[];
     -- the wallet as the journal makes it; numeric, since forged figures may be of any size
@@ -776,6 +777,12 @@ begin
       from loyalty.wallet w
      where (only_program is null or w.program_id = only_program)
        and not exists (select from loyalty.account a where a.account_id = w.account_id);
+    return query
+    select 3, m.account_id, null::integer, 'the member has no account, or is of another program'
+      from loyalty.member m
+      left join loyalty.account a on a.account_id = m.account_id
+     where m.program_id is distinct from a.program_id
+       and (only_program is null or only_program in (m.program_id, a.program_id));
     if only_program is null then
         return query
         select distinct 3, e.account_id, null::integer, 'the journal has entries of an account that does not exist'
@@ -797,10 +804,12 @@ begin
         account_id := e.owner;
         if class_program is distinct from e.program_id then
             class_program := e.program_id;
-            select coalesce(array_agg(c.lot_class), '{}'), array_agg(c.inactivity_months)
-              into sliding, sliding_months
+            select coalesce(array_agg(c.lot_class), '{}'),
+                   coalesce(array_agg(c.lot_class) filter (where c.inactivity_months is not null), '{}'),
+                   array_agg(c.inactivity_months) filter (where c.inactivity_months is not null)
+              into classes, sliding, sliding_months
               from loyalty.lot_class c
-             where c.program_id = class_program and c.inactivity_months is not null;
+             where c.program_id = class_program;
         end if;
         last_entry := 0; last_day := null; total := 0; balance := 0; debt := 0; free := 0;
         lot_day := '{}'; lot_class := '{}';
@@ -862,6 +871,11 @@ begin
             end if;
             if not e.is_whole then
                 law := 10; problem := format('a %s lacks what belongs to it, or has what does not', e.kind);
+                return next;
+            end if;
+
+            if not e.key_is_whole then
+                law := 6; problem := 'an idempotency key without the hash of its request, or the other way round';
                 return next;
             end if;
 
@@ -1001,6 +1015,11 @@ begin
                       is distinct from e.lot_points then
                     law := 10; problem := 'the other side of the transfer is missing or differs';
                     return next;
+                elsif not exists (
+                          select from loyalty.account a
+                           where a.account_id = e.other_account_id and a.program_id = e.program_id) then
+                    law := 10; problem := 'the other side of the transfer is in another program';
+                    return next;
                 end if;
             elsif e.kind = 'refund' then
                 -- what it forfeits at once never reaches a lot
@@ -1018,6 +1037,10 @@ begin
                 explained := explained + part;
                 if part is null or day is null or class is null then
                     continue;
+                end if;
+                if class <> 0 and class <> all (classes) then
+                    law := 9; problem := format('the program has no lot class %s', class);
+                    return next;
                 end if;
                 -- not a grant: a payment that downtime delayed may come when its lot is over
                 if e.kind in ('spend', 'hold', 'extend') or e.kind = 'transfer' and part < 0 then
@@ -1183,6 +1206,10 @@ begin
             day := wallet.lot_expires_on[i];
             class := coalesce(wallet.lot_class[i], 0);
             part := wallet.lot_remaining[i];
+            if class <> 0 and class <> all (classes) then
+                law := 9; problem := format('the wallet has a lot of class %s, the program none', class);
+                return next;
+            end if;
             place := array_position(lot_day, day);
             while lot_class[place] <> class loop
                 place := array_position(lot_day, day, place + 1);
@@ -2795,3 +2822,67 @@ begin
     return loyalty.role_answer(given);
 end
 $$;
+
+-- verify() tells which law an idempotency key without a hash breaks.
+create or replace view loyalty.journal_entry with (security_invoker = true) as
+select e.account_id, e.entry, e.kind, e.points, e.balance, e.occurred_at, e.refers_to,
+       coalesce(e.available, e.balance) as available,
+       coalesce(e.held, 0) as held,
+       coalesce(e.debt, 0) as debt,
+       e.other_account_id, e.other_entry, e.hold_until,
+       l.lot_expires_on, l.lot_points, e.lot_class,
+       coalesce(
+           (e.granted_on is not null) = (e.kind = 'grant')
+           and coalesce(e.granted_on <= l.lot_expires_on[1], true)
+           and coalesce(e.granted_on <= timezone('Pacific/Kiritimati', e.occurred_at)::date, true)
+           and (e.hold_until is not null) = (e.kind = 'hold')
+           and coalesce(e.hold_until > e.occurred_at, true)
+           and coalesce(sign(e.held), 0) = case
+                   when e.kind = 'hold' then 1
+                   when e.kind in ('capture', 'release') then -1
+                   else 0
+               end
+           and (e.other_account_id is not null) = (e.kind = 'transfer')
+           and (e.other_entry is not null) = (e.kind = 'transfer')
+           and case
+                   when e.kind in ('capture', 'release', 'refund', 'revoke')
+                       then e.refers_to between 1 and e.entry - 1
+                   when e.kind = 'repay'
+                       then e.refers_to = e.entry - 1
+                   when e.kind = 'expire'
+                       then e.refers_to is null or e.refers_to = e.entry - 1
+                   else e.refers_to is null
+               end
+           and case
+                   when e.kind = 'repay' then e.debt = e.points
+                   when e.kind = 'revoke' then e.debt is null or e.debt > 0
+                   else e.debt is null
+               end
+           -- its lots: told once, as many of each, none of zero, all in its own direction
+           and (e.expires_on is null or e.lot_expires_on is null)
+           and (e.lot_points is null) = (e.lot_expires_on is null)
+           and (l.lot_expires_on is null) = (e.kind = 'revoke' and e.points = 0)
+           and coalesce(cardinality(l.lot_points) = cardinality(l.lot_expires_on), true)
+           and (e.lot_class is null or cardinality(e.lot_class) = cardinality(e.lot_expires_on))
+           and (e.kind <> 'grant' or cardinality(l.lot_points) = 1)
+           and coalesce(0 < all (case when e.points >= 0 and e.kind <> 'extend' then l.lot_points end), true)
+           and coalesce(0 > all (case when e.points < 0 then l.lot_points end), true)
+           and array_position(l.lot_points, null) is null
+           and array_position(l.lot_expires_on, null) is null
+           and array_position(e.lot_class, null) is null,
+           false) as is_whole,
+       (e.idempotency_key is null) = (e.request_hash is null) as key_is_whole
+  from loyalty.entry e
+ cross join lateral (
+        select case when e.expires_on is null then e.lot_expires_on
+                    else array[e.expires_on] end as lot_expires_on,
+               case when e.expires_on is null then e.lot_points
+                    when e.kind in ('hold', 'release') then array[abs(e.held)]
+                    else array[e.points] end as lot_points
+       ) l;
+comment on column loyalty.journal_entry.key_is_whole is
+    'Whether it has both an idempotency key and the hash of its request, or neither.';
+
+-- Lot classes keep what lots were granted on.
+create trigger guard before update or delete or truncate on loyalty.lot_class
+    for each statement execute function loyalty.guard_ledger();

@@ -9,13 +9,13 @@ use loyalty_dev::testkit::TestDb;
 use loyalty_tests::{RICH_LEDGER, sqlstate};
 use tokio_postgres::Client;
 
-/// The tables of the ledger, as the catalog knows them by their guard.
+/// The tables of the ledger, as the catalog knows them by their guard against any write.
 async fn ledger_tables(client: &Client) -> Result<Vec<String>> {
     let rows = client
         .query(
             "select t.tgrelid::regclass::text
                from pg_trigger t
-              where t.tgfoid = 'loyalty.guard_ledger'::regproc
+              where t.tgfoid = 'loyalty.guard_ledger'::regproc and pg_get_triggerdef(t.oid) ~ ' INSERT '
               order by 1",
             &[],
         )
@@ -159,6 +159,30 @@ async fn owner_is_refused() -> Result<()> {
         fingerprint(&client).await? == before,
         "the ledger has changed"
     );
+    Ok(())
+}
+
+/// Law 9: what lots were granted on stays; a class more is no harm.
+#[tokio::test]
+async fn lot_classes_are_kept() -> Result<()> {
+    let db = TestDb::create("law_class").await?;
+    let client = db.connect().await?;
+    client.batch_execute(RICH_LEDGER).await?;
+    for sql in [
+        "update loyalty.lot_class set funding = 'somebody else'",
+        "update loyalty.lot_class set inactivity_months = 1 where false",
+        "delete from loyalty.lot_class",
+        "delete from loyalty.lot_class where inactivity_months is null",
+        "truncate loyalty.lot_class",
+    ] {
+        let state = try_out(&client, "", sql).await?;
+        ensure!(state == "LY005", "{sql}: {state}");
+    }
+    client
+        .batch_execute(
+            "select loyalty.grant(1, 5, funding => 'another shop'); select loyalty.spend_fifo(1, 1)",
+        )
+        .await?;
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! These columns are information that nothing else in the journal tells again; verify() can
 //! hold them to bounds only: account.member_no, account.opened_at; wallet.status, but that a
 //! closed account is empty; entry.actor, reason, idempotency_key and request_hash, but that
-//! the last two come together; entry.kind of what was forfeited at closing (it might have
+//! the last two come together; lot_class.funding and inactivity_months, but that points were
+//! extended by them; entry.kind of what was forfeited at closing (it might have
 //! been a spend); entry.occurred_at, but that lots were spent while they lasted,
 //! lapsed afterwards, and holds ended in time; entry.granted_on, but that it lies before the
 //! day it was booked and before the lot's last day; entry.hold_until of a hold that is over.
@@ -27,8 +28,8 @@ fn entry_changes(column: &str) -> Option<Vec<String>> {
         "kind" => &["'grant'", "'spend'", "'hold'", "'capture'", "'release'", "'refund'", "'revoke'", "'repay'", "'transfer'", "'expire'", "'extend'"],
         "expires_on" => &["{x} + 1", "{x} - 1", "{x} + 400", "null", "'infinity'", "'2025-12-31'"],
         "granted_on" => &["case when {x} is null then date '2025-01-10' end", "case when {x} is not null then date '2031-01-01' end"],
-        "request_hash" => &["case when {x} is null then 1 end"],
-        "idempotency_key" => &["case when {x} is null then 'forged' end"],
+        "request_hash" => &["case when {x} is null then 1 end", "null"],
+        "idempotency_key" => &["case when {x} is null then 'forged' end", "null"],
         "refers_to" => &["{x} + 1", "{x} - 1", "case when {x} is null then 1 end", "null"],
         "available" => &["coalesce({x}, balance) + 1", "coalesce({x}, balance) - 1", "null"],
         "held" => &["{x} + 1", "{x} - 1", "-{x}", "null", "case when {x} is null then 1 end", "case when {x} is null then -1 end"],
@@ -442,6 +443,57 @@ async fn verify_names_what_was_forged_together() -> Result<()> {
         refused.join("\n")
     );
     ensure!(found == expected, "{found} found of {expected}");
+    Ok(())
+}
+
+/// Law 11: forgeries of rows that the journal rests on, each told under the law that it breaks.
+#[tokio::test]
+async fn verify_names_the_law() -> Result<()> {
+    let (_db, client) = rich("law_named").await?;
+    let (spender, sender, receiver) = (
+        "(select account_id from loyalty.account where member_no = 'spender')",
+        "(select account_id from loyalty.account where member_no = 'sender')",
+        "(select account_id from loyalty.account where member_no = 'receiver')",
+    );
+    let coin = "(select program_id from loyalty.program where code = 'coin')";
+    let mile = "(select program_id from loyalty.program where code = 'mile')";
+    for (law, told, forgery) in [
+        (3, spender, format!("update loyalty.member set program_id = {mile} where account_id = {spender}")),
+        (3, "4711", format!("insert into loyalty.member (account_id, program_id, updated_at) values (4711, {coin}, now())")),
+        (6, spender, format!("update loyalty.entry set request_hash = null where account_id = {spender} and idempotency_key = 's1'")),
+        (6, spender, format!("update loyalty.entry set idempotency_key = null where account_id = {spender} and idempotency_key = 's1'")),
+        // a class that is gone, of another program, or of no row; in the journal and in the wallet
+        (9, spender, format!("delete from loyalty.lot_class where program_id = {coin}")),
+        (9, spender, format!("update loyalty.lot_class set program_id = {mile} where program_id = {coin}")),
+        (9, spender, format!("update loyalty.wallet set lot_class = array_replace(lot_class, 1::smallint, 77::smallint) where account_id = {spender}")),
+        (9, spender, format!("update loyalty.entry set lot_class = array_replace(lot_class, 1::smallint, 77::smallint) where account_id = {spender}")),
+        (9, "(select account_id from loyalty.account where member_no = 'guest')", "delete from loyalty.lot_class where inactivity_months = 6".to_owned()),
+        (10, sender, format!(
+            "with a as (update loyalty.account set program_id = {mile} where account_id = {receiver})
+             update loyalty.wallet set program_id = {mile} where account_id = {receiver}")),
+    ] {
+        for program in ["null", "'coin'"] {
+            if told.contains("guest") && program == "'coin'" {
+                continue;
+            }
+            client
+                .batch_execute("begin; set local session_replication_role = replica")
+                .await?;
+            let forged = client.execute(&forgery, &[]).await?;
+            let laws = client
+                .query(
+                    &format!("select distinct law from loyalty.verify({program}) where account_id = {told}"),
+                    &[],
+                )
+                .await?;
+            client.batch_execute("rollback").await?;
+            let laws: BTreeSet<i32> = laws.iter().map(|row| row.get(0)).collect();
+            ensure!(
+                forged > 0 && laws.contains(&law),
+                "verify({program}) names {laws:?} for law {law}: {forgery}"
+            );
+        }
+    }
     Ok(())
 }
 
