@@ -4,7 +4,8 @@
 create function loyalty.claim(name text) returns text
     language c stable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_claim';
-comment on function loyalty.claim is 'A claim of the request''s token; null without one.';
+comment on function loyalty.claim is
+    'A claim of the request''s token; null without one, and for whoever logged in neither as a member of loyalty_authenticator nor as a superuser.';
 
 create function loyalty.claim_account_id() returns bigint
     language c stable parallel safe

@@ -34,14 +34,16 @@ comment on column loyalty.audit.details is 'What else matters of the call; never
 
 create function loyalty.client_address() returns text
     language sql stable set search_path = pg_catalog, pg_temp
-    -- the last one is what our own proxy saw; those before it, anybody may have written
+    -- whoever else logs in may set the same setting. The last one is what our own proxy saw;
+    -- those before it, anybody may have written
     return coalesce(
-        nullif(left(btrim(regexp_replace(
-            coalesce(nullif(current_setting('request.headers', true), ''), '{}')::json ->> 'x-forwarded-for',
-            '^.*,', '')), 64), ''),
+        case when pg_has_role(session_user, 'loyalty_authenticator', 'member')
+             then nullif(left(btrim(regexp_replace(
+                      coalesce(nullif(current_setting('request.headers', true), ''), '{}')::json ->> 'x-forwarded-for',
+                      '^.*,', '')), 64), '') end,
         host(inet_client_addr()));
 comment on function loyalty.client_address is
-    'Address of the client: what the proxy in front of PostgREST added to X-Forwarded-For, else the connection''s; null on a socket.';
+    'Address of the client: what the proxy in front of PostgREST added to X-Forwarded-For, for whoever logged in as a member of loyalty_authenticator or as a superuser; else the connection''s, null on a socket.';
 
 create function loyalty.audit(
     action text,

@@ -2886,3 +2886,26 @@ comment on column loyalty.journal_entry.key_is_whole is
 -- Lot classes keep what lots were granted on.
 create trigger guard before update or delete or truncate on loyalty.lot_class
     for each statement execute function loyalty.guard_ledger();
+
+-- Claims and headers are believed where PostgREST logged in, or a superuser.
+create or replace function loyalty.client_address() returns text
+    language sql stable set search_path = pg_catalog, pg_temp
+    -- whoever else logs in may set the same setting. The last one is what our own proxy saw;
+    -- those before it, anybody may have written
+    return coalesce(
+        case when pg_has_role(session_user, 'loyalty_authenticator', 'member')
+             then nullif(left(btrim(regexp_replace(
+                      coalesce(nullif(current_setting('request.headers', true), ''), '{}')::json ->> 'x-forwarded-for',
+                      '^.*,', '')), 64), '') end,
+        host(inet_client_addr()));
+comment on function loyalty.client_address is
+    'Address of the client: what the proxy in front of PostgREST added to X-Forwarded-For, for whoever logged in as a member of loyalty_authenticator or as a superuser; else the connection''s, null on a socket.';
+create or replace function loyalty.claim_identity_id() returns bigint
+    language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return substring(loyalty.claim('sub') from '^identity:([0-9]{1,18})$')::bigint;
+end
+$$;
+comment on function loyalty.claim is
+    'A claim of the request''s token; null without one, and for whoever logged in neither as a member of loyalty_authenticator nor as a superuser.';

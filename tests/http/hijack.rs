@@ -112,7 +112,7 @@ async fn no_path_leads_a_function_astray() -> Result<()> {
         let role = subject.role;
         let mut sessions = Vec::new();
         for path in [HOSTILE, "pg_catalog"] {
-            let client = world.db.connect_as(role).await?;
+            let client = subject.connect(&world.db).await?;
             let claims = subject.claims.to_string();
             client
                 .execute(
@@ -158,7 +158,7 @@ async fn no_path_leads_a_function_astray() -> Result<()> {
     ensure!(astray.is_empty(), "{}", astray.join("\n"));
     // the views, their row rights and what they call
     for subject in &world.subjects {
-        let client = world.db.connect_as(subject.role).await?;
+        let client = subject.connect(&world.db).await?;
         let claims = subject.claims.to_string();
         client
             .execute(

@@ -16,6 +16,15 @@ pub struct Subject {
     pub client: Client,
 }
 
+/// How a session becomes a role as PostgREST does it: it logs in as the authenticator. The relay
+/// logs in itself.
+fn become_as_postgrest(role: &str) -> String {
+    match role {
+        "loyalty_relay" => format!("set session authorization {role}"),
+        _ => format!("set session authorization loyalty_authenticator; set role {role}"),
+    }
+}
+
 pub struct World {
     pub sql: Client,
     pub subjects: Vec<Subject>,
@@ -94,7 +103,8 @@ impl World {
                 .batch_execute(&format!(
                     "select loyalty.now(); set search_path = pg_catalog;
                      select set_config('request.jwt.claims', '{claims}', false);
-                     set session authorization {role}"
+                     {}",
+                    become_as_postgrest(role)
                 ))
                 .await?;
             subjects.push(Subject {
@@ -189,6 +199,13 @@ impl World {
 }
 
 impl Subject {
+    /// Another session of the role, without claims.
+    pub async fn connect(&self, db: &TestDb) -> Result<Client> {
+        let client = db.connect().await?;
+        let become_role = become_as_postgrest(self.role);
+        client.batch_execute(&become_role).await?;
+        Ok(client)
+    }
     /// The SQLSTATE that a statement ends with; nothing stays of it.
     pub async fn tries(&self, statement: &str) -> Result<String> {
         Ok(self.asks(statement).await?.code)

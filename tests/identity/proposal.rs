@@ -1,6 +1,7 @@
 //! Grants that take two administrators (P12).
 
 use anyhow::Result;
+use loyalty_tests::sqlstate;
 use serde_json::{Value, json};
 
 use crate::people::at_once;
@@ -203,5 +204,86 @@ async fn p12_approvals_at_once_grant_once() -> Result<()> {
     }
     assert_eq!(approved, 1);
     assert_eq!(world.available(&world.taro).await?, 31000);
+    Ok(())
+}
+
+/// P12: who logs in to the database as an operator is one person, whatever the session says of
+/// tokens and proxies; what PostgREST says is believed.
+#[tokio::test]
+async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
+    let world = World::start("staff_forged").await?;
+    let client = world.db.connect().await?;
+    let keeper = format!("keeper_{}", world.db.name());
+    let account_id = world.taro.account_id;
+    let claims = |person: i64| {
+        format!(
+            r#"set local request.jwt.claims = '{{"role": "loyalty_admin", "sub": "identity:{person}", "program": "coin"}}'"#
+        )
+    };
+    // a role is the cluster's: this one lives in its transaction only
+    client
+        .batch_execute(&format!(
+            r#"begin;
+            create role {keeper} login in role loyalty_operator;
+            set session authorization {keeper};
+            set local request.headers = '{{"x-forwarded-for": "198.51.100.20"}}';
+            {}"#,
+            claims(1)
+        ))
+        .await?;
+    let one = async |query: &str| -> Result<String> {
+        let row = client
+            .query_one(&format!("select ({query})::text"), &[])
+            .await?;
+        Ok(row.try_get::<_, Option<String>>(0)?.unwrap_or_default())
+    };
+    let proposer = format!("select (loyalty.propose_grant({account_id}, 777)).proposed_by");
+    assert_eq!(one(&proposer).await?, format!("database:{keeper}"));
+    client
+        .batch_execute(&format!("{}; savepoint before_approval", claims(2)))
+        .await?;
+    let approved = client
+        .batch_execute(
+            "select loyalty.approve_grant((select max(proposal_id) from loyalty.grant_proposal))",
+        )
+        .await;
+    assert_eq!(sqlstate(&approved), "LY010");
+    client
+        .batch_execute(&format!(
+            "rollback to before_approval; select loyalty.grant({account_id}, 1, 'by hand')"
+        ))
+        .await?;
+    for (query, expected) in [
+        (
+            "select actor from loyalty.entry where reason = 'by hand'",
+            keeper.as_str(),
+        ),
+        (
+            "select actor from loyalty.audit where action = 'propose_grant'",
+            &keeper,
+        ),
+        (
+            "select address from loyalty.audit where action = 'propose_grant'",
+            "",
+        ),
+        ("loyalty.claim_identity_id()", ""),
+        ("loyalty.claim_program_id()", ""),
+    ] {
+        assert_eq!(one(query).await?, expected, "{query}");
+    }
+    // the same from PostgREST
+    client
+        .batch_execute(
+            "set session authorization loyalty_authenticator; set local role loyalty_operator",
+        )
+        .await?;
+    for (query, expected) in [
+        ("loyalty.actor()", "loyalty_admin:identity:2"),
+        ("loyalty.claim_identity_id()", "2"),
+        ("loyalty.client_address()", "198.51.100.20"),
+    ] {
+        assert_eq!(one(query).await?, expected, "{query}");
+    }
+    client.batch_execute("rollback").await?;
     Ok(())
 }
