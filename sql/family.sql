@@ -200,7 +200,7 @@ begin
 end
 $$;
 comment on function loyalty.invite_family is
-    'A member invites family (A8): the member is mailed a link to approve it by, within a day. {family_id, relation, name, state, expires_at}; 22023 and 22004 for a value that cannot be, LY010 for a relation that the program does not admit, LY008 from the 20th invitation within a day.';
+    'A member invites family (A8): the member is mailed a link to approve it by, within a day. {family_id, relation, name, state, expires_at}; 22023 and 22004 for a value that cannot be, 23514 for an address that is invited already, LY010 for a relation that the program does not admit and a member without a login ID, LY002, LY004 for an account that is not open, LY008 from the 20th invitation within a day.';
 
 create function loyalty.family_of_token(token text, purpose text) returns loyalty.family
     language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -355,7 +355,7 @@ begin
 end
 $$;
 comment on function loyalty.register_family is
-    'The person invited registers by the mailed link (A8), and is signed in: the address becomes the login ID; where it is one already, its password is asked for. LY009 for a wrong birth date, five of which end the invitation, and for a link that is not good; 22023 for a password or terms that cannot be.';
+    'The person invited registers by the mailed link (A8), and is signed in: the address becomes the login ID; where it is one already, its password is asked for. LY009 for a wrong birth date, five of which end the invitation, for a wrong password and for a link that is not good, LY008 after too many; 22004 and 22023 for a password or terms that cannot be; LY010 for a relation that the program admits no more and a login that is suspended or linked already; LY004 when the member''s account is not open, LY007 outside of service hours.';
 
 create function loyalty.remove_family(account_id bigint, family_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp

@@ -105,7 +105,7 @@ begin
 end
 $$;
 comment on function loyalty.confirm_login_change is
-    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good.';
+    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good, LY010 for a login that is suspended or an ID that is taken by now, LY007 outside of service hours.';
 
 -- What is left of people who came and went.
 create function loyalty.purge_access(older_than interval default '30 days')

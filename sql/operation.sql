@@ -51,9 +51,13 @@ create function loyalty.hold(
 ) returns loyalty.receipt
     language sql volatile security definer set search_path = pg_catalog, pg_temp
     return loyalty.hold_for(account_id, points,
-        (extract(epoch from expires_in) * 1000000)::bigint, reason, idempotency_key);
+        -- what is no bigint any more is too long, or too short, anyway
+        case when abs(extract(epoch from expires_in)) < 100000000000
+             then (extract(epoch from expires_in) * 1000000)::bigint
+             when expires_in is not null then 0
+        end, reason, idempotency_key);
 comment on function loyalty.hold is
-    'Sets points aside: their lots are pinned, also past their last day, until capture, release or the time is over. LY001, LY002, LY003, LY004.';
+    'Sets points aside: their lots are pinned, also past their last day, until capture, release or the time is over. 22023 for no time or more than a year; LY001, LY002, LY003, LY004.';
 
 create function loyalty.capture(
     account_id bigint,

@@ -2909,3 +2909,187 @@ end
 $$;
 comment on function loyalty.claim is
     'A claim of the request''s token; null without one, and for whoever logged in neither as a member of loyalty_authenticator nor as a superuser.';
+
+-- Values that cannot be are told as such, not by the constraint that they break.
+create or replace function loyalty.hold(
+    account_id bigint,
+    points bigint,
+    expires_in interval default '15 minutes',
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+    return loyalty.hold_for(account_id, points,
+        -- what is no bigint any more is too long, or too short, anyway
+        case when abs(extract(epoch from expires_in)) < 100000000000
+             then (extract(epoch from expires_in) * 1000000)::bigint
+             when expires_in is not null then 0
+        end, reason, idempotency_key);
+comment on function loyalty.hold is
+    'Sets points aside: their lots are pinned, also past their last day, until capture, release or the time is over. 22023 for no time or more than a year; LY001, LY002, LY003, LY004.';
+create or replace function loyalty.create_rule(
+    program text,
+    code text,
+    kind text,
+    terms jsonb,
+    title text default null,
+    valid_from date default null,
+    valid_to date default null,
+    expiry loyalty.expiry_policy default null
+) returns loyalty.rule
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    owner integer := loyalty.program_id(create_rule.program);
+    begins date := coalesce(create_rule.valid_from, loyalty.today(create_rule.program));
+    written loyalty.rule;
+begin
+    perform loyalty.rule_is_sound(create_rule.kind, create_rule.terms::text);
+    if exists (select from loyalty.rule r where r.program_id = owner and r.code = create_rule.code) then
+        raise exception using errcode = 'unique_violation',
+            message = 'the program has a rule of that code',
+            detail = format('%L given.', create_rule.code),
+            hint = 'loyalty.change_rule adds a version to it, also after its end; or take another code.';
+    elsif begins not between '1955-01-01' and '2099-12-31' then
+        perform loyalty.raise('22023', 'valid_from is in no calendar', format('%s given.', begins),
+            'A day from 1955 to 2099; today when left out.');
+    elsif create_rule.valid_to < begins or create_rule.valid_to = 'infinity' then
+        perform loyalty.raise('22023', 'valid_to cannot be',
+            format('%s given; the rule begins on %s.', create_rule.valid_to, begins),
+            'The last day, not before valid_from; leave it out for a rule without an end.');
+    end if;
+    insert into loyalty.rule
+           (program_id, code, version, kind, title, terms, valid_from, valid_to, expiry, created_at, created_by)
+    values (owner, create_rule.code, 1, create_rule.kind, coalesce(create_rule.title, create_rule.code),
+            create_rule.terms, begins, create_rule.valid_to, create_rule.expiry, loyalty.now(), loyalty.actor())
+    returning * into written;
+    perform loyalty.check_rule_pays(written);
+    perform loyalty.plan_schedule(owner, 'rule:' || written.code);
+    return written;
+end
+$$;
+comment on function loyalty.create_rule is
+    'Creates a rule. valid_from (today unless given) and valid_to are days of payment; expiry null goes by the program''s policy. It pays from its creation on; periods before that, also those since valid_from, only by loyalty.rerun. 22023 names the field of terms that is wrong, and days that cannot be; 23505 when the code is taken; LY002.';
+create or replace function loyalty.record_event(
+    program text,
+    kind text,
+    member_no text,
+    other_member_no text default null,
+    occurred_on date default null,
+    amount numeric default null,
+    reference text default null,
+    attributes jsonb default null,
+    out event_id bigint,
+    out is_new boolean,
+    out payments jsonb
+) returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    owner integer := loyalty.program_id(record_event.program);
+    today date := loyalty.today(record_event.program);
+    happened date := coalesce(record_event.occurred_on, today);
+    account bigint;
+    other bigint;
+    is_purchase boolean;
+    kinds text;
+    known loyalty.event;
+    payment record;
+begin
+    select bool_or(r.kind = 'purchase') into is_purchase
+      from loyalty.rule r
+     where r.program_id = owner
+       and r.kind in ('event', 'purchase')
+       and coalesce(r.terms ->> 'event', 'purchase') = record_event.kind;
+    if is_purchase is null then
+        select string_agg(distinct coalesce(r.terms ->> 'event', 'purchase'), ', ') into kinds
+          from loyalty.rule r
+         where r.program_id = owner and r.kind in ('event', 'purchase');
+        perform loyalty.raise('22023', 'no rule knows such events', format('kind is %L.', record_event.kind),
+            coalesce('The program''s rules know: ' || kinds || '.',
+                     'The program has no rule for events; loyalty.create_rule creates one.'));
+    end if;
+    if is_purchase and amount is null then
+        perform loyalty.raise('22004', 'amount must not be null',
+            format('Events of kind %L are paid by their amount.', record_event.kind), 'Pass amount => … .');
+    end if;
+    if happened > today then
+        perform loyalty.raise('22023', 'occurred_on lies in the future',
+            format('%s given; today is %s in the program''s time zone.', happened, today),
+            'Record what has happened.');
+    elsif happened < '1955-01-01' then
+        perform loyalty.raise('22023', 'occurred_on is in no calendar', format('%s given.', happened),
+            'A day from 1955 on; today when left out.');
+    elsif record_event.amount not between 0 and 1000000000000 then
+        perform loyalty.raise('22023', 'amount cannot be', format('%s given.', record_event.amount),
+            'From 0 to 1000000000000. What was taken back is canceled with loyalty.cancel_event.');
+    elsif char_length(record_event.reference) not between 1 and 150 then
+        perform loyalty.raise('22023', 'reference is too long, or empty',
+            format('%s characters given.', char_length(record_event.reference)),
+            'From 1 to 150 characters, or null for none.');
+    elsif jsonb_typeof(record_event.attributes) <> 'object' then
+        perform loyalty.raise('22023', 'attributes are not an object',
+            format('An %s given.', jsonb_typeof(record_event.attributes)), 'Such as {"shop": "Nagano"}.');
+    end if;
+    account := loyalty.event_account(owner, 'member_no', record_event.member_no);
+    if other_member_no is not null then
+        other := loyalty.event_account(owner, 'other_member_no', record_event.other_member_no);
+    end if;
+    if other = account then
+        perform loyalty.raise('22023', 'the parties are one and the same', format('%L given twice.', record_event.member_no),
+            'Give the other member, or leave other_member_no out.');
+    end if;
+
+    insert into loyalty.event
+           (program_id, kind, account_id, other_account_id, occurred_on, amount, reference, attributes,
+            recorded_on, recorded_at, recorded_by)
+    values (owner, record_event.kind, account, other, happened, record_event.amount, record_event.reference,
+            coalesce(record_event.attributes, '{}'), today, loyalty.now(), loyalty.actor())
+        on conflict on constraint event_reference_is_once do nothing
+    returning event.event_id into event_id;
+    is_new := found;
+    if is_new then
+        -- What pays at once, and what is recorded when its pay day is over: the run of that
+        -- period may have been. Effective as of the day it should have been paid.
+        for payment in
+            select p.* from loyalty.event_payments(event_id) p where p.pays_on <= today
+        loop
+            perform loyalty.grant(
+                account_id => payment.account_id, points => payment.points, reason => payment.title,
+                granted_on => payment.pays_on, idempotency_key => payment.idempotency_key, expiry => payment.expiry);
+        end loop;
+    else
+        select e.* into strict known
+          from loyalty.event e
+         where e.program_id = owner and e.kind = record_event.kind and e.reference = record_event.reference;
+        event_id := known.event_id;
+        if (known.account_id, known.other_account_id, known.amount)
+               is distinct from (account, other, record_event.amount)
+           or known.occurred_on <> record_event.occurred_on then
+            perform loyalty.raise('LY003', 'the reference was used for another event',
+                format('It is event %s, of %s.', known.event_id, known.occurred_on),
+                'Repeat a call with the same arguments, or give a new event a new reference.');
+        end if;
+    end if;
+    select coalesce(jsonb_agg(jsonb_build_object(
+               'rule', p.rule, 'account_id', p.account_id, 'party', p.party, 'points', p.points,
+               'pays_on', p.pays_on, 'operation_id', p.operation_id)), '[]') into payments
+      from loyalty.event_payments(event_id) p;
+end
+$$;
+comment on function loyalty.record_event is
+    'Records what happened and says what the rules pay for it, when and to whom. Paid at once where the rule says so, or where the pay day is over. The same reference is recorded once (LY003 when it was another event). 22023 for a kind that no rule knows, a day to come and other values that cannot be; 22004 for a purchase without amount; LY002.';
+
+-- Errors that functions raise, and did not tell of.
+comment on function loyalty.give_role is
+    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it changes a granter''s budget and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002; LY010 for an offer in a program without an access policy.';
+comment on function loyalty.accept_invitation is
+    'Accepts a role by the mailed link, and signs the person in: the address becomes the login ID with that password; where it is one already, its password is asked for. LY009 for a link that is not good or a wrong password, LY008 after too many, 22004 and 22023 for a password that cannot be, LY010 for a login that is suspended or has the role already, LY007 outside of service hours.';
+comment on function loyalty.invite_family is
+    'A member invites family (A8): the member is mailed a link to approve it by, within a day. {family_id, relation, name, state, expires_at}; 22023 and 22004 for a value that cannot be, 23514 for an address that is invited already, LY010 for a relation that the program does not admit and a member without a login ID, LY002, LY004 for an account that is not open, LY008 from the 20th invitation within a day.';
+comment on function loyalty.register_family is
+    'The person invited registers by the mailed link (A8), and is signed in: the address becomes the login ID; where it is one already, its password is asked for. LY009 for a wrong birth date, five of which end the invitation, for a wrong password and for a link that is not good, LY008 after too many; 22004 and 22023 for a password or terms that cannot be; LY010 for a relation that the program admits no more and a login that is suspended or linked already; LY004 when the member''s account is not open, LY007 outside of service hours.';
+comment on function loyalty.confirm_login_change is
+    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good, LY010 for a login that is suspended or an ID that is taken by now, LY007 outside of service hours.';

@@ -218,6 +218,7 @@ as $$
 #variable_conflict use_column
 declare
     owner integer := loyalty.program_id(create_rule.program);
+    begins date := coalesce(create_rule.valid_from, loyalty.today(create_rule.program));
     written loyalty.rule;
 begin
     perform loyalty.rule_is_sound(create_rule.kind, create_rule.terms::text);
@@ -226,12 +227,18 @@ begin
             message = 'the program has a rule of that code',
             detail = format('%L given.', create_rule.code),
             hint = 'loyalty.change_rule adds a version to it, also after its end; or take another code.';
+    elsif begins not between '1955-01-01' and '2099-12-31' then
+        perform loyalty.raise('22023', 'valid_from is in no calendar', format('%s given.', begins),
+            'A day from 1955 to 2099; today when left out.');
+    elsif create_rule.valid_to < begins or create_rule.valid_to = 'infinity' then
+        perform loyalty.raise('22023', 'valid_to cannot be',
+            format('%s given; the rule begins on %s.', create_rule.valid_to, begins),
+            'The last day, not before valid_from; leave it out for a rule without an end.');
     end if;
     insert into loyalty.rule
            (program_id, code, version, kind, title, terms, valid_from, valid_to, expiry, created_at, created_by)
     values (owner, create_rule.code, 1, create_rule.kind, coalesce(create_rule.title, create_rule.code),
-            create_rule.terms, coalesce(create_rule.valid_from, loyalty.today(create_rule.program)),
-            create_rule.valid_to, create_rule.expiry, loyalty.now(), loyalty.actor())
+            create_rule.terms, begins, create_rule.valid_to, create_rule.expiry, loyalty.now(), loyalty.actor())
     returning * into written;
     perform loyalty.check_rule_pays(written);
     perform loyalty.plan_schedule(owner, 'rule:' || written.code);
@@ -239,7 +246,7 @@ begin
 end
 $$;
 comment on function loyalty.create_rule is
-    'Creates a rule. valid_from (today unless given) and valid_to are days of payment; expiry null goes by the program''s policy. It pays from its creation on; periods before that, also those since valid_from, only by loyalty.rerun. 22023 names the field of terms that is wrong; 23505 when the code is taken; LY002.';
+    'Creates a rule. valid_from (today unless given) and valid_to are days of payment; expiry null goes by the program''s policy. It pays from its creation on; periods before that, also those since valid_from, only by loyalty.rerun. 22023 names the field of terms that is wrong, and days that cannot be; 23505 when the code is taken; LY002.';
 
 create function loyalty.check_rule_pays(rule loyalty.rule) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp

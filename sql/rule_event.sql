@@ -99,10 +99,27 @@ begin
         perform loyalty.raise('22023', 'occurred_on lies in the future',
             format('%s given; today is %s in the program''s time zone.', happened, today),
             'Record what has happened.');
+    elsif happened < '1955-01-01' then
+        perform loyalty.raise('22023', 'occurred_on is in no calendar', format('%s given.', happened),
+            'A day from 1955 on; today when left out.');
+    elsif record_event.amount not between 0 and 1000000000000 then
+        perform loyalty.raise('22023', 'amount cannot be', format('%s given.', record_event.amount),
+            'From 0 to 1000000000000. What was taken back is canceled with loyalty.cancel_event.');
+    elsif char_length(record_event.reference) not between 1 and 150 then
+        perform loyalty.raise('22023', 'reference is too long, or empty',
+            format('%s characters given.', char_length(record_event.reference)),
+            'From 1 to 150 characters, or null for none.');
+    elsif jsonb_typeof(record_event.attributes) <> 'object' then
+        perform loyalty.raise('22023', 'attributes are not an object',
+            format('An %s given.', jsonb_typeof(record_event.attributes)), 'Such as {"shop": "Nagano"}.');
     end if;
     account := loyalty.event_account(owner, 'member_no', record_event.member_no);
     if other_member_no is not null then
         other := loyalty.event_account(owner, 'other_member_no', record_event.other_member_no);
+    end if;
+    if other = account then
+        perform loyalty.raise('22023', 'the parties are one and the same', format('%L given twice.', record_event.member_no),
+            'Give the other member, or leave other_member_no out.');
     end if;
 
     insert into loyalty.event
@@ -143,7 +160,7 @@ begin
 end
 $$;
 comment on function loyalty.record_event is
-    'Records what happened and says what the rules pay for it, when and to whom. Paid at once where the rule says so, or where the pay day is over. The same reference is recorded once (LY003 when it was another event). 22023 for a kind that no rule knows or a day to come; 22004 for a purchase without amount; LY002.';
+    'Records what happened and says what the rules pay for it, when and to whom. Paid at once where the rule says so, or where the pay day is over. The same reference is recorded once (LY003 when it was another event). 22023 for a kind that no rule knows, a day to come and other values that cannot be; 22004 for a purchase without amount; LY002.';
 
 create function loyalty.cancel_event(
     event_id bigint,

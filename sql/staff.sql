@@ -166,7 +166,7 @@ begin
 end
 $$;
 comment on function loyalty.give_role is
-    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it changes a granter''s budget and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002.';
+    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it changes a granter''s budget and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002; LY010 for an offer in a program without an access policy.';
 
 create function loyalty.accept_invitation(token text, password text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -209,7 +209,7 @@ begin
 end
 $$;
 comment on function loyalty.accept_invitation is
-    'Accepts a role by the mailed link, and signs the person in: the address becomes the login ID with that password; where it is one already, its password is asked for. LY009 for a link that is not good or a wrong password, 22023 for a password that cannot be.';
+    'Accepts a role by the mailed link, and signs the person in: the address becomes the login ID with that password; where it is one already, its password is asked for. LY009 for a link that is not good or a wrong password, LY008 after too many, 22004 and 22023 for a password that cannot be, LY010 for a login that is suspended or has the role already, LY007 outside of service hours.';
 
 create function loyalty.take_role(role_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
