@@ -14,6 +14,7 @@ use std::rc::Rc;
 /// A program, as far as operations need it.
 #[derive(Clone)]
 pub struct Program {
+    code: Rc<str>,
     pub time_zone: Rc<str>,
     offset: Rc<Cell<Offset>>,
     pub expiry: Rc<str>,
@@ -48,6 +49,10 @@ impl Program {
             )
         };
         let local = local.value() as i64;
+        if instant == Instant::MIN || instant == Instant::MAX {
+            // infinite in any zone: it tells no offset
+            return local;
+        }
         self.offset.set(Offset {
             from: instant,
             until: next_change(&self.time_zone, instant),
@@ -106,6 +111,7 @@ const MICROSECONDS_A_DAY: i64 = SECONDS_A_DAY * MICROSECONDS_A_SECOND;
 
 /// Columns of the table, as sql/program.sql declares them; new ones only ever come behind.
 mod column {
+    pub const CODE: usize = 2;
     pub const TIME_ZONE: usize = 5;
     pub const EXPIRY: usize = 7;
     pub const REFUND_GRACE_DAYS: usize = 8;
@@ -119,6 +125,8 @@ thread_local! {
     static PROGRAM_IDS: RefCell<HashMap<String, i32>> = RefCell::new(HashMap::new());
     /// The table that the known programs are of.
     static PROGRAM_TABLE: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    /// How often any changed: what was read before the last time is not for remembering.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Called once in every backend.
@@ -129,6 +137,7 @@ pub fn init() {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn forget_programs(_argument: Datum, table: pg_sys::Oid) {
+    CHANGES.set(CHANGES.get().wrapping_add(1));
     if table == pg_sys::InvalidOid || table == PROGRAM_TABLE.get() {
         PROGRAMS.with_borrow_mut(HashMap::clear);
         PROGRAM_IDS.with_borrow_mut(HashMap::clear);
@@ -159,15 +168,18 @@ pub fn get(program_id: i32) -> Result<Program> {
         true => Sight::Statement,
         false => Sight::Latest,
     };
+    // A lock may have to wait, and take in that the table changed after the moment.
+    let changes = CHANGES.get();
     let moment = Moment::of(sight);
     let mut scan = Scan::open(c"program", c"program_pkey", 1, &moment)?;
     let missing = || Fault::invalid("a program row is missing");
     let row = scan
         .find(&[scan::four(1, program_id)])
         .ok_or_else(missing)?;
-    // SAFETY: both are texts.
+    // SAFETY: all three are texts.
     let read = unsafe {
         Program {
+            code: read_text(row.get(column::CODE).ok_or_else(missing)?).into(),
             time_zone: read_text(row.get(column::TIME_ZONE).ok_or_else(missing)?).into(),
             offset: Rc::default(),
             expiry: read_text(row.get(column::EXPIRY).ok_or_else(missing)?).into(),
@@ -179,7 +191,7 @@ pub fn get(program_id: i32) -> Result<Program> {
                 .is_some_and(|yes| yes.value() & 1 == 1),
         }
     };
-    if sight == Sight::Statement {
+    if sight == Sight::Statement || changes != CHANGES.get() {
         return Ok(read);
     }
     // SAFETY: the relation is open.
@@ -201,9 +213,13 @@ pub fn id(code: &str) -> Result<Option<i32>> {
     let Some(program_id) = found.iter().next().and_then(|row| row.i32(1)) else {
         return Ok(None);
     };
-    // only what is committed, or will be gone from memory when it is not
-    PROGRAM_TABLE.set(scan::relation(c"program")?);
-    PROGRAM_IDS.with_borrow_mut(|known| known.insert(code.to_owned(), program_id));
+    // A snapshot may be old, and name a program by a code that it has no more: only what is
+    // committed, or will be gone from memory when it is not.
+    if get(program_id).is_ok_and(|program| &*program.code == code)
+        && PROGRAMS.with_borrow(|known| known.contains_key(&program_id))
+    {
+        PROGRAM_IDS.with_borrow_mut(|known| known.insert(code.to_owned(), program_id));
+    }
     Ok(Some(program_id))
 }
 
