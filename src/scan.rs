@@ -118,13 +118,15 @@ pub struct ScannedRow {
 
 impl Scan {
     pub fn open(table: &CStr, index: &CStr, keys: c_int, moment: &Moment) -> Result<Self> {
-        let (heap_oid, index_oid) = (relation(table)?, relation(index)?);
+        let heap_oid = relation(table)?;
         // SAFETY: relations are opened under lock, and live as long as the scan; so does the
         // moment's snapshot.
         unsafe {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let heap = pg_sys::table_open(heap_oid, lock);
-            let index = pg_sys::index_open(index_oid, lock);
+            // Under the table's lock only: REINDEX CONCURRENTLY puts another index under the
+            // name, and the old one is gone as soon as nobody holds the table.
+            let index = pg_sys::index_open(relation(index)?, lock);
             #[cfg(not(feature = "pg18"))]
             let scan = pg_sys::index_beginscan(heap, index, moment.snapshot, keys, 0);
             #[cfg(feature = "pg18")]
@@ -206,6 +208,9 @@ impl ScannedRow {
     pub fn get(&self, column: usize) -> Option<Datum> {
         // SAFETY: all columns of the row were fetched into the slot.
         unsafe {
+            if column > (*self.slot).tts_nvalid as usize {
+                return None;
+            }
             let null = *(*self.slot).tts_isnull.add(column - 1);
             (!null).then(|| *(*self.slot).tts_values.add(column - 1))
         }
