@@ -10,15 +10,29 @@ use std::cell::Cell;
 use std::ffi::CStr;
 
 thread_local! {
-    static OPERATING: Cell<bool> = const { Cell::new(false) };
+    /// How many triggers an operation's statement runs in; none while none runs.
+    static OPERATING: Cell<Option<i32>> = const { Cell::new(None) };
 }
 
-/// While it lives, the statements that run are an operation's own.
-pub struct Operating(bool);
+/// How many triggers are under way, one in the other.
+fn depth() -> i32 {
+    // SAFETY: a function without arguments, which looks at a number of the backend's.
+    let depth = unsafe {
+        pg_sys::OidFunctionCall0Coll(
+            pg_sys::Oid::from(pg_sys::F_PG_TRIGGER_DEPTH),
+            pg_sys::InvalidOid,
+        )
+    };
+    depth.value() as i32
+}
+
+/// While it lives, the statements that run are an operation's own; those of triggers that a DBA
+/// added to its tables are not.
+pub struct Operating(Option<i32>);
 
 impl Operating {
     pub fn begin() -> Self {
-        Operating(OPERATING.replace(true))
+        Operating(OPERATING.replace(Some(depth())))
     }
 }
 
@@ -41,7 +55,7 @@ sql_function! {
     /// Statement trigger on account, entry and wallet. A restore arrives as COPY, the journal
     /// before the wallets (see `wallet_follows_journal`), so into an empty ledger.
     fn guard_ledger(call) -> Answer {
-        if OPERATING.get() {
+        if OPERATING.get().is_some_and(|operation| depth() == operation + 1) {
             return Ok(Answer::Value(Datum::from(0)));
         }
         let data = call.trigger_data()?;
