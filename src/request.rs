@@ -23,12 +23,14 @@ impl Claims {
     pub fn text(&self, name: &str) -> Option<String> {
         match self.0.get(name)? {
             Value::Null => None,
-            Value::String(text) => Some(text.clone()),
+            Value::String(_) => self.str(name).map(str::to_owned),
             other => Some(other.to_string()),
         }
     }
+    /// A claim that is a string; none where no text of PostgreSQL's can be it.
     pub fn str(&self, name: &str) -> Option<&str> {
-        self.0.get(name).and_then(Value::as_str)
+        let text = self.0.get(name).and_then(Value::as_str);
+        text.filter(|text| !text.contains('\0'))
     }
     /// A claim that numbers something of ours.
     pub fn id(&self, name: &str) -> Option<i64> {
