@@ -162,11 +162,13 @@ pub fn classes_of(spi: &Spi, program_id: i32, ids: &[i16]) -> Vec<Class> {
     let known: Vec<(i16, Option<i16>)> = if ids.iter().all(|id| *id == 0) {
         Vec::new()
     } else {
-        CLASSES
-            .run(spi, &[Param::i32(program_id)])
+        let rows = CLASSES.run(spi, &[Param::i32(program_id)]);
+        let known = rows
             .iter()
             .filter_map(|row| Some((row.i16(1)?, row.i16(2))))
-            .collect()
+            .collect();
+        rows.free();
+        known
     };
     ids.iter()
         .map(|id| Class {
@@ -180,8 +182,8 @@ pub fn classes_of(spi: &Spi, program_id: i32, ids: &[i16]) -> Vec<Class> {
 }
 
 pub fn read_holds(spi: &Spi, account_id: i64, program_id: i32, entries: &[EntryNo]) -> Vec<Hold> {
-    HOLDS
-        .run(spi, &[Param::i64(account_id), Param::i32s(Some(entries))])
+    let rows = HOLDS.run(spi, &[Param::i64(account_id), Param::i32s(Some(entries))]);
+    let holds = rows
         .iter()
         .filter_map(|row| {
             Some(Hold {
@@ -190,7 +192,9 @@ pub fn read_holds(spi: &Spi, account_id: i64, program_id: i32, entries: &[EntryN
                 pins: read_movements(spi, program_id, row, 3, row.i64(4)?),
             })
         })
-        .collect()
+        .collect();
+    rows.free();
+    holds
 }
 
 /// The lots of a journal row, from columns `expires_on`, (any), `lot_expires_on`, `lot_points`,

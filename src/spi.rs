@@ -259,6 +259,13 @@ impl Rows {
         self.count
     }
 
+    /// Gives back what was read, before the connection ends: for what a call asks for each of
+    /// its accounts. What rows point to goes with it.
+    pub fn free(self) {
+        // SAFETY: null, or of the connection that is open; no row of it is used any more.
+        unsafe { pg_sys::SPI_freetuptable(self.table) };
+    }
+
     pub fn first(&self) -> Option<Row> {
         self.iter().next()
     }
