@@ -252,8 +252,9 @@ fn one<'a>(
         };
     }
     let before = account.wallet.clone();
-    let (entries, main) = change(spi, account, booking).inspect_err(|_| account.wallet = before)?;
-    let new = account.post(entries, main, request)?;
+    let booked = change(spi, account, booking)
+        .and_then(|(entries, main)| Ok((account.post(entries, main, request)?, main)));
+    let (new, main) = booked.inspect_err(|_| account.wallet = before)?;
     let receipt = account.receipt(&new, main);
     if let Some(key) = request.key {
         keys.insert(key, (receipt.clone(), request.hash));

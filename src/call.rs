@@ -238,6 +238,10 @@ pub unsafe fn form_row(shape: pg_sys::TupleDesc, values: &[Option<Datum>]) -> Da
     let (mut datums, mut nulls) = split(values);
     // SAFETY: by the caller's word.
     unsafe {
+        // columns that were added behind ours are null
+        let columns = (*shape).natts as usize;
+        datums.resize(columns, Datum::from(0));
+        nulls.resize(columns, true);
         let tuple = pg_sys::heap_form_tuple(shape, datums.as_mut_ptr(), nulls.as_mut_ptr());
         pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
     }

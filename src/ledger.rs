@@ -135,7 +135,6 @@ pub fn no_such_account(account_id: i64) -> Fault {
 }
 
 fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &Program) -> Account {
-    let now = clock::now();
     let program_id = row.program_id;
     // SAFETY: a value of the enum type.
     let status = unsafe { enum_label(row.status) };
@@ -159,6 +158,8 @@ fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &Program) -
         Some(entries) if !entries.is_empty() => read_holds(spi, account_id, program_id, &entries),
         _ => Vec::new(),
     };
+    // Last: all of the above may have waited for a table.
+    let now = clock::now();
     Account {
         account_id,
         program_id,
@@ -217,7 +218,10 @@ impl<'a> Sweep<'a> {
         let Some((account, posted)) = self.read(account_id, &mut work)? else {
             return Ok(None);
         };
-        self.write(account, &posted, work).map(Some)
+        if self.writer.put_if_free(&account, &posted)? {
+            return Ok(Some(account));
+        }
+        self.change_locked(account_id, work)
     }
 
     /// Changes many, each known to `work` by its place. All of a batch are read before the first
@@ -242,10 +246,20 @@ impl<'a> Sweep<'a> {
                     self.read(*account_id, |account, reader| work(place, account, reader))?;
                 read.extend(found.map(|(account, posted)| (place, account, posted)));
             }
+            let mut waited = false;
             for (place, account, posted) in read {
-                self.write(account, &posted, |account, reader| {
-                    work(place, account, reader)
-                })?;
+                if !waited && self.writer.put_if_free(&account, &posted)? {
+                    continue;
+                }
+                // What was worked out before a wait may have lapsed by now (law 4).
+                let account_id = account.account_id;
+                let again =
+                    |account: &mut Account, reader: &mut Reader| work(place, account, reader);
+                match waited {
+                    true => self.change(account_id, again)?,
+                    false => self.change_locked(account_id, again)?,
+                };
+                waited = true;
             }
         }
         Ok(())
@@ -264,21 +278,7 @@ impl<'a> Sweep<'a> {
         Ok(Some((account, posted)))
     }
 
-    /// Writes what was read and changed. Whoever was too late does it again, and waits in the
-    /// fair queue of the row's lock.
-    fn write(
-        &mut self,
-        account: Account,
-        posted: &[Posted],
-        work: impl FnMut(&mut Account, &mut Reader) -> Result<Vec<Posted>>,
-    ) -> Result<Account> {
-        if self.writer.put_if_free(&account, posted)? {
-            return Ok(account);
-        }
-        self.change_locked(account.account_id, work)?
-            .ok_or_else(changed_under_lock)
-    }
-
+    /// For whoever was too late: does it again, after waiting in the fair queue of the row's lock.
     fn change_locked(
         &mut self,
         account_id: i64,
@@ -325,7 +325,17 @@ pub fn operate(
             let mut entries = account.prepare(request.activity)?;
             let before = entries.len();
             account.own_entry = account.next_entry + before as EntryNo;
-            entries.extend(change(&spi, account)?);
+            match change(&spi, account) {
+                Ok(own) => entries.extend(own),
+                // What it asked of the journal may be later than the wallet read: the same call
+                // may have been made meanwhile, and that is why nothing is left for this one.
+                Err(fault) => {
+                    let mut later = Reader::open(Sight::Now)?;
+                    let stored = stored_receipt(&spi, account, &mut later, request)?;
+                    outcome = Some((stored.ok_or(fault)?, false));
+                    return Ok(Vec::new());
+                }
+            }
             account.wallet.tidy(account.today);
             let posted = account.post(entries, before, request)?;
             outcome = Some((account.receipt(&posted, before), true));

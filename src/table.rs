@@ -69,7 +69,7 @@ impl Table {
     /// Whether nothing but our own constraint and triggers has a say when rows are written by
     /// this event. What those check (the guard, and that account and first entry exist) holds
     /// by the way that rows are written here.
-    pub fn is_as_shipped(&self, event: u32, foreign_keys: usize) -> bool {
+    pub fn is_as_shipped(&self, event: u32, foreign_keys: usize, not_null: &[usize]) -> bool {
         // SAFETY: the relation is open; its cache entry lives as long.
         unsafe {
             let relation = &*self.relation;
@@ -79,7 +79,11 @@ impl Table {
                 && shape.natts as usize == self.columns
                 && !shape.constr.is_null()
                 && (*shape.constr).num_check == 1
-                && !(*shape.constr).has_generated_stored;
+                && !(*shape.constr).has_generated_stored
+                && (1..=self.columns).all(|number| {
+                    let column = &*column(relation.rd_att, number);
+                    !column.attisdropped && column.attnotnull == not_null.contains(&number)
+                });
             if !plain || relation.trigdesc.is_null() {
                 return plain;
             }
@@ -121,7 +125,8 @@ impl Table {
         }
     }
 
-    /// Puts a row in the place of another. False: that one is no longer the newest.
+    /// Puts a row in the place of another. False: that one is no longer the newest, or somebody
+    /// is at it and `wait` is not.
     ///
     /// # Safety
     /// The slot holds a row of the table.
@@ -130,6 +135,7 @@ impl Table {
         mut place: pg_sys::ItemPointerData,
         slot: *mut pg_sys::TupleTableSlot,
         state: *mut pg_sys::EState,
+        wait: bool,
     ) -> Result<bool> {
         let relation = self.relation;
         let mut failure = pg_sys::TM_FailureData::default();
@@ -150,7 +156,7 @@ impl Table {
                     command,
                     pg_sys::GetActiveSnapshot(),
                     ptr::null_mut(),
-                    true,
+                    wait,
                     &raw mut failure,
                     &raw mut lock,
                     &raw mut indexes,
@@ -165,7 +171,9 @@ impl Table {
                 }
                 Ok(true)
             }
-            pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => Ok(false),
+            pg_sys::TM_Result::TM_Updated
+            | pg_sys::TM_Result::TM_Deleted
+            | pg_sys::TM_Result::TM_BeingModified => Ok(false),
             _ => Err(changed_under_lock()),
         }
     }
@@ -264,6 +272,20 @@ impl Table {
             }
             pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
+    }
+}
+
+/// A column of a shape, numbered from 1.
+///
+/// # Safety
+/// The shape has so many.
+unsafe fn column(shape: pg_sys::TupleDesc, number: usize) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: by the caller's word.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (*shape).attrs.as_ptr().add(number - 1);
+        #[cfg(feature = "pg18")]
+        return pg_sys::TupleDescAttr(shape, number as std::ffi::c_int - 1);
     }
 }
 

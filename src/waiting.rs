@@ -1,6 +1,6 @@
 //! Waiting for a wallet's row: whoever waits longer than `lock_timeout` is told who held it.
 
-use crate::error::{Code, Fault, Result};
+use crate::error::{Code, Fault};
 use crate::spi::{Param, Plan, Spi};
 use pgrx::pg_sys::{self, TransactionId};
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
@@ -25,44 +25,9 @@ struct Holder {
 }
 
 /// Whether a wait may end in 55P03, and has to be made ready for.
-pub fn is_limited() -> bool {
+fn is_limited() -> bool {
     // SAFETY: a backend has one thread.
     unsafe { pg_sys::LockTimeout > 0 }
-}
-
-/// Locks a row for its update. False: somebody else has, or it is no longer the newest.
-///
-/// # Safety
-/// The table is open.
-pub unsafe fn lock_if_free(
-    relation: pg_sys::Relation,
-    mut place: pg_sys::ItemPointerData,
-) -> Result<bool> {
-    let mut failure = pg_sys::TM_FailureData::default();
-    // SAFETY: the access method's own entry, and a slot of its own kind, which is ours.
-    let result = unsafe {
-        let lock = (*(*relation).rd_tableam)
-            .tuple_lock
-            .ok_or_else(|| Fault::invalid("the table's rows cannot be locked"))?;
-        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let command = pg_sys::GetCurrentCommandId(true);
-        let result = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            lock(
-                relation,
-                &raw mut place,
-                pg_sys::GetActiveSnapshot(),
-                slot,
-                command,
-                pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
-                pg_sys::LockWaitPolicy::LockWaitSkip,
-                0,
-                &raw mut failure,
-            )
-        });
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-        result
-    };
-    Ok(result == pg_sys::TM_Result::TM_Ok)
 }
 
 /// Takes the locks of accounts' rows, and says who held them if that takes too long.

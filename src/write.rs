@@ -13,7 +13,6 @@ use crate::receipt;
 use crate::row::{ENTRY_COLUMNS, State, WALLET_COLUMNS, entry_row, wallet_row};
 use crate::spi::{Param, Plan, Spi};
 use crate::table::{Table, clear, fill};
-use crate::waiting;
 use loyalty_core::wallet::EntryNo;
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -42,10 +41,13 @@ impl<'a> Writer<'a> {
             pg_sys::PreventCommandIfParallelMode(c"a points operation".as_ptr());
         }
         let direct = Direct::open()?;
-        let as_shipped = direct
-            .wallet
-            .is_as_shipped(pg_sys::TRIGGER_TYPE_UPDATE, WALLET_KEYS)
-            && direct.entry.is_as_shipped(pg_sys::TRIGGER_TYPE_INSERT, 0);
+        let as_shipped =
+            direct
+                .wallet
+                .is_as_shipped(pg_sys::TRIGGER_TYPE_UPDATE, WALLET_KEYS, &WALLET_NOT_NULL)
+                && direct
+                    .entry
+                    .is_as_shipped(pg_sys::TRIGGER_TYPE_INSERT, 0, &ENTRY_NOT_NULL);
         let path = if as_shipped {
             Path::Direct(Box::new(direct))
         } else {
@@ -70,9 +72,10 @@ impl<'a> Writer<'a> {
         self.put_or_wait(account, posted, true)
     }
 
-    /// The same; also false when another operation is at it, and waiting for that is limited.
+    /// The same; also false when another transaction is at it, whatever becomes of that: who
+    /// waited has to ask the clock again (law 4), and may have to say for whom.
     pub fn put_if_free(&mut self, account: &Account, posted: &[Posted]) -> Result<bool> {
-        self.put_or_wait(account, posted, !waiting::is_limited())
+        self.put_or_wait(account, posted, false)
     }
 
     fn put_or_wait(&mut self, account: &Account, posted: &[Posted], wait: bool) -> Result<bool> {
@@ -115,7 +118,9 @@ fn check(account: &Account, state: &State, posted: &[Posted]) -> Result<()> {
     let entries_are_sound = posted.iter().all(|one| {
         guard::is_sound_entry(one.number, one.entry.kind, one.entry.points, one.balance)
     });
-    if wallet_is_sound && entries_are_sound {
+    // The last entry's balance is the wallet's (law 1): nothing that was refused is left in it.
+    let agree = posted.last().map(|one| one.balance) == Some(account.wallet.balance());
+    if wallet_is_sound && entries_are_sound && agree {
         return Ok(());
     }
     Err(Fault::new(
@@ -131,6 +136,9 @@ fn check(account: &Account, state: &State, posted: &[Posted]) -> Result<()> {
 
 /// Foreign keys of the wallet.
 const WALLET_KEYS: usize = 2;
+/// Columns that may not be null, as sql/ledger.sql declares them.
+const WALLET_NOT_NULL: [usize; 8] = [1, 2, 4, 5, 7, 9, 10, 11];
+const ENTRY_NOT_NULL: [usize; 7] = [1, 2, 3, 4, 5, 6, 16];
 
 /// Both tables, opened for writing rows without a statement.
 struct Direct {
@@ -176,10 +184,6 @@ impl Direct {
         actor: &str,
         wait: bool,
     ) -> Result<bool> {
-        // SAFETY: the table is open.
-        if !wait && !unsafe { waiting::lock_if_free(self.wallet.relation, account.place) }? {
-            return Ok(false);
-        }
         // SAFETY: what rows point to lives in the batch's memory until the batch is written.
         let context = unsafe { pg_sys::MemoryContextSwitchTo(self.batch) };
         let values = wallet_row(
@@ -194,7 +198,7 @@ impl Direct {
         let changed = unsafe {
             fill(self.changed, &values);
             self.wallet
-                .update(account.place, self.changed, self.state)?
+                .update(account.place, self.changed, self.state, wait)?
         };
         if changed {
             for one in posted {
@@ -273,7 +277,15 @@ static SAVE: Plan = Plan::new(
            where w.account_id = c.account_id and w.last_entry = c.first_entry
        returning 1)
       insert into loyalty.entry
-      select e.* from unnest($2) e where (select count(*) from w) = $3",
+            (account_id, points, balance, occurred_at, entry, kind, expires_on, granted_on,
+             request_hash, refers_to, available, held, debt, other_account_id, other_entry,
+             actor, reason, idempotency_key, lot_expires_on, lot_points, lot_class,
+             hold_until)
+      select e.account_id, e.points, e.balance, e.occurred_at, e.entry, e.kind, e.expires_on,
+             e.granted_on, e.request_hash, e.refers_to, e.available, e.held, e.debt,
+             e.other_account_id, e.other_entry, e.actor, e.reason, e.idempotency_key,
+             e.lot_expires_on, e.lot_points, e.lot_class, e.hold_until
+        from unnest($2) e where (select count(*) from w) = $3",
 );
 
 /// Rows for one statement that writes them all.
