@@ -249,6 +249,7 @@ declare
     person loyalty.identity;
 begin
     perform loyalty.check_passwords(accept_login.password, accept_login.password_again);
+    perform loyalty.hold_attempts(accept_login.token);
     by_mail := loyalty.challenge_of_token(accept_login.token, '{login_approved}');
     if by_mail.identity_id is null then
         return loyalty.refuse_link();

@@ -77,6 +77,27 @@ end
 $$;
 comment on function loyalty.release_login is 'Forgets a person''s wrong passwords, and unlocks who was locked.';
 
+create function loyalty.hold_attempts(token text) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if token ~ '^[0-9a-f]{32}\.[A-Za-z0-9_-]{43}$'
+       and loyalty.is_keyed_code('link', (split_part(token, '.', 1)::uuid)::text, 0, split_part(token, '.', 2)) then
+        perform
+           from loyalty.challenge c
+          cross join loyalty.login_subjects(c.identity_id) s (subject)
+          cross join (values ('password'), ('send')) as a (scope)
+           join loyalty.throttle t
+             on t.scope = a.scope and t.subject_hash = any (loyalty.keyed_hashes('throttle ' || a.scope, s.subject))
+          where c.challenge_id = split_part(token, '.', 1)::uuid
+          order by t.scope, t.subject_hash
+            for update of t;
+    end if;
+end
+$$;
+comment on function loyalty.hold_attempts is
+    'Before a mailed link that forgets failures is looked at: holds what is counted of the person it is for. Attempts hold that first and the challenge or the person then, so nobody waits in a circle.';
+
 create function loyalty.try_password(person loyalty.identity, subject text, password text) returns jsonb
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

@@ -3093,3 +3093,127 @@ comment on function loyalty.register_family is
     'The person invited registers by the mailed link (A8), and is signed in: the address becomes the login ID; where it is one already, its password is asked for. LY009 for a wrong birth date, five of which end the invitation, for a wrong password and for a link that is not good, LY008 after too many; 22004 and 22023 for a password or terms that cannot be; LY010 for a relation that the program admits no more and a login that is suspended or linked already; LY004 when the member''s account is not open, LY007 outside of service hours.';
 comment on function loyalty.confirm_login_change is
     'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good, LY010 for a login that is suspended or an ID that is taken by now, LY007 outside of service hours.';
+
+-- Mailed links that forget failures hold what is counted first, as attempts do.
+create function loyalty.hold_attempts(token text) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if token ~ '^[0-9a-f]{32}\.[A-Za-z0-9_-]{43}$'
+       and loyalty.is_keyed_code('link', (split_part(token, '.', 1)::uuid)::text, 0, split_part(token, '.', 2)) then
+        perform
+           from loyalty.challenge c
+          cross join loyalty.login_subjects(c.identity_id) s (subject)
+          cross join (values ('password'), ('send')) as a (scope)
+           join loyalty.throttle t
+             on t.scope = a.scope and t.subject_hash = any (loyalty.keyed_hashes('throttle ' || a.scope, s.subject))
+          where c.challenge_id = split_part(token, '.', 1)::uuid
+          order by t.scope, t.subject_hash
+            for update of t;
+    end if;
+end
+$$;
+comment on function loyalty.hold_attempts is
+    'Before a mailed link that forgets failures is looked at: holds what is counted of the person it is for. Attempts hold that first and the challenge or the person then, so nobody waits in a circle.';
+revoke all on function loyalty.hold_attempts(text) from public;
+create or replace function loyalty.reset_password(token text, screen_key text, password text, password_again text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    by_mail loyalty.challenge;
+    person loyalty.identity;
+begin
+    perform loyalty.check_passwords(password, password_again);
+    perform loyalty.hold_attempts(token);
+    by_mail := loyalty.challenge_of_token(token, '{password_reset}');
+    if by_mail.identity_id is null then
+        return loyalty.refuse_link();
+    end if;
+    perform loyalty.check_service_hours(by_mail.program_id);
+    select i.* into person from loyalty.identity i where i.identity_id = by_mail.identity_id for update;
+    perform loyalty.check_new_password(loyalty.access_policy_of(by_mail.program_id), password, person.login_id);
+    if not loyalty.try_code(by_mail.challenge_id, screen_key, 'screen', 4) then
+        perform loyalty.audit('reset_password', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
+            outcome => 'refused');
+        return loyalty.refuse('LY009', 'wrong key', null,
+            'Type the four digits that were on the screen; the fifth wrong ones end the link.');
+    elsif person.state <> 'active' or loyalty.is_locked(person.identity_id) then
+        perform loyalty.audit('reset_password', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
+            outcome => 'refused');
+        return loyalty.refuse('LY010', 'the login is locked or suspended', null,
+            'Unlock it by mail first, or ask the program''s administrators.');
+    end if;
+    perform loyalty.use_challenge(by_mail.challenge_id);
+    perform loyalty.replace_password(person.identity_id, by_mail.program_id, password);
+    perform loyalty.release_login(person.identity_id);
+    perform loyalty.audit('reset_password', by_mail.program_id, by_mail.identity_id, by_mail.account_id);
+    return jsonb_build_object('changed', true);
+end
+$$;
+create or replace function loyalty.unlock(token text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    by_mail loyalty.challenge;
+begin
+    perform loyalty.hold_attempts(token);
+    by_mail := loyalty.challenge_of_token(token, '{unlock}');
+    if by_mail.identity_id is null then
+        return loyalty.refuse_link();
+    end if;
+    perform loyalty.check_service_hours(by_mail.program_id);
+    perform loyalty.use_challenge(by_mail.challenge_id);
+    perform loyalty.release_login(by_mail.identity_id);
+    perform loyalty.audit('unlock', by_mail.program_id, by_mail.identity_id, by_mail.account_id);
+    return jsonb_build_object('unlocked', true);
+end
+$$;
+create or replace function loyalty.accept_login(token text, password text, password_again text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    by_mail loyalty.challenge;
+    application loyalty.login_application;
+    person loyalty.identity;
+begin
+    perform loyalty.check_passwords(accept_login.password, accept_login.password_again);
+    perform loyalty.hold_attempts(accept_login.token);
+    by_mail := loyalty.challenge_of_token(accept_login.token, '{login_approved}');
+    if by_mail.identity_id is null then
+        return loyalty.refuse_link();
+    end if;
+    perform loyalty.check_service_hours(by_mail.program_id);
+    select a.* into application
+      from loyalty.login_application a
+     where a.application_id = (by_mail.details ->> 'application_id')::bigint and a.state = 'approved'
+       for update;
+    select i.* into person from loyalty.identity i where i.identity_id = by_mail.identity_id for update;
+    if application.application_id is null or person.state <> 'suspended' or not application.has_suspended then
+        return loyalty.refuse_link();
+    end if;
+    perform loyalty.check_new_password(loyalty.access_policy_of(by_mail.program_id), accept_login.password, application.login_id);
+    perform loyalty.use_challenge(by_mail.challenge_id);
+    perform loyalty.release_login(person.identity_id);
+    begin
+        update loyalty.identity i
+           set login_id = application.login_id, state = 'active', changed_at = loyalty.now()
+         where i.identity_id = person.identity_id;
+    exception when unique_violation then
+        return loyalty.refuse_link();
+    end;
+    update loyalty.login_application a
+       set state = 'done', decided_at = loyalty.now(), has_suspended = false
+     where a.application_id = application.application_id;
+    perform loyalty.replace_password(person.identity_id, by_mail.program_id, accept_login.password);
+    perform loyalty.release_login(person.identity_id);
+    if person.login_id <> application.login_id then
+        -- who did not apply has to hear of it
+        perform loyalty.send_notice(by_mail.program_id, by_mail.account_id, 'login_changed',
+            gen_random_uuid()::text, person.login_id);
+    end if;
+    perform loyalty.audit('accept_login', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
+        jsonb_build_object('application_id', application.application_id));
+    return jsonb_build_object('changed', true);
+end
+$$;

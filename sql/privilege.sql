@@ -85,6 +85,7 @@ revoke execute on function
     loyalty.login_subjects(bigint),
     loyalty.is_locked(bigint),
     loyalty.release_login(bigint),
+    loyalty.hold_attempts(text),
     loyalty.try_password(loyalty.identity, text, text),
     loyalty.prove_password(text, text, integer),
     loyalty.login_places(bigint, integer, text, bigint),

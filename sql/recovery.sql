@@ -125,6 +125,7 @@ declare
     person loyalty.identity;
 begin
     perform loyalty.check_passwords(password, password_again);
+    perform loyalty.hold_attempts(token);
     by_mail := loyalty.challenge_of_token(token, '{password_reset}');
     if by_mail.identity_id is null then
         return loyalty.refuse_link();
@@ -194,8 +195,10 @@ create function loyalty.unlock(token text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    by_mail loyalty.challenge := loyalty.challenge_of_token(token, '{unlock}');
+    by_mail loyalty.challenge;
 begin
+    perform loyalty.hold_attempts(token);
+    by_mail := loyalty.challenge_of_token(token, '{unlock}');
     if by_mail.identity_id is null then
         return loyalty.refuse_link();
     end if;

@@ -337,3 +337,63 @@ async fn c12_who_is_locked_out_unlocks_before_resetting() -> Result<()> {
     world.log_in(HANAKO, NEW, "coin").await?.ok()?;
     Ok(())
 }
+
+/// C12: a link meets, in slow motion, an attempt of the same person's that was counted before:
+/// one waits for the other, and both come through.
+#[tokio::test]
+async fn c12_a_link_and_an_attempt_wait_in_one_order() -> Result<()> {
+    let world = World::start("reset_order").await?;
+    let person = world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let client = world.db.connect().await?;
+    let login = format!("select from loyalty.identity where identity_id = {person} for share");
+    let request = |purpose: &str| {
+        format!(
+            "select loyalty.new_challenge('{purpose}', program_id, {person}, null, null)
+               from loyalty.program where code = 'coin'"
+        )
+    };
+    for (scope, purpose, then) in [
+        ("password", "password_reset", login.clone()),
+        ("send", "password_reset", request("password_reset")),
+        ("password", "unlock", login),
+        ("send", "unlock", request("unlock")),
+    ] {
+        let case = format!("{scope}, {purpose}");
+        // there are wrong passwords and requests to forget
+        for counted in ["password", "send"] {
+            let counts = format!("select loyalty.begin_attempt('{counted}', '{HANAKO}')");
+            world.sql.batch_execute(&counts).await?;
+        }
+        let query = format!(
+            "select loyalty.challenge_token(c.challenge_id) || ' ' || loyalty.challenge_code(c.challenge_id, 'screen', 4)
+               from loyalty.program p
+              cross join loyalty.new_challenge('{purpose}', p.program_id, {person}, null, null) c where p.code = 'coin'"
+        );
+        let made: String = world.sql.query_one(&query, &[]).await?.get(0);
+        let (token, key) = made.split_once(' ').context("token")?;
+        client
+            .batch_execute(&format!(
+                "begin; select loyalty.begin_attempt('{scope}', '{HANAKO}')"
+            ))
+            .await?;
+        let (answer, attempt) = tokio::join!(
+            async {
+                match purpose {
+                    "unlock" => world.rpc("", "unlock", json!({ "token": token })).await,
+                    _ => world.reset(token, key, NEW).await,
+                }
+            },
+            async {
+                world.wait_for_a_lock().await?;
+                client.batch_execute(&then).await?;
+                anyhow::Ok(client.batch_execute("commit").await?)
+            }
+        );
+        attempt.context(case.clone())?;
+        let answer = answer?;
+        // a request that came first has ended the link
+        let expected = if scope == "send" { 401 } else { 200 };
+        ensure!(answer.status == expected, "{case}: {}", answer.text);
+    }
+    Ok(())
+}
