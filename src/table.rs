@@ -284,8 +284,14 @@ unsafe fn column(shape: pg_sys::TupleDesc, number: usize) -> *const pg_sys::Form
     unsafe {
         #[cfg(not(feature = "pg18"))]
         return (*shape).attrs.as_ptr().add(number - 1);
+        // behind the short form of all of them
         #[cfg(feature = "pg18")]
-        return pg_sys::TupleDescAttr(shape, number as std::ffi::c_int - 1);
+        return (*shape)
+            .compact_attrs
+            .as_ptr()
+            .add((*shape).natts as usize)
+            .cast::<pg_sys::FormData_pg_attribute>()
+            .add(number - 1);
     }
 }
 
