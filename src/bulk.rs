@@ -208,7 +208,7 @@ fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<
         if program_id.is_some_and(|program| program != account.program_id) {
             return Ok(Vec::new());
         }
-        announces[index] = account.announces_grants;
+        announces[index] = account.program.announces_grants;
         let mut posted = Vec::new();
         let mut keys: HashMap<&str, (Receipt, i32)> = HashMap::new();
         for (_, place) in groups[index] {

@@ -20,6 +20,7 @@ use loyalty_core::wallet::{
     Class, Day, ENTRIES_PER_ACCOUNT, Entry, EntryNo, Instant, Lot, NEVER, Wallet, operation_id,
 };
 use pgrx::pg_sys::{self, Datum};
+use std::rc::Rc;
 
 /// Whether an operation is the holder's to make, or must go through a suspension too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +46,7 @@ pub struct Account {
     pub wallet: Wallet,
     pub today: Day,
     pub now: Instant,
-    /// Its program's expiry policy, as text.
-    pub expiry: std::rc::Rc<str>,
-    pub refund_grace_days: Option<i32>,
-    /// Whether its program tells members of points they receive.
-    pub announces_grants: bool,
+    pub program: Rc<Program>,
     /// Of a grant under way, the day that counts for its terms.
     pub granted_on: Option<Day>,
     /// Number that the next entry gets.
@@ -88,7 +85,7 @@ fn find(spi: &Spi, reader: &mut Reader, account_id: i64) -> Result<Option<Accoun
         return Ok(None);
     };
     let program = program::get(row.program_id)?;
-    Ok(Some(read_account(spi, account_id, row, &program)))
+    Ok(Some(read_account(spi, account_id, row, program)))
 }
 
 /// Reads accounts with their rows locked, in id order, which keeps callers from deadlock.
@@ -103,7 +100,7 @@ pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> 
         let (account_id, wallet) =
             read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
         let program = program::get(wallet.program_id)?;
-        Ok(read_account(spi, account_id, wallet, &program))
+        Ok(read_account(spi, account_id, wallet, program))
     })
     .collect()
 }
@@ -134,7 +131,7 @@ pub fn no_such_account(account_id: i64) -> Fault {
         .hint("loyalty.open_account(program, member_no) gives a member's account.")
 }
 
-fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &Program) -> Account {
+fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: Rc<Program>) -> Account {
     let program_id = row.program_id;
     // SAFETY: a value of the enum type.
     let status = unsafe { enum_label(row.status) };
@@ -178,9 +175,7 @@ fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: &Program) -
         },
         today: program.day_of(now),
         now,
-        expiry: program.expiry.clone(),
-        refund_grace_days: program.refund_grace_days,
-        announces_grants: program.announces_grants,
+        program,
     }
 }
 
@@ -248,18 +243,15 @@ impl<'a> Sweep<'a> {
             }
             let mut waited = false;
             for (place, account, posted) in read {
-                if !waited && self.writer.put_if_free(&account, &posted)? {
-                    continue;
-                }
-                // What was worked out before a wait may have lapsed by now (law 4).
                 let account_id = account.account_id;
                 let again =
                     |account: &mut Account, reader: &mut Reader| work(place, account, reader);
-                match waited {
-                    true => self.change(account_id, again)?,
-                    false => self.change_locked(account_id, again)?,
-                };
-                waited = true;
+                if waited && !account.is_current()? {
+                    self.change(account_id, again)?;
+                } else if !self.writer.put_if_free(&account, &posted)? {
+                    self.change_locked(account_id, again)?;
+                    waited = true;
+                }
             }
         }
         Ok(())
@@ -345,7 +337,7 @@ pub fn operate(
     sweep.finish()?;
     let (receipt, is_new) =
         outcome.ok_or_else(|| Fault::invalid("an operation without a receipt"))?;
-    if is_new && account.announces_grants {
+    if is_new && account.program.announces_grants {
         let mut news = News::default();
         news.add(&receipt);
         news.announce(&spi);
@@ -456,6 +448,14 @@ impl Account {
 
     pub fn available(&self) -> i64 {
         self.wallet.available(self.today, self.now)
+    }
+
+    /// Whether what was worked out for it would be the same by now, if its row is: no day has
+    /// ended (law 4), no hold can have (law 8), and its program is as it was.
+    fn is_current(&self) -> Result<bool> {
+        Ok(self.wallet.holds.is_empty()
+            && self.today == self.program.day_of(clock::now())
+            && Rc::ptr_eq(&self.program, &program::get(self.program_id)?))
     }
 
     /// Numbers entries and works out the balance after each. The key goes to the entry at

@@ -120,7 +120,7 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
         None => {
             let policy: ExpiryPolicy = wanted
                 .policy
-                .unwrap_or(&account.expiry)
+                .unwrap_or(&account.program.expiry)
                 .parse()
                 .map_err(crate::expiry::policy_fault)?;
             inactivity = policy.inactivity_months();
@@ -386,7 +386,7 @@ sql_function! {
                     part,
                 })
                 .collect::<Vec<_>>();
-            let lapsed = match account.refund_grace_days {
+            let lapsed = match account.program.refund_grace_days {
                 None => LapsedRefund::Forfeit,
                 Some(days) => LapsedRefund::GraceUntil(account.today + days),
             };

@@ -12,12 +12,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A program, as far as operations need it.
-#[derive(Clone)]
 pub struct Program {
-    code: Rc<str>,
-    pub time_zone: Rc<str>,
-    offset: Rc<Cell<Offset>>,
-    pub expiry: Rc<str>,
+    code: String,
+    pub time_zone: String,
+    offset: Cell<Offset>,
+    pub expiry: String,
     pub refund_grace_days: Option<i32>,
     /// Whether members are told of points they receive.
     pub announces_grants: bool,
@@ -120,7 +119,7 @@ mod column {
 
 thread_local! {
     /// Programs read, until any of them changes: the trigger on the table tells all sessions.
-    static PROGRAMS: RefCell<HashMap<i32, Program>> = RefCell::new(HashMap::new());
+    static PROGRAMS: RefCell<HashMap<i32, Rc<Program>>> = RefCell::new(HashMap::new());
     /// Their numbers by code, as long.
     static PROGRAM_IDS: RefCell<HashMap<String, i32>> = RefCell::new(HashMap::new());
     /// The table that the known programs are of.
@@ -155,8 +154,8 @@ sql_function! {
     }
 }
 
-/// A program, as it is committed now.
-pub fn get(program_id: i32) -> Result<Program> {
+/// A program, as it is committed now: the same one until any changes.
+pub fn get(program_id: i32) -> Result<Rc<Program>> {
     // SAFETY: takes in what other sessions announced: a call that waited sees it too.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     if let Some(known) = PROGRAMS.with_borrow(|known| known.get(&program_id).cloned()) {
@@ -178,18 +177,18 @@ pub fn get(program_id: i32) -> Result<Program> {
         .ok_or_else(missing)?;
     // SAFETY: all three are texts.
     let read = unsafe {
-        Program {
-            code: read_text(row.get(column::CODE).ok_or_else(missing)?).into(),
-            time_zone: read_text(row.get(column::TIME_ZONE).ok_or_else(missing)?).into(),
-            offset: Rc::default(),
-            expiry: read_text(row.get(column::EXPIRY).ok_or_else(missing)?).into(),
+        Rc::new(Program {
+            code: read_text(row.get(column::CODE).ok_or_else(missing)?),
+            time_zone: read_text(row.get(column::TIME_ZONE).ok_or_else(missing)?),
+            offset: Cell::default(),
+            expiry: read_text(row.get(column::EXPIRY).ok_or_else(missing)?),
             refund_grace_days: row
                 .get(column::REFUND_GRACE_DAYS)
                 .map(|days| days.value() as i32),
             announces_grants: row
                 .get(column::ANNOUNCES_GRANTS)
                 .is_some_and(|yes| yes.value() & 1 == 1),
-        }
+        })
     };
     if sight == Sight::Statement || changes != CHANGES.get() {
         return Ok(read);
@@ -215,7 +214,7 @@ pub fn id(code: &str) -> Result<Option<i32>> {
     };
     // A snapshot may be old, and name a program by a code that it has no more: only what is
     // committed, or will be gone from memory when it is not.
-    if get(program_id).is_ok_and(|program| &*program.code == code)
+    if get(program_id).is_ok_and(|program| program.code == code)
         && PROGRAMS.with_borrow(|known| known.contains_key(&program_id))
     {
         PROGRAM_IDS.with_borrow_mut(|known| known.insert(code.to_owned(), program_id));

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::testkit::TestDb;
-use loyalty_tests::{PG_CRON, assert_sound, points_cluster, sqlstate};
+use loyalty_tests::{PG_CRON, assert_sound, points_cluster, sqlstate, until_one_waits};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -294,12 +294,7 @@ async fn killed_in_the_middle() -> Result<()> {
                 .get(0);
             let ticking =
                 tokio::spawn(async move { victim.batch_execute("call loyalty.tick(20)").await });
-            let waiting = format!(
-                "select count(*) from pg_stat_activity where pid = {pid} and wait_event_type = 'Lock'"
-            );
-            while count(&client, &waiting).await? == 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            until_one_waits(&client).await?;
             client
                 .batch_execute(&format!("select pg_terminate_backend({pid})"))
                 .await?;

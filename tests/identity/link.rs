@@ -1,11 +1,12 @@
 //! One login for several services (A1, A5), and registrations that meet each other.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use loyalty_tests::http::Answer;
+use loyalty_tests::until_one_waits;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::world::{Member, PASSWORD, PATIENCE, Session, World};
+use crate::world::{Member, PASSWORD, Session, World};
 
 const EMAIL: &str = "hanako@example.com";
 
@@ -63,23 +64,11 @@ impl World {
         request: impl Future<Output = Result<Answer>>,
     ) -> Result<Answer> {
         let (answer, committed) = tokio::join!(request, async {
-            self.wait_for_a_lock().await?;
+            until_one_waits(&self.sql).await?;
             anyhow::Ok(client.batch_execute("commit").await?)
         });
         committed?;
         answer
-    }
-
-    /// Until a session of the database waits for a lock of another.
-    pub async fn wait_for_a_lock(&self) -> Result<()> {
-        let waiting = "select count(*) from pg_catalog.pg_stat_activity
-                        where datname = current_database() and wait_event_type = 'Lock'";
-        let until = tokio::time::Instant::now() + PATIENCE;
-        while self.sql.query_one(waiting, &[]).await?.get::<_, i64>(0) == 0 {
-            ensure!(tokio::time::Instant::now() < until, "nobody waits");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        Ok(())
     }
 }
 

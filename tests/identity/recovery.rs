@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use loyalty_tests::http::Answer;
+use loyalty_tests::until_one_waits;
 use serde_json::json;
 
 use crate::world::{PASSWORD, World};
@@ -118,7 +119,7 @@ async fn c12_a_login_under_way_does_not_outlive_the_password() -> Result<()> {
     let replace = "select loyalty.replace_password($1, loyalty.program_id('coin'), $2)";
     replacing.execute(replace, &[&identity_id, &NEW]).await?;
     let (answer, committed) = tokio::join!(world.log_in(HANAKO, PASSWORD, "coin"), async {
-        world.wait_for_a_lock().await?;
+        until_one_waits(&world.sql).await?;
         anyhow::Ok(replacing.batch_execute("commit").await?)
     });
     committed?;
@@ -384,7 +385,7 @@ async fn c12_a_link_and_an_attempt_wait_in_one_order() -> Result<()> {
                 }
             },
             async {
-                world.wait_for_a_lock().await?;
+                until_one_waits(&world.sql).await?;
                 client.batch_execute(&then).await?;
                 anyhow::Ok(client.batch_execute("commit").await?)
             }

@@ -1,8 +1,8 @@
 //! Roles (P12): given, taken and recorded; granters and their budget; two administrators.
 
 use anyhow::{Context as _, Result};
-use loyalty_tests::assert_sound;
 use loyalty_tests::http::Answer;
+use loyalty_tests::{assert_sound, until_one_waits};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ async fn p12_two_administrators_do_not_take_each_others_role() -> Result<()> {
     let (answer, committed) = tokio::join!(
         world.rpc(&deputy.access, "take_role", which.clone()),
         async {
-            world.wait_for_a_lock().await?;
+            until_one_waits(&world.sql).await?;
             anyhow::Ok(taking.batch_execute("commit").await?)
         }
     );

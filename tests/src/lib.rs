@@ -7,6 +7,7 @@ pub mod http;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use loyalty_dev::testkit::{FreshCluster, TestDb};
+use std::time::{Duration, Instant};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// A ledger in which every kind of operation has happened: SQL for a new database.
@@ -28,6 +29,21 @@ pub async fn assert_sound(client: &Client) -> Result<()> {
     ensure!(problems.is_empty(), "verify(): {}", problems.join("\n"));
     Ok(())
 }
+
+/// Until a session of the same database waits for another's lock.
+pub async fn until_one_waits(client: &Client) -> Result<()> {
+    let waiting = "select pid from pg_catalog.pg_stat_activity
+                    where datname = current_database() and wait_event_type = 'Lock'";
+    let begun = Instant::now();
+    while client.query(waiting, &[]).await?.is_empty() {
+        ensure!(begun.elapsed() < PATIENCE, "nobody waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// What takes longer has not come at all: far more than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sets the test clock for whoever connects to it from now on.
 pub async fn set_database_clock(db: &TestDb, instant: &str) -> Result<()> {
