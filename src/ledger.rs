@@ -179,9 +179,6 @@ fn read_account(spi: &Spi, account_id: i64, row: WalletRow, program: Rc<Program>
     }
 }
 
-/// Accounts read before the first of them is written: what a bulk call brings by habit.
-const READ_AHEAD: usize = 1_000;
-
 /// Changes accounts one after the other. They come in id order, each once, which keeps callers
 /// from deadlock; nothing is to be seen of it before `finish`.
 pub struct Sweep<'a> {
@@ -219,9 +216,9 @@ impl<'a> Sweep<'a> {
         self.change_locked(account_id, work)
     }
 
-    /// Changes many, each known to `work` by its place. All of a batch are read before the first
-    /// of them is written, and with that locked: callers whose accounts overlap wait for each
-    /// other's writing only.
+    /// Changes many, each known to `work` by its place. All are read before the first of them is
+    /// written, and with that locked: callers whose accounts overlap wait for each other's
+    /// writing only, and nobody who holds an account waits for a new lot class.
     pub fn change_all(
         &mut self,
         account_ids: &[i64],
@@ -233,25 +230,20 @@ impl<'a> Sweep<'a> {
             }
             return Ok(());
         }
-        for (number, batch) in account_ids.chunks(READ_AHEAD).enumerate() {
-            let mut read = Vec::with_capacity(batch.len());
-            for (offset, account_id) in batch.iter().enumerate() {
-                let place = number * READ_AHEAD + offset;
-                let found =
-                    self.read(*account_id, |account, reader| work(place, account, reader))?;
-                read.extend(found.map(|(account, posted)| (place, account, posted)));
-            }
-            let mut waited = false;
-            for (place, account, posted) in read {
-                let account_id = account.account_id;
-                let again =
-                    |account: &mut Account, reader: &mut Reader| work(place, account, reader);
-                if waited && !account.is_current()? {
-                    self.change(account_id, again)?;
-                } else if !self.writer.put_if_free(&account, &posted)? {
-                    self.change_locked(account_id, again)?;
-                    waited = true;
-                }
+        let mut read = Vec::with_capacity(account_ids.len());
+        for (place, account_id) in account_ids.iter().enumerate() {
+            let found = self.read(*account_id, |account, reader| work(place, account, reader))?;
+            read.extend(found.map(|(account, posted)| (place, account, posted)));
+        }
+        let mut waited = false;
+        for (place, account, posted) in read {
+            let account_id = account.account_id;
+            let again = |account: &mut Account, reader: &mut Reader| work(place, account, reader);
+            if waited && !account.is_current()? {
+                self.change(account_id, again)?;
+            } else if !self.writer.put_if_free(&account, &posted)? {
+                self.change_locked(account_id, again)?;
+                waited = true;
             }
         }
         Ok(())

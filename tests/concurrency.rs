@@ -1,6 +1,9 @@
 //! Many clients at once: nothing overspent, totals exact, and no error but the ledger's own
 //! reaches a client (never 40P01, 40001 or 23505).
 
+#[path = "concurrency/funding.rs"]
+mod funding;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -344,56 +347,6 @@ async fn bulk_calls_in_any_order_beside_single_ones_and_the_expiry_run() -> Resu
     assert_eq!(breakage, 120, "law 4: each lapsed lot booked, and once");
     let total = number(&setup, "select sum(balance)::bigint from loyalty.wallet").await?;
     assert_eq!(total, 12 * 1_000 + change, "law 1");
-    assert_sound(&setup).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_sponsors_named_at_once_in_any_order() -> Result<()> {
-    let db = TestDb::create("funding_at_once").await?;
-    let setup = client(&db).await?;
-    program(&setup).await?;
-    let mut accounts = Vec::new();
-    for member in 0..6 {
-        accounts.push(account(&setup, &format!("m{member}")).await?);
-    }
-    let all = accounts.clone();
-    together(&db, 16, |place, client| {
-        let accounts = all.clone();
-        async move {
-            let mut random = StdRng::seed_from_u64(place);
-            for round in 0..6 {
-                let mut sponsors: Vec<usize> = (0..6).collect();
-                sponsors.shuffle(&mut random);
-                let text: Vec<String> = sponsors
-                    .iter()
-                    .map(|&sponsor| {
-                        let account = accounts[random.random_range(0..6)];
-                        format!(r#"{{"account_id": {account}, "points": 1, "funding": "sponsor {round} {sponsor}"}}"#)
-                    })
-                    .collect();
-                let sql = format!("select error_code from loyalty.grant_many('[{}]')", text.join(","));
-                for row in client.query(&sql, &[]).await? {
-                    let code: Option<String> = row.try_get(0)?;
-                    ensure!(code.is_none(), "{code:?} reached a client");
-                }
-                let single = format!(
-                    "select points from loyalty.grant(account_id => {}, points => 1, funding => 'single {round}')",
-                    accounts[random.random_range(0..6)]
-                );
-                number(&client, &single).await?;
-            }
-            Ok(())
-        }
-    })
-    .await?;
-    assert_eq!(
-        number(&setup, "select count(*) from loyalty.lot_class").await?,
-        6 * 7
-    );
-    assert_eq!(
-        number(&setup, "select sum(balance)::bigint from loyalty.wallet").await?,
-        16 * 6 * 7
-    );
     assert_sound(&setup).await
 }
 
