@@ -16,6 +16,10 @@ mod attack;
 mod audit;
 #[path = "identity/family.rs"]
 mod family;
+#[path = "identity/family_access.rs"]
+mod family_access;
+#[path = "identity/family_end.rs"]
+mod family_end;
 #[path = "identity/hostile.rs"]
 mod hostile;
 #[path = "identity/key.rs"]
