@@ -149,35 +149,43 @@ begin
         perform loyalty.raise('22023', 'two idempotency keys',
             'The header Idempotency-Key and the argument idempotency_key differ.', 'Send one of them.');
     end if;
-    perform loyalty.check_key(coalesce(idempotency_key, header));
+    perform loyalty.check_keys(array[coalesce(idempotency_key, header)]);
     return coalesce(idempotency_key, header);
 end
 $$;
 comment on function loyalty.api_key is 'The idempotency key of a request: argument or header.';
 
-create function loyalty.check_key(idempotency_key text) returns void
+create function loyalty.check_keys(idempotency_keys text[]) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
+declare
     -- who has the key of a payment to come, or of its cancellation, keeps it from being booked for ever
-    if idempotency_key ~ '^(rule|proposal)/' then
-        perform loyalty.raise('22023', 'the idempotency key is the ledger''s own', format('%L given.', left(idempotency_key, 100)),
+    taken text := (select k from unnest(idempotency_keys) k where k ~ '^(rule|proposal)/' limit 1);
+begin
+    if taken is not null then
+        perform loyalty.raise('22023', 'the idempotency key is the ledger''s own', format('%L given.', left(taken, 100)),
             'Keys that begin with rule/ or proposal/ are those of payments by rules and of proposals.');
     end if;
 end
 $$;
-comment on function loyalty.check_key is 'Refuses idempotency keys over HTTP that payments by rules and proposals will have.';
+comment on function loyalty.check_keys is 'Refuses idempotency keys over HTTP that payments by rules and proposals will have.';
+
+create function loyalty.is_members_hold(account_id bigint, operation_id bigint) returns boolean
+    language sql stable set search_path = pg_catalog, pg_temp
+    return (
+        select e.actor ~ '^loyalty_member(:|$)'
+          from loyalty.entry e
+         where e.account_id = is_members_hold.account_id
+           and e.entry = (is_members_hold.operation_id & 16777215)
+           and e.kind = 'hold');
+comment on function loyalty.is_members_hold is 'Whether a member placed the hold over HTTP; null when there is no such hold.';
 
 create function loyalty.api_own_hold(account_id bigint, operation_id bigint) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() = 'loyalty_member' and exists (
-           select from loyalty.entry e
-            where e.account_id = api_own_hold.account_id
-              and e.entry = (api_own_hold.operation_id & 16777215)
-              and e.kind = 'hold'
-              and e.actor !~ '^loyalty_member(:|$)') then
+    if loyalty.api_role() = 'loyalty_member'
+       and not loyalty.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
         perform loyalty.raise('LY010', 'not allowed', 'The hold was placed by somebody else.',
             'Only who placed it, or an administrator, captures or releases it.');
     end if;

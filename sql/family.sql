@@ -357,6 +357,32 @@ $$;
 comment on function loyalty.register_family is
     'The person invited registers by the mailed link (A8), and is signed in: the address becomes the login ID; where it is one already, its password is asked for. LY009 for a wrong birth date, five of which end the invitation, for a wrong password and for a link that is not good, LY008 after too many; 22004 and 22023 for a password or terms that cannot be; LY010 for a relation that the program admits no more and a login that is suspended or linked already; LY004 when the member''s account is not open, LY007 outside of service hours.';
 
+create function loyalty.end_family(action text, held loyalty.family) returns jsonb
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if held.ended_at is null then
+        update loyalty.family f
+           set ended_at = loyalty.now()
+         where f.family_id = held.family_id
+        returning f.* into held;
+        perform loyalty.use_challenge(held.challenge_id);
+        -- the sessions that it opened end with it
+        update loyalty.identity_link l
+           set ended_at = loyalty.now()
+         where l.identity_id = held.identity_id and l.account_id = held.account_id
+           and l.relation <> 'self' and l.ended_at is null;
+        perform loyalty.audit(end_family.action, held.program_id, held.identity_id, held.account_id,
+            jsonb_build_object('family_id', held.family_id));
+    end if;
+    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
+        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+end
+$$;
+comment on function loyalty.end_family is
+    'For remove_family and leave_family, which hold the row: ends an invitation that has not ended yet, and what was opened by it.';
+
 create function loyalty.remove_family(account_id bigint, family_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -372,22 +398,7 @@ begin
         perform loyalty.raise('LY002', 'no such family', format('%s given.', coalesce(remove_family.family_id::text, 'null')),
             'The family_id of an invitation is in /family.');
     end if;
-    if held.ended_at is null then
-        update loyalty.family f
-           set ended_at = loyalty.now()
-         where f.family_id = held.family_id
-        returning f.* into held;
-        perform loyalty.use_challenge(held.challenge_id);
-        -- the sessions that it opened end with it
-        update loyalty.identity_link l
-           set ended_at = loyalty.now()
-         where l.identity_id = held.identity_id and l.account_id = held.account_id
-           and l.relation <> 'self' and l.ended_at is null;
-        perform loyalty.audit('remove_family', held.program_id, held.identity_id, held.account_id,
-            jsonb_build_object('family_id', held.family_id));
-    end if;
-    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
-        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+    return loyalty.end_family('remove_family', held);
 end
 $$;
 comment on function loyalty.remove_family is
@@ -413,21 +424,7 @@ begin
                 coalesce(leave_family.account_id::text, 'null')),
             'Who is whose family is in loyalty.family.');
     end if;
-    -- the sessions that it opened end with it
-    update loyalty.identity_link l
-       set ended_at = loyalty.now()
-     where l.identity_id = held.identity_id and l.account_id = held.account_id
-       and l.relation <> 'self' and l.ended_at is null;
-    if found then
-        update loyalty.family f
-           set ended_at = coalesce(f.ended_at, loyalty.now())
-         where f.family_id = held.family_id
-        returning f.* into held;
-        perform loyalty.audit('leave_family', held.program_id, held.identity_id, held.account_id,
-            jsonb_build_object('family_id', held.family_id));
-    end if;
-    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
-        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+    return loyalty.end_family('leave_family', held);
 end
 $$;
 comment on function loyalty.leave_family is

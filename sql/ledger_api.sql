@@ -104,11 +104,8 @@ declare
         loyalty.api_points(points), expires_in, reason, loyalty.api_key(idempotency_key));
 begin
     -- whose key came first would release what the shop counts on
-    if loyalty.api_role() <> 'loyalty_member' and exists (
-           select from loyalty.entry e
-            where e.account_id = placed.account_id
-              and e.entry = (placed.operation_id & 16777215)
-              and e.actor ~ '^loyalty_member(:|$)') then
+    if loyalty.api_role() <> 'loyalty_member'
+       and loyalty.is_members_hold(placed.account_id, placed.operation_id) then
         perform loyalty.raise('LY003', 'the idempotency key was used for another request', 'The member''s own.', 'Use a new key.');
     end if;
     return loyalty.audit_operation('hold', placed);
@@ -324,9 +321,9 @@ begin
         perform loyalty.api_refuse('Ask as a granter or administrator.');
     end if;
     within := loyalty.api_program(grant_many.program);
-    perform loyalty.check_key(i ->> 'idempotency_key')
-       from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i
-      where i ->> 'idempotency_key' ~ '^(rule|proposal)/';
+    perform loyalty.check_keys(array(
+        select i ->> 'idempotency_key'
+          from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i));
     perform loyalty.hold_budget(within);
     used := loyalty.items_used(within, grant_many.items);
     return query
@@ -361,9 +358,9 @@ begin
         perform loyalty.api_refuse('Ask as an administrator.');
     end if;
     within := loyalty.api_program(program);
-    perform loyalty.check_key(i ->> 'idempotency_key')
-       from jsonb_array_elements(case jsonb_typeof(spend_many.items) when 'array' then spend_many.items else '[]' end) i
-      where i ->> 'idempotency_key' ~ '^(rule|proposal)/';
+    perform loyalty.check_keys(array(
+        select i ->> 'idempotency_key'
+          from jsonb_array_elements(case jsonb_typeof(spend_many.items) when 'array' then spend_many.items else '[]' end) i));
     perform loyalty.audit('spend_many', within, details => jsonb_build_object('items',
         case jsonb_typeof(items) when 'array' then jsonb_array_length(items) end));
     return query

@@ -804,7 +804,7 @@ begin
         account_id := e.owner;
         if class_program is distinct from e.program_id then
             class_program := e.program_id;
-            select coalesce(array_agg(c.lot_class), '{}'),
+            select array_agg(c.lot_class) || 0::smallint,
                    coalesce(array_agg(c.lot_class) filter (where c.inactivity_months is not null), '{}'),
                    array_agg(c.inactivity_months) filter (where c.inactivity_months is not null)
               into classes, sliding, sliding_months
@@ -1038,7 +1038,7 @@ begin
                 if part is null or day is null or class is null then
                     continue;
                 end if;
-                if class <> 0 and class <> all (classes) then
+                if class <> all (classes) then
                     law := 9; problem := format('the program has no lot class %s', class);
                     return next;
                 end if;
@@ -1206,7 +1206,7 @@ begin
             day := wallet.lot_expires_on[i];
             class := coalesce(wallet.lot_class[i], 0);
             part := wallet.lot_remaining[i];
-            if class <> 0 and class <> all (classes) then
+            if class <> all (classes) then
                 law := 9; problem := format('the wallet has a lot of class %s, the program none', class);
                 return next;
             end if;
@@ -1493,56 +1493,7 @@ begin
 end
 $$;
 comment on function loyalty.confirm_login_change is
-    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good.';
-
-create or replace function loyalty.accept_login(token text, password text, password_again text) returns jsonb
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    by_mail loyalty.challenge;
-    application loyalty.login_application;
-    person loyalty.identity;
-begin
-    perform loyalty.check_passwords(accept_login.password, accept_login.password_again);
-    by_mail := loyalty.challenge_of_token(accept_login.token, '{login_approved}');
-    if by_mail.identity_id is null then
-        return loyalty.refuse_link();
-    end if;
-    perform loyalty.check_service_hours(by_mail.program_id);
-    select a.* into application
-      from loyalty.login_application a
-     where a.application_id = (by_mail.details ->> 'application_id')::bigint and a.state = 'approved'
-       for update;
-    select i.* into person from loyalty.identity i where i.identity_id = by_mail.identity_id for update;
-    if application.application_id is null or person.state <> 'suspended' or not application.has_suspended then
-        return loyalty.refuse_link();
-    end if;
-    perform loyalty.check_new_password(loyalty.access_policy_of(by_mail.program_id), accept_login.password, application.login_id);
-    perform loyalty.use_challenge(by_mail.challenge_id);
-    perform loyalty.release_login(person.identity_id);
-    begin
-        update loyalty.identity i
-           set login_id = application.login_id, state = 'active', changed_at = loyalty.now()
-         where i.identity_id = person.identity_id;
-    exception when unique_violation then
-        return loyalty.refuse_link();
-    end;
-    update loyalty.login_application a
-       set state = 'done', decided_at = loyalty.now(), has_suspended = false
-     where a.application_id = application.application_id;
-    perform loyalty.replace_password(person.identity_id, by_mail.program_id, accept_login.password);
-    perform loyalty.release_login(person.identity_id);
-    if person.login_id <> application.login_id then
-        -- who did not apply has to hear of it
-        perform loyalty.send_notice(by_mail.program_id, by_mail.account_id, 'login_changed',
-            gen_random_uuid()::text, person.login_id);
-    end if;
-    perform loyalty.audit('accept_login', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
-        jsonb_build_object('application_id', application.application_id));
-    return jsonb_build_object('changed', true);
-end
-$$;
+    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good, LY010 for a login that is suspended or an ID that is taken by now, LY007 outside of service hours.';
 
 -- What takes no argument, or needs none, says so.
 create or replace function loyalty.api_arguments(function_name text) returns void
@@ -1570,6 +1521,52 @@ end
 $$;
 
 -- Who is family of a member leaves by themselves.
+create function loyalty.end_family(action text, held loyalty.family) returns jsonb
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if held.ended_at is null then
+        update loyalty.family f
+           set ended_at = loyalty.now()
+         where f.family_id = held.family_id
+        returning f.* into held;
+        perform loyalty.use_challenge(held.challenge_id);
+        -- the sessions that it opened end with it
+        update loyalty.identity_link l
+           set ended_at = loyalty.now()
+         where l.identity_id = held.identity_id and l.account_id = held.account_id
+           and l.relation <> 'self' and l.ended_at is null;
+        perform loyalty.audit(end_family.action, held.program_id, held.identity_id, held.account_id,
+            jsonb_build_object('family_id', held.family_id));
+    end if;
+    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
+        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+end
+$$;
+comment on function loyalty.end_family is
+    'For remove_family and leave_family, which hold the row: ends an invitation that has not ended yet, and what was opened by it.';
+revoke all on function loyalty.end_family(text, loyalty.family) from public;
+
+create or replace function loyalty.remove_family(account_id bigint, family_id bigint) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held loyalty.family;
+begin
+    select f.* into held
+      from loyalty.family f
+     where f.family_id = remove_family.family_id and f.account_id = remove_family.account_id
+       for update;
+    if not found then
+        perform loyalty.raise('LY002', 'no such family', format('%s given.', coalesce(remove_family.family_id::text, 'null')),
+            'The family_id of an invitation is in /family.');
+    end if;
+    return loyalty.end_family('remove_family', held);
+end
+$$;
+
 create function loyalty.leave_family(identity_id bigint, account_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -1590,21 +1587,7 @@ begin
                 coalesce(leave_family.account_id::text, 'null')),
             'Who is whose family is in loyalty.family.');
     end if;
-    -- the sessions that it opened end with it
-    update loyalty.identity_link l
-       set ended_at = loyalty.now()
-     where l.identity_id = held.identity_id and l.account_id = held.account_id
-       and l.relation <> 'self' and l.ended_at is null;
-    if found then
-        update loyalty.family f
-           set ended_at = coalesce(f.ended_at, loyalty.now())
-         where f.family_id = held.family_id
-        returning f.* into held;
-        perform loyalty.audit('leave_family', held.program_id, held.identity_id, held.account_id,
-            jsonb_build_object('family_id', held.family_id));
-    end if;
-    return jsonb_build_object('family_id', held.family_id, 'relation', held.relation, 'name', held.name,
-        'state', loyalty.family_state(held.expires_at, held.approved_at, held.registered_at, held.ended_at));
+    return loyalty.end_family('leave_family', held);
 end
 $$;
 comment on function loyalty.leave_family is
@@ -1712,22 +1695,24 @@ $$;
 
 
 -- Keys of payments to come are nobody's to take; nor is the hold that a shop counts on.
-create function loyalty.check_key(idempotency_key text) returns void
+create function loyalty.check_keys(idempotency_keys text[]) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
+declare
     -- who has the key of a payment to come, or of its cancellation, keeps it from being booked for ever
-    if idempotency_key ~ '^(rule|proposal)/' then
-        perform loyalty.raise('22023', 'the idempotency key is the ledger''s own', format('%L given.', left(idempotency_key, 100)),
+    taken text := (select k from unnest(idempotency_keys) k where k ~ '^(rule|proposal)/' limit 1);
+begin
+    if taken is not null then
+        perform loyalty.raise('22023', 'the idempotency key is the ledger''s own', format('%L given.', left(taken, 100)),
             'Keys that begin with rule/ or proposal/ are those of payments by rules and of proposals.');
     end if;
 end
 $$;
 
-comment on function loyalty.check_key is 'Refuses idempotency keys over HTTP that payments by rules and proposals will have.';
+comment on function loyalty.check_keys is 'Refuses idempotency keys over HTTP that payments by rules and proposals will have.';
 
-revoke all on function loyalty.check_key(text) from public;
-grant execute on function loyalty.check_key(text) to loyalty_operator;
+revoke all on function loyalty.check_keys(text[]) from public;
+grant execute on function loyalty.check_keys(text[]) to loyalty_operator;
 
 create or replace function loyalty.api_key(idempotency_key text) returns text
     language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -1744,8 +1729,32 @@ begin
         perform loyalty.raise('22023', 'two idempotency keys',
             'The header Idempotency-Key and the argument idempotency_key differ.', 'Send one of them.');
     end if;
-    perform loyalty.check_key(coalesce(idempotency_key, header));
+    perform loyalty.check_keys(array[coalesce(idempotency_key, header)]);
     return coalesce(idempotency_key, header);
+end
+$$;
+
+create function loyalty.is_members_hold(account_id bigint, operation_id bigint) returns boolean
+    language sql stable set search_path = pg_catalog, pg_temp
+    return (
+        select e.actor ~ '^loyalty_member(:|$)'
+          from loyalty.entry e
+         where e.account_id = is_members_hold.account_id
+           and e.entry = (is_members_hold.operation_id & 16777215)
+           and e.kind = 'hold');
+comment on function loyalty.is_members_hold is 'Whether a member placed the hold over HTTP; null when there is no such hold.';
+revoke all on function loyalty.is_members_hold(bigint, bigint) from public;
+grant execute on function loyalty.is_members_hold(bigint, bigint) to loyalty_operator;
+
+create or replace function loyalty.api_own_hold(account_id bigint, operation_id bigint) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if loyalty.api_role() = 'loyalty_member'
+       and not loyalty.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
+        perform loyalty.raise('LY010', 'not allowed', 'The hold was placed by somebody else.',
+            'Only who placed it, or an administrator, captures or releases it.');
+    end if;
 end
 $$;
 
@@ -1764,11 +1773,8 @@ declare
         loyalty.api_points(points), expires_in, reason, loyalty.api_key(idempotency_key));
 begin
     -- whose key came first would release what the shop counts on
-    if loyalty.api_role() <> 'loyalty_member' and exists (
-           select from loyalty.entry e
-            where e.account_id = placed.account_id
-              and e.entry = (placed.operation_id & 16777215)
-              and e.actor ~ '^loyalty_member(:|$)') then
+    if loyalty.api_role() <> 'loyalty_member'
+       and loyalty.is_members_hold(placed.account_id, placed.operation_id) then
         perform loyalty.raise('LY003', 'the idempotency key was used for another request', 'The member''s own.', 'Use a new key.');
     end if;
     return loyalty.audit_operation('hold', placed);
@@ -1791,9 +1797,9 @@ begin
         perform loyalty.api_refuse('Ask as a granter or administrator.');
     end if;
     within := loyalty.api_program(grant_many.program);
-    perform loyalty.check_key(i ->> 'idempotency_key')
-       from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i
-      where i ->> 'idempotency_key' ~ '^(rule|proposal)/';
+    perform loyalty.check_keys(array(
+        select i ->> 'idempotency_key'
+          from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i));
     perform loyalty.hold_budget(within);
     used := loyalty.items_used(within, grant_many.items);
     return query
@@ -1821,9 +1827,9 @@ begin
         perform loyalty.api_refuse('Ask as an administrator.');
     end if;
     within := loyalty.api_program(program);
-    perform loyalty.check_key(i ->> 'idempotency_key')
-       from jsonb_array_elements(case jsonb_typeof(spend_many.items) when 'array' then spend_many.items else '[]' end) i
-      where i ->> 'idempotency_key' ~ '^(rule|proposal)/';
+    perform loyalty.check_keys(array(
+        select i ->> 'idempotency_key'
+          from jsonb_array_elements(case jsonb_typeof(spend_many.items) when 'array' then spend_many.items else '[]' end) i));
     perform loyalty.audit('spend_many', within, details => jsonb_build_object('items',
         case jsonb_typeof(items) when 'array' then jsonb_array_length(items) end));
     return query
@@ -2523,13 +2529,20 @@ end
 $$;
 comment on function loyalty.client_network is
     'What a client''s address counts as: one of IPv6 as its /64, which a household or a server has to itself, without port or brackets; what is no address as it is.';
+
+create function loyalty.client_hashes() returns bytea[]
+    language sql stable set search_path = pg_catalog, pg_temp
+    return loyalty.keyed_hashes(
+        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+comment on function loyalty.client_hashes is 'The keyed hashes that failures of the client are counted under, whatever was tried.';
+revoke all on function loyalty.client_hashes() from public;
+
 create or replace function loyalty.begin_attempt(scope text, subject text) returns interval
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
-    addresses bytea[] := loyalty.keyed_hashes(
-        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+    addresses bytea[] := loyalty.client_hashes();
     wait timestamptz;
     from_address timestamptz;
 begin
@@ -2554,8 +2567,7 @@ create or replace function loyalty.attempt_failed(scope text, subject text, coun
 as $$
 declare
     hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
-    addresses bytea[] := loyalty.keyed_hashes(
-        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+    addresses bytea[] := loyalty.client_hashes();
     blocked timestamptz;
 begin
     update loyalty.throttle t
@@ -3091,8 +3103,6 @@ comment on function loyalty.invite_family is
     'A member invites family (A8): the member is mailed a link to approve it by, within a day. {family_id, relation, name, state, expires_at}; 22023 and 22004 for a value that cannot be, 23514 for an address that is invited already, LY010 for a relation that the program does not admit and a member without a login ID, LY002, LY004 for an account that is not open, LY008 from the 20th invitation within a day.';
 comment on function loyalty.register_family is
     'The person invited registers by the mailed link (A8), and is signed in: the address becomes the login ID; where it is one already, its password is asked for. LY009 for a wrong birth date, five of which end the invitation, for a wrong password and for a link that is not good, LY008 after too many; 22004 and 22023 for a password or terms that cannot be; LY010 for a relation that the program admits no more and a login that is suspended or linked already; LY004 when the member''s account is not open, LY007 outside of service hours.';
-comment on function loyalty.confirm_login_change is
-    'Takes the link that request_login_change mailed (S8): from then on the new login ID is the person''s, with the same password: {login_id}. The old one, if there was one, is told, and links that went there to reset the password or unlock are over. LY009 for a link that is no longer good, LY010 for a login that is suspended or an ID that is taken by now, LY007 outside of service hours.';
 
 -- Mailed links that forget failures hold what is counted first, as attempts do.
 create function loyalty.hold_attempts(token text) returns void

@@ -51,6 +51,8 @@ revoke execute on function
     loyalty.guard_audit(),
     loyalty.refuse(text, text, text, text, interval),
     loyalty.refuse_attempt(interval),
+    loyalty.client_hashes(),
+    loyalty.end_family(text, loyalty.family),
     loyalty.begin_attempt(text, text),
     loyalty.attempt_failed(text, text, boolean),
     loyalty.attempt_succeeded(text, text),

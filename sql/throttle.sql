@@ -57,13 +57,18 @@ $$;
 comment on function loyalty.client_network is
     'What a client''s address counts as: one of IPv6 as its /64, which a household or a server has to itself, without port or brackets; what is no address as it is.';
 
+create function loyalty.client_hashes() returns bytea[]
+    language sql stable set search_path = pg_catalog, pg_temp
+    return loyalty.keyed_hashes(
+        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+comment on function loyalty.client_hashes is 'The keyed hashes that failures of the client are counted under, whatever was tried.';
+
 create function loyalty.begin_attempt(scope text, subject text) returns interval
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
-    addresses bytea[] := loyalty.keyed_hashes(
-        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+    addresses bytea[] := loyalty.client_hashes();
     wait timestamptz;
     from_address timestamptz;
 begin
@@ -91,8 +96,7 @@ create function loyalty.attempt_failed(scope text, subject text, counts_for_clie
 as $$
 declare
     hashes bytea[] := loyalty.keyed_hashes('throttle ' || scope, subject);
-    addresses bytea[] := loyalty.keyed_hashes(
-        'throttle address', coalesce(loyalty.client_network(loyalty.client_address()), 'local'));
+    addresses bytea[] := loyalty.client_hashes();
     blocked timestamptz;
 begin
     update loyalty.throttle t

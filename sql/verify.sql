@@ -173,7 +173,7 @@ begin
         account_id := e.owner;
         if class_program is distinct from e.program_id then
             class_program := e.program_id;
-            select coalesce(array_agg(c.lot_class), '{}'),
+            select array_agg(c.lot_class) || 0::smallint,
                    coalesce(array_agg(c.lot_class) filter (where c.inactivity_months is not null), '{}'),
                    array_agg(c.inactivity_months) filter (where c.inactivity_months is not null)
               into classes, sliding, sliding_months
@@ -407,7 +407,7 @@ begin
                 if part is null or day is null or class is null then
                     continue;
                 end if;
-                if class <> 0 and class <> all (classes) then
+                if class <> all (classes) then
                     law := 9; problem := format('the program has no lot class %s', class);
                     return next;
                 end if;
@@ -575,7 +575,7 @@ begin
             day := wallet.lot_expires_on[i];
             class := coalesce(wallet.lot_class[i], 0);
             part := wallet.lot_remaining[i];
-            if class <> 0 and class <> all (classes) then
+            if class <> all (classes) then
                 law := 9; problem := format('the wallet has a lot of class %s, the program none', class);
                 return next;
             end if;
