@@ -115,7 +115,8 @@ begin
         wrong := 'days_of_month does not apply to this kind';
         given := setting.days_of_month::text;
         hint := 'Only balance is sent on days of the month.';
-    elsif cardinality(setting.days_of_month) = 0 or array_position(setting.days_of_month, null) is not null
+    elsif cardinality(setting.days_of_month) = 0 or array_ndims(setting.days_of_month) > 1
+          or array_position(setting.days_of_month, null) is not null
           or 1 > any (setting.days_of_month) or 31 < any (setting.days_of_month) then
         wrong := 'days_of_month has what is no day of a month';
         given := setting.days_of_month::text;

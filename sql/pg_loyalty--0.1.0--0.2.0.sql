@@ -75,6 +75,10 @@ declare
 begin
     if wanted_funding = 'program' and lot_class_of.inactivity_months is null then
         return 0::smallint;
+    elsif char_length(wanted_funding) not between 1 and 63 then
+        perform loyalty.raise('22023', 'funding is too long, or empty',
+            format('%s characters given.', char_length(wanted_funding)),
+            'From 1 to 63 characters, or null for the program''s own.');
     end if;
     loop
         select c.lot_class into known
@@ -289,7 +293,8 @@ begin
         wrong := 'days_of_month does not apply to this kind';
         given := setting.days_of_month::text;
         hint := 'Only balance is sent on days of the month.';
-    elsif cardinality(setting.days_of_month) = 0 or array_position(setting.days_of_month, null) is not null
+    elsif cardinality(setting.days_of_month) = 0 or array_ndims(setting.days_of_month) > 1
+          or array_position(setting.days_of_month, null) is not null
           or 1 > any (setting.days_of_month) or 31 < any (setting.days_of_month) then
         wrong := 'days_of_month has what is no day of a month';
         given := setting.days_of_month::text;
@@ -1931,6 +1936,28 @@ comment on function loyalty.check_rule_rests is
 
 revoke all on function loyalty.check_rule_rests(integer, text, date) from public;
 
+create function loyalty.check_rule_frame(first_day text, begins date, valid_to date, title text) returns void
+    language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if begins not between '1955-01-01' and '2099-12-31' then
+        perform loyalty.raise('22023', format('%s is in no calendar', first_day), format('%s given.', begins),
+            'A day from 1955 to 2099, or left out.');
+    elsif valid_to < begins or valid_to = 'infinity' then
+        perform loyalty.raise('22023', 'valid_to cannot be',
+            format('%s given; the rule begins on %s.', valid_to, begins),
+            format('The last day, not before %s; leave it out for a rule without an end.', first_day));
+    elsif char_length(title) not between 1 and 200 then
+        perform loyalty.raise('22023', 'title is too long, or empty', format('%s characters given.', char_length(title)),
+            'From 1 to 200 characters.');
+    end if;
+end
+$$;
+comment on function loyalty.check_rule_frame is
+    'Refuses days and a title of a rule that cannot be; first_day is what the caller calls begins.';
+revoke all on function loyalty.check_rule_frame(text, date, date, text) from public;
+grant execute on function loyalty.check_rule_frame(text, date, date, text) to loyalty_operator;
+
 create or replace function loyalty.change_rule(
     program text,
     code text,
@@ -1956,6 +1983,7 @@ begin
             format('from_day is %s; today is %s in the program''s time zone.', begins, today),
             'Give a from_day from today on; tomorrow when left out.');
     end if;
+    perform loyalty.check_rule_frame('from_day', begins, change_rule.valid_to, change_rule.title);
     perform from loyalty.rule r where r.program_id = owner and r.code = change_rule.code order by r.version for update;
     if not found then
         perform loyalty.raise('LY002', 'no such rule', format('%L given.', change_rule.code),
@@ -2002,6 +2030,8 @@ begin
     return written;
 end
 $$;
+comment on function loyalty.change_rule is
+    'Adds a version that decides from a day of payment on, tomorrow unless given; what is not given stays as it was. The version before ends the day before, and versions planned for later days are dropped. What was paid keeps its terms (C7). 22023 for a day that is over or cannot be, such as a valid_to before from_day, and for wrong terms; LY002.';
 
 create or replace function loyalty.end_rule(program text, code text, last_day date default null) returns loyalty.rule
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -2017,6 +2047,9 @@ begin
         perform loyalty.raise('22023', 'a rule cannot be ended for days that are over',
             format('last_day is %s; today is %s in the program''s time zone.', ends, today),
             'Give a last_day from yesterday on; today when left out.');
+    elsif ends > '2099-12-31' then
+        perform loyalty.raise('22023', 'last_day is in no calendar', format('%s given.', ends),
+            'A day up to 2099; today when left out.');
     end if;
     perform from loyalty.rule r where r.program_id = owner and r.code = end_rule.code order by r.version for update;
     if not found then
@@ -2044,6 +2077,8 @@ begin
     return ended;
 end
 $$;
+comment on function loyalty.end_rule is
+    'Ends a rule: last_day (today unless given) is the last day of payment, and events that would be paid later stay unpaid. Returns its last version. 22023 when it ends earlier already, and for a day that is over or in no calendar; LY002.';
 
 
 -- Of two administrators who take each other's role at once, one stays.
@@ -2963,14 +2998,11 @@ begin
             message = 'the program has a rule of that code',
             detail = format('%L given.', create_rule.code),
             hint = 'loyalty.change_rule adds a version to it, also after its end; or take another code.';
-    elsif begins not between '1955-01-01' and '2099-12-31' then
-        perform loyalty.raise('22023', 'valid_from is in no calendar', format('%s given.', begins),
-            'A day from 1955 to 2099; today when left out.');
-    elsif create_rule.valid_to < begins or create_rule.valid_to = 'infinity' then
-        perform loyalty.raise('22023', 'valid_to cannot be',
-            format('%s given; the rule begins on %s.', create_rule.valid_to, begins),
-            'The last day, not before valid_from; leave it out for a rule without an end.');
+    elsif create_rule.code !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
+        perform loyalty.raise('22023', 'code cannot be', format('%L given.', left(create_rule.code, 100)),
+            'Up to 63 letters, digits, dots, dashes and underscores, the first a letter or digit.');
     end if;
+    perform loyalty.check_rule_frame('valid_from', begins, create_rule.valid_to, create_rule.title);
     insert into loyalty.rule
            (program_id, code, version, kind, title, terms, valid_from, valid_to, expiry, created_at, created_by)
     values (owner, create_rule.code, 1, create_rule.kind, coalesce(create_rule.title, create_rule.code),
@@ -2982,7 +3014,7 @@ begin
 end
 $$;
 comment on function loyalty.create_rule is
-    'Creates a rule. valid_from (today unless given) and valid_to are days of payment; expiry null goes by the program''s policy. It pays from its creation on; periods before that, also those since valid_from, only by loyalty.rerun. 22023 names the field of terms that is wrong, and days that cannot be; 23505 when the code is taken; LY002.';
+    'Creates a rule. valid_from (today unless given) and valid_to are days of payment; expiry null goes by the program''s policy. It pays from its creation on; periods before that, also those since valid_from, only by loyalty.rerun. 22023 names the field of terms that is wrong, and a code, title and days that cannot be; 23505 when the code is taken; LY002.';
 create or replace function loyalty.record_event(
     program text,
     kind text,
@@ -3225,5 +3257,102 @@ begin
     perform loyalty.audit('accept_login', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
         jsonb_build_object('application_id', application.application_id));
     return jsonb_build_object('changed', true);
+end
+$$;
+
+create or replace function loyalty.cancel_event(
+    event_id bigint,
+    reason text default null,
+    policy text default 'clamp',
+    out revoked bigint
+) returns bigint
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    canceled loyalty.event;
+    paid record;
+    receipt loyalty.receipt;
+begin
+    revoked := 0;
+    select e.* into canceled from loyalty.event e where e.event_id = cancel_event.event_id;
+    if not found then
+        perform loyalty.raise('LY002', 'no such event', format('%s given.', cancel_event.event_id),
+            'loyalty.record_event returned its event_id.');
+    end if;
+    if policy is null or policy not in ('clamp', 'debt') then
+        perform loyalty.raise('22023', 'no such policy', format('%L given.', policy),
+            'clamp leaves points already spent; debt books a debt that later grants repay.');
+    elsif char_length(cancel_event.reason) > 1000 then
+        perform loyalty.raise('22023', 'reason is too long', format('%s characters given.', char_length(cancel_event.reason)),
+            'Up to 1000 characters.');
+    end if;
+    -- a run that pays events at this moment ends its chunk first, and its grants are seen then
+    perform pg_advisory_xact_lock(hashtext('loyalty.event'), canceled.program_id);
+    update loyalty.event e
+       set canceled_at = loyalty.now(), canceled_by = loyalty.actor(), cancel_reason = cancel_event.reason
+     where e.event_id = cancel_event.event_id and e.canceled_at is null;
+    if not found then
+        return;
+    end if;
+    for paid in
+        -- by key, whatever became of the rule since
+        select n.account_id, (n.account_id << 24) | n.entry as operation_id, k.key
+          from (select distinct r.code from loyalty.rule r where r.program_id = canceled.program_id) c
+         cross join lateral (
+                   values (canceled.account_id, 'member'), (canceled.other_account_id, 'other')) p (account_id, party)
+         cross join lateral (select format('rule/%s/event-%s/%s', c.code, canceled.event_id, p.party)) k (key)
+          join loyalty.entry n
+            on n.account_id = p.account_id
+           and hashtextextended(n.idempotency_key, 0) = hashtextextended(k.key, 0)
+           and n.idempotency_key = k.key
+          join loyalty.wallet w on w.account_id = n.account_id and w.status <> 'closed'
+         order by n.account_id
+    loop
+        begin
+            receipt := loyalty.revoke(
+                account_id => paid.account_id, operation_id => paid.operation_id,
+                policy => cancel_event.policy, reason => cancel_event.reason,
+                idempotency_key => paid.key || '/canceled');
+            revoked := revoked + receipt.points;
+        exception when invalid_parameter_value then
+            null; -- somebody revoked all of it before
+        end;
+    end loop;
+end
+$$;
+comment on function loyalty.cancel_event is
+    'Cancels an event, such as a purchase that was refunded: what was not paid yet will not be; what was is revoked, points already spent by the policy of loyalty.revoke (clamp or debt). Returns the points taken back; 0 when it was canceled before. 22023 for a policy or reason that cannot be; LY002.';
+
+create or replace function loyalty.set_identity_provider(program text, issuer text, audience text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer;
+begin
+    if set_identity_provider.program is null or set_identity_provider.issuer is null
+       or set_identity_provider.audience is null then
+        perform loyalty.raise('22004', 'program, issuer and audience must not be null', null,
+            'issuer is what the provider''s tokens have as iss, audience what they have in aud.');
+    elsif char_length(set_identity_provider.issuer) not between 1 and 500
+          or char_length(set_identity_provider.audience) not between 1 and 500
+          or set_identity_provider.issuer = 'loyalty' then
+        perform loyalty.raise('22023', 'issuer or audience cannot be',
+            format('issuer %L, audience %L.', left(set_identity_provider.issuer, 100), left(set_identity_provider.audience, 100)),
+            'From 1 to 500 characters each; loyalty is the issuer of the tokens made here.');
+    end if;
+    within := loyalty.program_id(set_identity_provider.program);
+    if exists (select from loyalty.identity_provider p
+                where p.issuer = set_identity_provider.issuer and p.program_id <> within) then
+        perform loyalty.raise('22023', 'the provider is another program''s', null, 'An issuer is one program''s; remove it there first.');
+    end if;
+    insert into loyalty.identity_provider as p (issuer, audience, program_id, created_at)
+    values (set_identity_provider.issuer, set_identity_provider.audience, within, loyalty.now())
+        on conflict (issuer) do update set audience = excluded.audience;
+    perform loyalty.audit('set_identity_provider', within,
+        details => jsonb_build_object('issuer', set_identity_provider.issuer, 'audience', set_identity_provider.audience));
+    return jsonb_build_object('issuer', set_identity_provider.issuer, 'audience', set_identity_provider.audience,
+        'program', set_identity_provider.program);
 end
 $$;

@@ -229,6 +229,10 @@ declare
 begin
     if wanted_funding = 'program' and lot_class_of.inactivity_months is null then
         return 0::smallint;
+    elsif char_length(wanted_funding) not between 1 and 63 then
+        perform loyalty.raise('22023', 'funding is too long, or empty',
+            format('%s characters given.', char_length(wanted_funding)),
+            'From 1 to 63 characters, or null for the program''s own.');
     end if;
     loop
         select c.lot_class into known

@@ -79,6 +79,12 @@ begin
        or set_identity_provider.audience is null then
         perform loyalty.raise('22004', 'program, issuer and audience must not be null', null,
             'issuer is what the provider''s tokens have as iss, audience what they have in aud.');
+    elsif char_length(set_identity_provider.issuer) not between 1 and 500
+          or char_length(set_identity_provider.audience) not between 1 and 500
+          or set_identity_provider.issuer = 'loyalty' then
+        perform loyalty.raise('22023', 'issuer or audience cannot be',
+            format('issuer %L, audience %L.', left(set_identity_provider.issuer, 100), left(set_identity_provider.audience, 100)),
+            'From 1 to 500 characters each; loyalty is the issuer of the tokens made here.');
     end if;
     within := loyalty.program_id(set_identity_provider.program);
     if exists (select from loyalty.identity_provider p

@@ -203,6 +203,26 @@ create function loyalty.event_points(terms jsonb, kind text, party text, amount 
 comment on function loyalty.event_points is
     'What an event or purchase rule pays a party (member, other) of an event: null or 0 when nothing.';
 
+create function loyalty.check_rule_frame(first_day text, begins date, valid_to date, title text) returns void
+    language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if begins not between '1955-01-01' and '2099-12-31' then
+        perform loyalty.raise('22023', format('%s is in no calendar', first_day), format('%s given.', begins),
+            'A day from 1955 to 2099, or left out.');
+    elsif valid_to < begins or valid_to = 'infinity' then
+        perform loyalty.raise('22023', 'valid_to cannot be',
+            format('%s given; the rule begins on %s.', valid_to, begins),
+            format('The last day, not before %s; leave it out for a rule without an end.', first_day));
+    elsif char_length(title) not between 1 and 200 then
+        perform loyalty.raise('22023', 'title is too long, or empty', format('%s characters given.', char_length(title)),
+            'From 1 to 200 characters.');
+    end if;
+end
+$$;
+comment on function loyalty.check_rule_frame is
+    'Refuses days and a title of a rule that cannot be; first_day is what the caller calls begins.';
+
 create function loyalty.create_rule(
     program text,
     code text,
@@ -227,14 +247,11 @@ begin
             message = 'the program has a rule of that code',
             detail = format('%L given.', create_rule.code),
             hint = 'loyalty.change_rule adds a version to it, also after its end; or take another code.';
-    elsif begins not between '1955-01-01' and '2099-12-31' then
-        perform loyalty.raise('22023', 'valid_from is in no calendar', format('%s given.', begins),
-            'A day from 1955 to 2099; today when left out.');
-    elsif create_rule.valid_to < begins or create_rule.valid_to = 'infinity' then
-        perform loyalty.raise('22023', 'valid_to cannot be',
-            format('%s given; the rule begins on %s.', create_rule.valid_to, begins),
-            'The last day, not before valid_from; leave it out for a rule without an end.');
+    elsif create_rule.code !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
+        perform loyalty.raise('22023', 'code cannot be', format('%L given.', left(create_rule.code, 100)),
+            'Up to 63 letters, digits, dots, dashes and underscores, the first a letter or digit.');
     end if;
+    perform loyalty.check_rule_frame('valid_from', begins, create_rule.valid_to, create_rule.title);
     insert into loyalty.rule
            (program_id, code, version, kind, title, terms, valid_from, valid_to, expiry, created_at, created_by)
     values (owner, create_rule.code, 1, create_rule.kind, coalesce(create_rule.title, create_rule.code),
@@ -246,7 +263,7 @@ begin
 end
 $$;
 comment on function loyalty.create_rule is
-    'Creates a rule. valid_from (today unless given) and valid_to are days of payment; expiry null goes by the program''s policy. It pays from its creation on; periods before that, also those since valid_from, only by loyalty.rerun. 22023 names the field of terms that is wrong, and days that cannot be; 23505 when the code is taken; LY002.';
+    'Creates a rule. valid_from (today unless given) and valid_to are days of payment; expiry null goes by the program''s policy. It pays from its creation on; periods before that, also those since valid_from, only by loyalty.rerun. 22023 names the field of terms that is wrong, and a code, title and days that cannot be; 23505 when the code is taken; LY002.';
 
 create function loyalty.check_rule_pays(rule loyalty.rule) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -311,6 +328,7 @@ begin
             format('from_day is %s; today is %s in the program''s time zone.', begins, today),
             'Give a from_day from today on; tomorrow when left out.');
     end if;
+    perform loyalty.check_rule_frame('from_day', begins, change_rule.valid_to, change_rule.title);
     perform from loyalty.rule r where r.program_id = owner and r.code = change_rule.code order by r.version for update;
     if not found then
         perform loyalty.raise('LY002', 'no such rule', format('%L given.', change_rule.code),
@@ -358,7 +376,7 @@ begin
 end
 $$;
 comment on function loyalty.change_rule is
-    'Adds a version that decides from a day of payment on, tomorrow unless given; what is not given stays as it was. The version before ends the day before, and versions planned for later days are dropped. What was paid keeps its terms (C7). 22023 for a day that is over, or for wrong terms; LY002.';
+    'Adds a version that decides from a day of payment on, tomorrow unless given; what is not given stays as it was. The version before ends the day before, and versions planned for later days are dropped. What was paid keeps its terms (C7). 22023 for a day that is over or cannot be, such as a valid_to before from_day, and for wrong terms; LY002.';
 
 create function loyalty.end_rule(program text, code text, last_day date default null) returns loyalty.rule
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -374,6 +392,9 @@ begin
         perform loyalty.raise('22023', 'a rule cannot be ended for days that are over',
             format('last_day is %s; today is %s in the program''s time zone.', ends, today),
             'Give a last_day from yesterday on; today when left out.');
+    elsif ends > '2099-12-31' then
+        perform loyalty.raise('22023', 'last_day is in no calendar', format('%s given.', ends),
+            'A day up to 2099; today when left out.');
     end if;
     perform from loyalty.rule r where r.program_id = owner and r.code = end_rule.code order by r.version for update;
     if not found then
@@ -402,4 +423,4 @@ begin
 end
 $$;
 comment on function loyalty.end_rule is
-    'Ends a rule: last_day (today unless given) is the last day of payment, and events that would be paid later stay unpaid. Returns its last version. 22023 when it ends earlier already; LY002.';
+    'Ends a rule: last_day (today unless given) is the last day of payment, and events that would be paid later stay unpaid. Returns its last version. 22023 when it ends earlier already, and for a day that is over or in no calendar; LY002.';

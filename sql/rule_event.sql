@@ -185,6 +185,9 @@ begin
     if policy is null or policy not in ('clamp', 'debt') then
         perform loyalty.raise('22023', 'no such policy', format('%L given.', policy),
             'clamp leaves points already spent; debt books a debt that later grants repay.');
+    elsif char_length(cancel_event.reason) > 1000 then
+        perform loyalty.raise('22023', 'reason is too long', format('%s characters given.', char_length(cancel_event.reason)),
+            'Up to 1000 characters.');
     end if;
     -- a run that pays events at this moment ends its chunk first, and its grants are seen then
     perform pg_advisory_xact_lock(hashtext('loyalty.event'), canceled.program_id);
@@ -221,7 +224,7 @@ begin
 end
 $$;
 comment on function loyalty.cancel_event is
-    'Cancels an event, such as a purchase that was refunded: what was not paid yet will not be; what was is revoked, points already spent by the policy of loyalty.revoke (clamp or debt). Returns the points taken back; 0 when it was canceled before. LY002.';
+    'Cancels an event, such as a purchase that was refunded: what was not paid yet will not be; what was is revoked, points already spent by the policy of loyalty.revoke (clamp or debt). Returns the points taken back; 0 when it was canceled before. 22023 for a policy or reason that cannot be; LY002.';
 
 create function loyalty.grant_by_rule(
     account_id bigint,

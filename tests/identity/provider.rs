@@ -358,6 +358,14 @@ async fn p15_providers_are_the_operators_and_links_the_administrators() -> Resul
         .rpc(&world.operator()?, "set_identity_provider", taken)
         .await?
         .refused(400, "22023")?;
+    let long = "x".repeat(501);
+    for (issuer, audience) in [("", "x"), ("loyalty", "x"), (ISSUER, ""), (ISSUER, &long)] {
+        let set = json!({ "program": "coin", "issuer": issuer, "audience": audience });
+        world
+            .rpc(&world.operator()?, "set_identity_provider", set)
+            .await?
+            .refused(400, "22023")?;
+    }
     let link = json!({ "issuer": ISSUER, "subject": "staff-1", "member_no": "H-1" });
     world
         .rpc(&world.granter("coin")?, "link_subject", link.clone())

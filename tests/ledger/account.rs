@@ -34,6 +34,10 @@ async fn a_transfer_keeps_the_last_day_of_each_lot() -> Result<()> {
             .await?,
         "program\nsponsor"
     );
+    for funding in ["''", "repeat('x', 64)"] {
+        let grant = format!("grant({a}, 1, funding => {funding})");
+        assert_eq!(ledger.refused_call(&grant).await?, "22023", "{funding}");
+    }
     assert_eq!(
         ledger
             .refused_call(&format!("transfer({a}, {b}, 71)"))

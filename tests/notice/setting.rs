@@ -31,6 +31,10 @@ async fn errors_name_the_wrong_field() -> Result<()> {
             "days_of_month",
         ),
         (
+            "set_notice('club', 'balance', days_of_month => '{{1},{2}}')",
+            "days_of_month",
+        ),
+        (
             "set_notice('club', 'expiry', days_of_month => '{1}')",
             "days_of_month",
         ),

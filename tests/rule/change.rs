@@ -248,7 +248,21 @@ async fn c7_days_that_are_over_cannot_be_changed() -> Result<()> {
             r#"change_rule('coin', 'r', '{"event": "referral", "points": 0}')"#,
             "22023",
         ),
-        ("change_rule('coin', 'r', title => '')", "23514"),
+        ("change_rule('coin', 'r', title => '')", "22023"),
+        // days that cannot be
+        (
+            "change_rule('coin', 'r', from_day => '2024-07-01', valid_to => '2024-06-30')",
+            "22023",
+        ),
+        ("change_rule('coin', 'r', valid_to => '-infinity')", "22023"),
+        ("change_rule('coin', 'r', valid_to => 'infinity')", "22023"),
+        ("change_rule('coin', 'r', from_day => 'infinity')", "22023"),
+        (
+            "change_rule('coin', 'r', from_day => '2100-01-01')",
+            "22023",
+        ),
+        ("end_rule('coin', 'r', 'infinity')", "22023"),
+        ("end_rule('coin', 'r', '5874897-12-31')", "22023"),
     ] {
         let refusal = program.refused(&format!("select loyalty.{call}")).await?;
         assert_eq!(refusal.code, code, "{call}: {refusal:?}");

@@ -219,6 +219,10 @@ async fn a_purchase_pays_at_once_and_is_taken_back_by_cancel() -> Result<()> {
     assert_eq!(program.grants(account).await?, ["2024-05-01 19 2025-05-01"]);
     let cancel =
         |event: i64, more: &str| format!("select loyalty.cancel_event({event}, 'sent back'{more})");
+    let long = program
+        .refused("select loyalty.cancel_event(1, repeat('x', 1001))")
+        .await?;
+    assert_eq!(long.code, "22023");
     assert_eq!(program.show(&cancel(1, "")).await?, "19");
     assert_eq!(program.show(&cancel(1, "")).await?, "0", "once");
     assert_eq!(program.show(&cancel(2, "")).await?, "0");

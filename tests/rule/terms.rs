@@ -122,11 +122,11 @@ async fn bad_arguments_are_refused() -> Result<()> {
     for (call, code) in [
         (format!("create_rule('coin', 'r', 'lottery', {manual})"), "22023"),
         (format!("create_rule('none', 'r', 'manual', {manual})"), "LY002"),
-        (format!("create_rule('coin', 'r/1', 'manual', {manual})"), "23514"),
+        (format!("create_rule('coin', 'r/1', 'manual', {manual})"), "22023"),
         (format!("create_rule('coin', null, 'manual', {manual})"), "23502"),
         (format!("create_rule('coin', 'r', null, {manual})"), "22004"),
         ("create_rule('coin', 'r', 'manual', null)".to_owned(), "22004"),
-        (format!("create_rule('coin', 'r', 'manual', {manual}, title => '')"), "23514"),
+        (format!("create_rule('coin', 'r', 'manual', {manual}, title => '')"), "22023"),
         (format!("create_rule('coin', 'r', 'manual', {manual}, valid_from => '2025-01-01', valid_to => '2024-01-01')"), "22023"),
         (format!("create_rule('coin', 'r', 'manual', {manual}, valid_from => 'infinity')"), "22023"),
         (format!("create_rule('coin', 'r', 'manual', {manual}, valid_to => 'infinity')"), "22023"),
