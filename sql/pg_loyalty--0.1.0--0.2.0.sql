@@ -3128,7 +3128,7 @@ comment on function loyalty.record_event is
 
 -- Errors that functions raise, and did not tell of.
 comment on function loyalty.give_role is
-    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it changes a granter''s budget and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002; LY010 for an offer in a program without an access policy.';
+    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it sets a granter''s budget, to no limit where monthly_budget is left out, and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002; LY010 for an offer in a program without an access policy.';
 comment on function loyalty.accept_invitation is
     'Accepts a role by the mailed link, and signs the person in: the address becomes the login ID with that password; where it is one already, its password is asked for. LY009 for a link that is not good or a wrong password, LY008 after too many, 22004 and 22023 for a password that cannot be, LY010 for a login that is suspended or has the role already, LY007 outside of service hours.';
 comment on function loyalty.invite_family is
@@ -3354,5 +3354,48 @@ begin
         details => jsonb_build_object('issuer', set_identity_provider.issuer, 'audience', set_identity_provider.audience));
     return jsonb_build_object('issuer', set_identity_provider.issuer, 'audience', set_identity_provider.audience,
         'program', set_identity_provider.program);
+end
+$$;
+
+create or replace function loyalty.accept_invitation(token text, password text) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    offered loyalty.program_role;
+    proven record;
+begin
+    if accept_invitation.token ~ '^[0-9a-f]{32}\.' then
+        select r.* into offered
+          from loyalty.program_role r
+         where r.challenge_id = split_part(accept_invitation.token, '.', 1)::uuid
+           and r.identity_id is null and r.taken_at is null
+           for update;
+    end if;
+    if offered.role_id is null
+       or (loyalty.challenge_of_token(accept_invitation.token, '{staff_invitation}')).challenge_id is null then
+        perform loyalty.raise('LY009', 'the link is not good', null,
+            'It was used, its time is over, or the offer was taken back: ask an administrator for another.');
+    end if;
+    perform loyalty.check_service_hours(offered.program_id);
+    proven := loyalty.prove_identity(
+        loyalty.access_policy_of(offered.program_id), offered.login_id, accept_invitation.password);
+    if proven.refusal is not null then
+        perform loyalty.audit('accept_invitation', offered.program_id, null, null,
+            jsonb_build_object('role_id', offered.role_id), 'refused');
+        return proven.refusal;
+    end if;
+    perform loyalty.use_challenge(offered.challenge_id);
+    begin
+        update loyalty.program_role r
+           set identity_id = proven.identity_id, accepted_at = loyalty.now()
+         where r.role_id = offered.role_id;
+    exception when unique_violation then
+        -- maybe given this moment
+        perform loyalty.raise('LY010', 'the login has this role already', null, 'Log in.');
+    end;
+    perform loyalty.audit('accept_invitation', offered.program_id, proven.identity_id, null,
+        jsonb_build_object('role_id', offered.role_id, 'role', offered.role));
+    return loyalty.start_session(proven.identity_id, offered.program_id, 'loyalty_' || offered.role, null, false);
 end
 $$;

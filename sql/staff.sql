@@ -166,7 +166,7 @@ begin
 end
 $$;
 comment on function loyalty.give_role is
-    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it changes a granter''s budget and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002; LY010 for an offer in a program without an access policy.';
+    'Makes a person granter or admin of a program, or operator. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it sets a granter''s budget, to no limit where monthly_budget is left out, and sends an open offer anew. {role_id, program, role, login_id, monthly_budget, state}; 22023, LY002; LY010 for an offer in a program without an access policy.';
 
 create function loyalty.accept_invitation(token text, password text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -196,13 +196,15 @@ begin
             jsonb_build_object('role_id', offered.role_id), 'refused');
         return proven.refusal;
     end if;
-    if loyalty.role_of(proven.identity_id, offered.program_id, offered.role) then
-        perform loyalty.raise('LY010', 'the login has this role already', null, 'Log in.');
-    end if;
     perform loyalty.use_challenge(offered.challenge_id);
-    update loyalty.program_role r
-       set identity_id = proven.identity_id, accepted_at = loyalty.now()
-     where r.role_id = offered.role_id;
+    begin
+        update loyalty.program_role r
+           set identity_id = proven.identity_id, accepted_at = loyalty.now()
+         where r.role_id = offered.role_id;
+    exception when unique_violation then
+        -- maybe given this moment
+        perform loyalty.raise('LY010', 'the login has this role already', null, 'Log in.');
+    end;
     perform loyalty.audit('accept_invitation', offered.program_id, proven.identity_id, null,
         jsonb_build_object('role_id', offered.role_id, 'role', offered.role));
     return loyalty.start_session(proven.identity_id, offered.program_id, 'loyalty_' || offered.role, null, false);

@@ -46,5 +46,7 @@ mod session;
 mod signing_key;
 #[path = "identity/staff.rs"]
 mod staff;
+#[path = "identity/staff_meet.rs"]
+mod staff_meet;
 #[path = "identity/throttle.rs"]
 mod throttle;

@@ -10,7 +10,7 @@ use crate::people::at_once;
 use crate::world::{PASSWORD, Session, World};
 
 const BOSS: &str = "boss@example.com";
-const GRANTER: &str = "granter@example.com";
+pub const GRANTER: &str = "granter@example.com";
 
 /// Gives a role to who has no login yet, who accepts it by the mail; their session.
 async fn hire(world: &World, by: &str, login_id: &str, mut role: Value) -> Result<(i64, Session)> {
@@ -24,7 +24,7 @@ async fn hire(world: &World, by: &str, login_id: &str, mut role: Value) -> Resul
     Ok((role_id, Session::of(session)?))
 }
 
-async fn granter(world: &World, budget: Value) -> Result<(i64, Session)> {
+pub async fn granter(world: &World, budget: Value) -> Result<(i64, Session)> {
     let role = json!({ "role": "granter", "monthly_budget": budget });
     hire(world, &world.admin("coin")?, GRANTER, role).await
 }
@@ -356,6 +356,35 @@ async fn p12_an_offer_does_not_tell_who_has_a_login() -> Result<()> {
     Ok(())
 }
 
+/// P12: what a granter may give away is as the role was given last, and no limit where that says none.
+#[tokio::test]
+async fn p12_a_role_given_again_sets_the_budget() -> Result<()> {
+    let world = World::start("staff_again").await?;
+    let (role_id, granter) = granter(&world, json!(500)).await?;
+    let admin = world.admin("coin")?;
+    for (given, points, refused) in [
+        (json!({ "monthly_budget": 100 }), 101, true),
+        (json!({}), 1000, false),
+        (json!({ "monthly_budget": 100 }), 1, true),
+        (json!({ "monthly_budget": null }), 1, false),
+    ] {
+        let mut role = json!({ "login_id": GRANTER, "role": "granter" });
+        if let Some(budget) = given.get("monthly_budget") {
+            role["monthly_budget"] = budget.clone();
+        }
+        let answer = world.rpc(&admin, "give_role", role).await?.ok()?;
+        assert_eq!(answer["role_id"], role_id, "{given}");
+        assert_eq!(answer["monthly_budget"], given["monthly_budget"], "{given}");
+        let answer = granted(&world, &granter.access, points, &given.to_string()).await?;
+        if refused {
+            answer.refused(403, "LY010")?;
+        } else {
+            answer.ok()?;
+        }
+    }
+    Ok(())
+}
+
 /// P12: a granter's budget holds for calls at the same time; keys count once; it is of a month
 /// in the program's zone.
 #[tokio::test]
@@ -476,103 +505,4 @@ pub async fn two_administrators(world: &World) -> Result<(String, String)> {
     }
     let two = tokens.pop().context("no token")?;
     Ok((tokens.pop().context("no token")?, two))
-}
-
-/// P12: of two administrators who go at the same time, one stays.
-#[tokio::test]
-async fn p12_the_last_administrator_stays() -> Result<()> {
-    let world = World::start("staff_last").await?;
-    let (one, two) = two_administrators(&world).await?;
-    let rows = world.rows(&one, "/program_role?order=role_id").await?;
-    let requests = [&one, &two]
-        .iter()
-        .zip(&rows)
-        .map(|(token, row)| {
-            world
-                .post(token, "take_role")
-                .json(&json!({ "role_id": row["role_id"] }))
-        })
-        .collect();
-    let answers = at_once(requests).await?;
-    let gone = answers.iter().filter(|answer| answer.status == 200).count();
-    assert_eq!(gone, 1, "{answers:?}");
-    assert_eq!(
-        world
-            .count("loyalty.program_role where role = 'admin' and taken_at is null")
-            .await?,
-        1
-    );
-    Ok(())
-}
-
-/// P12: a role given twice at once is given once, and an offer too; the later budget holds.
-#[tokio::test]
-async fn p12_a_role_given_twice_at_once_is_given_once() -> Result<()> {
-    let world = World::start("staff_twice").await?;
-    world
-        .enrol(&world.hanako, Some("hanako@example.com"))
-        .await?;
-    let client = world.db.connect().await?;
-    let operator = world.operator()?;
-    for (login_id, state) in [("hanako@example.com", "held"), (GRANTER, "offered")] {
-        let first =
-            format!("begin; select loyalty.give_role('coin', '{login_id}', 'granter', 100)");
-        client.batch_execute(&first).await?;
-        let role = json!({
-            "login_id": login_id, "role": "granter", "monthly_budget": 200, "program": "coin",
-        });
-        let second = world.rpc(&operator, "give_role", role);
-        let given = world.behind(&client, second).await?.ok()?;
-        assert_eq!(given["state"], state);
-        let rows = format!("/program_role?role_id=eq.{}", given["role_id"]);
-        let rows = world.rows(&operator, &rows).await?;
-        assert_eq!(
-            (&rows[0]["state"], &rows[0]["monthly_budget"]),
-            (&json!(state), &json!(200))
-        );
-        let of_them = format!("loyalty.program_role where login_id = '{login_id}'");
-        assert_eq!(world.count(&of_them).await?, 1);
-    }
-    // the offer that went out last is good, as when given again later; its mail may overtake the first
-    let offer = "select loyalty.challenge_token(r.challenge_id) from loyalty.program_role r
-                  where r.login_id = 'granter@example.com'";
-    let token: String = world.sql.query_one(offer, &[]).await?.get(0);
-    let arguments = json!({ "token": token, "password": PASSWORD });
-    let session = world.rpc("", "accept_invitation", arguments).await?.ok()?;
-    assert_eq!(session["role"], "granter");
-    Ok(())
-}
-
-/// P12: no session in a role outlives it, whichever of login and taking comes first.
-#[tokio::test]
-async fn p12_a_login_that_meets_the_end_of_its_role_ends_with_it() -> Result<()> {
-    let world = World::start("staff_meet").await?;
-    let live = "loyalty.session where role = 'loyalty_granter' and ended_at is null";
-    let (role_id, _) = granter(&world, Value::Null).await?;
-    let client = world.db.connect().await?;
-    let taking = format!("begin; select loyalty.take_role({role_id})");
-    client.batch_execute(&taking).await?;
-    let arguments = json!({
-        "login_id": GRANTER, "password": PASSWORD, "program": "coin", "role": "granter",
-    });
-    let login = world.rpc("", "log_in", arguments);
-    let answer = world.behind(&client, login).await?;
-    answer.refused(403, "LY010")?;
-    assert_eq!(world.count(live).await?, 0);
-
-    let role = json!({ "login_id": GRANTER, "role": "granter", "program": "coin" });
-    let operator = world.operator()?;
-    let given = world.rpc(&operator, "give_role", role).await?.ok()?;
-    assert_eq!(given["state"], "held");
-    let login = format!(
-        "begin; select loyalty.log_in('{GRANTER}', '{PASSWORD}', 'coin', role => 'granter')"
-    );
-    client.batch_execute(&login).await?;
-    let which = json!({ "role_id": given["role_id"] });
-    let taking = world.rpc(&operator, "take_role", which);
-    world.behind(&client, taking).await?.ok()?;
-    assert_eq!(world.count(live).await?, 0);
-    let begun = "loyalty.session where role = 'loyalty_granter'";
-    assert_eq!(world.count(begun).await?, 2);
-    Ok(())
 }
