@@ -82,7 +82,7 @@ $$;
 comment on function loyalty_api.spend(numeric, text, text, bigint) is
 $$Spend points
 
-Takes points, soonest expiry first, and answers with a receipt. 402 LY001 when not so many are available. Family spends a member's points where the program lets them, up to a limit in a month: 403 LY010 beyond it.
+Takes points, soonest expiry first, and answers with a receipt. 402 LY001 when not so many are available. 403 LY004 when the account is not open; 409 LY003 when the key was used for something else. Family spends a member's points where the program lets them, up to a limit in a month: 403 LY010 beyond it.
 
 - `points`: how many, a whole number from 1.
 - `reason`: why, in your words, up to 1,000 characters.
@@ -114,7 +114,7 @@ $$;
 comment on function loyalty_api.hold(numeric, interval, text, text, bigint) is
 $$Hold points
 
-Sets points aside, to be captured or released by the receipt's operation_id; after expires_in they are free again. 402 LY001 when not so many are available.
+Sets points aside, to be captured or released by the receipt's operation_id; after expires_in they are free again. 402 LY001 when not so many are available. 403 LY004 when the account is not open; 400 22023 for a time that cannot be; 409 LY003 when the key was used for something else.
 
 - `points`: how many, a whole number from 1.
 - `expires_in`: for how long, such as "15 minutes" (which it is when left out) or "3 days"; up to a year.
@@ -141,7 +141,7 @@ $$;
 comment on function loyalty_api.capture(bigint, numeric, text, text, bigint) is
 $$Capture a hold
 
-Spends what the hold set aside, all of it or fewer points; the rest can be spent again. Answers with a receipt. 409 LY006 when the hold is over. Members capture only holds that they placed.
+Spends what the hold set aside, all of it or fewer points; the rest can be spent again. Answers with a receipt. 409 LY006 when the hold is over. 400 22023 when it is no hold, or was of fewer points; 404 LY002 when there is no such operation. Members capture only holds that they placed.
 
 - `operation_id`: number of the hold, from its receipt.
 - `points`: how many of the points held; all when left out.
@@ -167,7 +167,7 @@ $$;
 comment on function loyalty_api.release(bigint, text, text, bigint) is
 $$Release a hold
 
-Its points can be spent again. Answers with a receipt. 409 LY006 when the hold is over already. Members release only holds that they placed.
+Its points can be spent again. Answers with a receipt. 409 LY006 when the hold is over already. 400 22023 when it is no hold; 404 LY002 when there is no such operation. Members release only holds that they placed.
 
 - `operation_id`: number of the hold, from its receipt.
 - `reason`: why, in your words, up to 1,000 characters.
@@ -192,7 +192,7 @@ $$;
 comment on function loyalty_api.refund(bigint, bigint, numeric, text, text) is
 $$Refund a spend
 
-Gives points of a spend or capture back to the lots they came from, with the day they lapse, and answers with a receipt. Administrators only.
+Gives points of a spend or capture back to the lots they came from, with the day they lapse, and answers with a receipt. 400 22023 when it is no spend or capture, or has not so many left; 404 LY002 when there is no such operation; 409 LY003 when the key was used for something else. Administrators only.
 
 - `account_id`: whose points.
 - `operation_id`: number of the spend or capture, from its receipt or the statement.
@@ -219,7 +219,7 @@ $$;
 comment on function loyalty_api.revoke(bigint, bigint, numeric, text, text, text) is
 $$Revoke a grant
 
-Takes a grant back and answers with a receipt. Administrators only.
+Takes a grant back and answers with a receipt. What was spent of it the policy decides. 400 22023 when it is no grant, or has not so many left; 404 LY002 when there is no such operation; 409 LY003 when the key was used for something else. Administrators only.
 
 - `account_id`: whose points.
 - `operation_id`: number of the grant, from its receipt or the statement.
@@ -261,7 +261,7 @@ $$;
 comment on function loyalty_api.transfer(numeric, bigint, text, text, text, bigint) is
 $$Transfer points
 
-Moves points to another member of the program, soonest expiry first; they keep the day they lapse. Answers with the sender's receipt. 402 LY001 when not so many are available.
+Moves points to another member of the program, soonest expiry first; they keep the day they lapse. Answers with the sender's receipt. 402 LY001 when not so many are available. 403 LY004 when an account is not open; 404 LY002 when there is no such receiver; 400 22023 without one, or to oneself; 409 LY003 when the key was used for something else.
 
 - `points`: how many, a whole number from 1.
 - `to_account`: the receiver, by account number.
@@ -296,7 +296,7 @@ $$;
 comment on function loyalty_api.grant(bigint, numeric, text, text, text, text) is
 $$Grant points
 
-Gives points to a member and answers with a receipt. 403 LY010 beyond a granter's monthly budget, and for more points than one person may grant in the program: /rpc/propose_grant. Granters and administrators only.
+Gives points to a member and answers with a receipt. 403 LY010 beyond a granter's monthly budget, and for more points than one person may grant in the program: /rpc/propose_grant. 403 LY004 when the account is not open; 404 LY002 when there is none; 400 22023 for points and days that cannot be; 409 LY003 when the key was used for something else. Granters and administrators only.
 
 - `account_id`: who gets them.
 - `points`: how many, a whole number from 1.
@@ -371,7 +371,7 @@ $$;
 comment on function loyalty_api.spend_many(jsonb, text) is
 $$Spend points of many
 
-Up to 10,000 spends in one call. Each item has its own outcome, in order: the fields of a receipt, or error_code and error; the good ones are booked whatever the others do. Administrators only.
+Up to 10,000 spends in one call. Each item has its own outcome, in order: the fields of a receipt, or error_code and error; the good ones are booked whatever the others do. 400 22023 when items is no such array. Administrators only.
 
 - `items`: an array of objects with account_id, points and, if wanted, reason, idempotency_key. Give each item an idempotency_key, and the whole call can be repeated.
 - `program`: code of the program that the accounts are of. Only an operator's token leaves it open.$$;
@@ -389,7 +389,7 @@ end;
 comment on function loyalty_api.explain_spend(numeric, bigint) is
 $$Explain a spend
 
-Which lots a spend of so many points would take now, in order, and what would remain in each. Spends nothing; refuses what a spend would refuse.
+Which lots a spend of so many points would take now, in order, and what would remain in each. Spends nothing; refuses what a spend would refuse: 402 LY001 when not so many are available, 403 LY004 when the account is not open, 400 22023 for points that cannot be.
 
 - `points`: how many, a whole number from 1.
 - `account_id`: whose points. Members leave it out; administrators must give it.$$;
@@ -407,7 +407,7 @@ $$;
 comment on function loyalty_api.open_account(text, text) is
 $$Open an account
 
-Opens a member's account and answers with its account_id; the same one when called again. Administrators only.
+Opens a member's account and answers with its account_id; the same one when called again. 400 22023 for a number that is empty or too long. Administrators only.
 
 - `member_no`: the member's number in the program, up to 100 characters.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;

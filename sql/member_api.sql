@@ -53,7 +53,7 @@ $$;
 comment on function loyalty_api.set_member(text, text, text, text, text, text, text, jsonb, jsonb, text) is
 $$Write a member
 
-Writes a member's record, opens the account with it if there is none, and answers with the record. What is left out stays as it is; an empty text empties it. Administrators only.
+Writes a member's record, opens the account with it if there is none, and answers with the record. What is left out stays as it is; an empty text empties it. 400 22023 names the value that cannot be. Administrators only.
 
 - `member_no`: the member's number in the program, up to 100 characters.
 - `name`: up to 200 characters, as the person writes it.

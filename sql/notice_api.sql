@@ -185,7 +185,7 @@ end;
 comment on function loyalty_api.explain_notices(bigint, text) is
 $$Explain notices
 
-Why a member gets each kind of notice, or why not, and what became of the last one. What servers answered is for administrators only.
+Why a member gets each kind of notice, or why not, and what became of the last one. What servers answered is for administrators only. 404 LY002 when there is no such account.
 
 - `account_id`: whose notices. Members leave it out; administrators must give it.
 - `only_kind`: one kind; all four when left out.$$;
@@ -264,7 +264,7 @@ create function loyalty_api.preview_template(
 comment on function loyalty_api.preview_template(text, text, text, text, text, text, text) is
 $$Preview a template
 
-Fills a template in with an example and changes nothing: the one in use, or one not written yet when texts are given, checked as /rpc/set_template does. Administrators only.
+Fills a template in with an example and changes nothing: the one in use, or one not written yet when texts are given, checked as /rpc/set_template does. 400 22023 tells part, line and what is wrong there. Administrators only.
 
 - `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
 - `language`: such as ja or en.
@@ -302,7 +302,7 @@ end;
 comment on function loyalty_api.retry_notices(timestamptz, text, text) is
 $$Retry notices
 
-Has another go at notices that were given up, once what was wrong is mended. Answers with how many. Administrators only.
+Has another go at notices that were given up, once what was wrong is mended. Answers with how many. 400 22023 when there is no such kind. Administrators only.
 
 - `given_up_since`: only those given up since then.
 - `kind`: one kind; all when left out.

@@ -1622,14 +1622,10 @@ $$;
 comment on function loyalty_api.leave_family() is
 $$Leave a family
 
-Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. Family only; one's other logins stay.$$;
+Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. 403 LY010 for a token that is no family's. Family only; one's other logins stay.$$;
 create function loyalty_api.leave_family(json) returns void
     language sql stable security definer set search_path = pg_catalog, pg_temp
     return loyalty.api_arguments('leave_family');
-comment on function loyalty_api.leave_family(json) is
-$$Leave a family
-
-Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. Family only; one's other logins stay.$$;
 revoke all on function
     loyalty.leave_family(bigint, bigint),
     loyalty_api.leave_family(),
@@ -3397,5 +3393,328 @@ begin
     perform loyalty.audit('accept_invitation', offered.program_id, proven.identity_id, null,
         jsonb_build_object('role_id', offered.role_id, 'role', offered.role));
     return loyalty.start_session(proven.identity_id, offered.program_id, 'loyalty_' || offered.role, null, false);
+end
+$$;
+
+-- What functions over HTTP refuse, told by each.
+comment on function loyalty_api.remove_family(bigint) is
+$$Remove family
+
+Takes an invitation back, or removes who registered by it, whose access ends at once. Answers with family_id, relation, name and state. 404 LY002 when the member has no such invitation. Members only.
+
+- `family_id`: number of the invitation, as in /family.$$;
+comment on function loyalty_api.spend(numeric, text, text, bigint) is
+$$Spend points
+
+Takes points, soonest expiry first, and answers with a receipt. 402 LY001 when not so many are available. 403 LY004 when the account is not open; 409 LY003 when the key was used for something else. Family spends a member's points where the program lets them, up to a limit in a month: 403 LY010 beyond it.
+
+- `points`: how many, a whole number from 1.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
+- `account_id`: whose points. Members and family leave it out; administrators must give it.$$;
+comment on function loyalty_api.hold(numeric, interval, text, text, bigint) is
+$$Hold points
+
+Sets points aside, to be captured or released by the receipt's operation_id; after expires_in they are free again. 402 LY001 when not so many are available. 403 LY004 when the account is not open; 400 22023 for a time that cannot be; 409 LY003 when the key was used for something else.
+
+- `points`: how many, a whole number from 1.
+- `expires_in`: for how long, such as "15 minutes" (which it is when left out) or "3 days"; up to a year.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
+- `account_id`: whose points. Members leave it out; administrators must give it.$$;
+comment on function loyalty_api.capture(bigint, numeric, text, text, bigint) is
+$$Capture a hold
+
+Spends what the hold set aside, all of it or fewer points; the rest can be spent again. Answers with a receipt. 409 LY006 when the hold is over. 400 22023 when it is no hold, or was of fewer points; 404 LY002 when there is no such operation. Members capture only holds that they placed.
+
+- `operation_id`: number of the hold, from its receipt.
+- `points`: how many of the points held; all when left out.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
+- `account_id`: whose points. Members leave it out; administrators must give it.$$;
+comment on function loyalty_api.release(bigint, text, text, bigint) is
+$$Release a hold
+
+Its points can be spent again. Answers with a receipt. 409 LY006 when the hold is over already. 400 22023 when it is no hold; 404 LY002 when there is no such operation. Members release only holds that they placed.
+
+- `operation_id`: number of the hold, from its receipt.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
+- `account_id`: whose points. Members leave it out; administrators must give it.$$;
+comment on function loyalty_api.refund(bigint, bigint, numeric, text, text) is
+$$Refund a spend
+
+Gives points of a spend or capture back to the lots they came from, with the day they lapse, and answers with a receipt. 400 22023 when it is no spend or capture, or has not so many left; 404 LY002 when there is no such operation; 409 LY003 when the key was used for something else. Administrators only.
+
+- `account_id`: whose points.
+- `operation_id`: number of the spend or capture, from its receipt or the statement.
+- `points`: how many; all that is left of it when left out.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
+comment on function loyalty_api.revoke(bigint, bigint, numeric, text, text, text) is
+$$Revoke a grant
+
+Takes a grant back and answers with a receipt. What was spent of it the policy decides. 400 22023 when it is no grant, or has not so many left; 404 LY002 when there is no such operation; 409 LY003 when the key was used for something else. Administrators only.
+
+- `account_id`: whose points.
+- `operation_id`: number of the grant, from its receipt or the statement.
+- `points`: how many; all that is left of it when left out.
+- `policy`: what becomes of points already spent: "clamp" (when left out) leaves them, "debt" books a debt that later grants repay.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
+comment on function loyalty_api.transfer(numeric, bigint, text, text, text, bigint) is
+$$Transfer points
+
+Moves points to another member of the program, soonest expiry first; they keep the day they lapse. Answers with the sender's receipt. 402 LY001 when not so many are available. 403 LY004 when an account is not open; 404 LY002 when there is no such receiver; 400 22023 without one, or to oneself; 409 LY003 when the key was used for something else.
+
+- `points`: how many, a whole number from 1.
+- `to_account`: the receiver, by account number.
+- `to_member_no`: or the receiver, by member number.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
+- `account_id`: the sender. Members leave it out; administrators must give it.$$;
+comment on function loyalty_api.grant(bigint, numeric, text, text, text, text) is
+$$Grant points
+
+Gives points to a member and answers with a receipt. 403 LY010 beyond a granter's monthly budget, and for more points than one person may grant in the program: /rpc/propose_grant. 403 LY004 when the account is not open; 404 LY002 when there is none; 400 22023 for points and days that cannot be; 409 LY003 when the key was used for something else. Granters and administrators only.
+
+- `account_id`: who gets them.
+- `points`: how many, a whole number from 1.
+- `reason`: why, in your words, up to 1,000 characters.
+- `granted_on`: the day that counts for their terms, YYYY-MM-DD; today in the program's time zone when left out, and never later.
+- `expires_on`: the last day they can be spent, YYYY-MM-DD; by the program's expiry policy when left out.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
+comment on function loyalty_api.spend_many(jsonb, text) is
+$$Spend points of many
+
+Up to 10,000 spends in one call. Each item has its own outcome, in order: the fields of a receipt, or error_code and error; the good ones are booked whatever the others do. 400 22023 when items is no such array. Administrators only.
+
+- `items`: an array of objects with account_id, points and, if wanted, reason, idempotency_key. Give each item an idempotency_key, and the whole call can be repeated.
+- `program`: code of the program that the accounts are of. Only an operator's token leaves it open.$$;
+comment on function loyalty_api.explain_spend(numeric, bigint) is
+$$Explain a spend
+
+Which lots a spend of so many points would take now, in order, and what would remain in each. Spends nothing; refuses what a spend would refuse: 402 LY001 when not so many are available, 403 LY004 when the account is not open, 400 22023 for points that cannot be.
+
+- `points`: how many, a whole number from 1.
+- `account_id`: whose points. Members leave it out; administrators must give it.$$;
+comment on function loyalty_api.open_account(text, text) is
+$$Open an account
+
+Opens a member's account and answers with its account_id; the same one when called again. 400 22023 for a number that is empty or too long. Administrators only.
+
+- `member_no`: the member's number in the program, up to 100 characters.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.set_member(text, text, text, text, text, text, text, jsonb, jsonb, text) is
+$$Write a member
+
+Writes a member's record, opens the account with it if there is none, and answers with the record. What is left out stays as it is; an empty text empties it. 400 22023 names the value that cannot be. Administrators only.
+
+- `member_no`: the member's number in the program, up to 100 characters.
+- `name`: up to 200 characters, as the person writes it.
+- `kana`: its reading; hiragana and half-width katakana become full-width katakana.
+- `birth_date`: as YYYY-MM-DD.
+- `email`: an e-mail address.
+- `phone`: with the country code, or as dialled in Japan; stored in E.164.
+- `language`: a tag such as ja or en.
+- `facts`: an object of days that rules go by, such as {"first_service_on": "2024-06-20"}; merged into those there are, null takes one away.
+- `attributes`: an object of anything else, merged the same way.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.explain_notices(bigint, text) is
+$$Explain notices
+
+Why a member gets each kind of notice, or why not, and what became of the last one. What servers answered is for administrators only. 404 LY002 when there is no such account.
+
+- `account_id`: whose notices. Members leave it out; administrators must give it.
+- `only_kind`: one kind; all four when left out.$$;
+comment on function loyalty_api.preview_template(text, text, text, text, text, text, text) is
+$$Preview a template
+
+Fills a template in with an example and changes nothing: the one in use, or one not written yet when texts are given, checked as /rpc/set_template does. 400 22023 tells part, line and what is wrong there. Administrators only.
+
+- `kind`: points_received, balance, expiry, order_received, or one about logins such as password_reset.
+- `language`: such as ja or en.
+- `subject`: a subject to try.
+- `text_body`: a plain text to try.
+- `html_body`: an HTML text to try.
+- `sms_body`: a short message to try.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.retry_notices(timestamptz, text, text) is
+$$Retry notices
+
+Has another go at notices that were given up, once what was wrong is mended. Answers with how many. 400 22023 when there is no such kind. Administrators only.
+
+- `given_up_since`: only those given up since then.
+- `kind`: one kind; all when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.remove_identity_provider(text) is
+$$Believe an identity provider no longer
+
+For operators. From the next request on; its links are forgotten. Take its key out of the JWK set, too. 404 LY002 when there is no such provider.
+
+- `issuer`: what its tokens have as iss.$$;
+comment on function loyalty_api.issue_keys(text, text, text, text) is
+$$Issue authentication keys
+
+Issues the keys 1 and 2 by which a member registers, or new ones for lost ones, and answers with them: {member_no, key_1, key_2}. They are told once; those before are good no longer. 400 22023 for keys that are taken, too short or too long; 404 LY002 when there is no such member. Administrators only.
+
+- `member_no`: the member's number in the program.
+- `key_1`: a key 1 of your own; random when left out.
+- `key_2`: a key 2 of your own, of 4 characters or more; random when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.issue_many_keys(jsonb, text) is
+$$Issue many keys
+
+Issues the keys 1 and 2 of many members, and answers each with its keys or why it was refused. They are told once; those before are good no longer. 400 22023 when items is no such array. Administrators only.
+
+- `items`: an array of up to 10000 objects with member_no and, where the organisation brings its own, key_1 and key_2.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.change_rule(text, jsonb, text, text, text, text, text) is
+$$Change a rule
+
+Adds a version that decides from a day of payment on, and answers with it; what is left out stays as it was. Points paid before keep their terms. 400 22023 for terms and days that cannot be, a day that is over, and while a run that it would change is under way; 404 LY002 when there is no such rule. Administrators only.
+
+- `code`: the rule.
+- `terms`: the new terms, whole.
+- `title`: the new title.
+- `from_day`: first day of payment on which the change decides, YYYY-MM-DD, from today on; tomorrow when left out.
+- `valid_to`: last such day, YYYY-MM-DD.
+- `expiry`: when its points lapse.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.end_rule(text, text, text) is
+$$End a rule
+
+Answers with its last version. What would be paid later stays unpaid. 400 22023 when it ends earlier already, for a day that cannot be, and while a run that it would cut is under way; 404 LY002 when there is no such rule. Administrators only.
+
+- `code`: the rule.
+- `last_day`: last day of payment, YYYY-MM-DD; today when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.record_event(text, text, text, text, numeric, text, jsonb, text) is
+$$Record an event
+
+Records what happened, and answers with its number, whether it is new, and what the rules pay for it: to whom, how much, when (pays_on), and the operation that did (operation_id, null while it is still to come). 400 22023 for a kind that no rule knows and values that cannot be, 400 22004 for a purchase without amount; 404 LY002 when there is no such member; 409 LY003 when the reference is another event's. Granters and administrators only.
+
+- `kind`: what happened, as rules call it, such as "referral" or "purchase".
+- `member_no`: who it is about: who referred, who bought.
+- `other_member_no`: the other party: the friend referred.
+- `occurred_on`: the day it happened, YYYY-MM-DD; today in the program's time zone when left out.
+- `amount`: of a purchase, the amount spent.
+- `reference`: your own number of it, up to 150 characters; repeat the call with the same one and it is recorded once. The header Idempotency-Key may carry it instead.
+- `attributes`: an object of whatever else is to be kept with it.
+- `program`: code of the program. Needed by operators; others have it in the token.$$;
+comment on function loyalty_api.cancel_event(bigint, text, text, text) is
+$$Cancel an event
+
+For a purchase that was refunded, or an event recorded by mistake: what was not paid yet will not be, what was is revoked. Answers with the points taken back. 404 LY002 when the program has no such event; 400 22023 for a policy or reason that cannot be. Administrators only.
+
+- `event_id`: number of the event.
+- `reason`: why, in your words, up to 1,000 characters.
+- `policy`: what becomes of points already spent: "clamp" (when left out) leaves them, "debt" books a debt that later grants repay.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.grant_by_rule(bigint, text, numeric, text, text) is
+$$Grant points by a rule
+
+Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. 403 LY010 as for /rpc/grant. 404 LY002 when there is no such rule or account; 400 22023 when the rule is of another kind, or does not grant so many. Granters and administrators only.
+
+- `account_id`: who gets them.
+- `rule`: code of the rule.
+- `points`: how many, a whole number from 1; as the rule says when left out.
+- `reason`: why, in your words; the rule's title when left out.
+- `idempotency_key`: up to 150 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
+comment on function loyalty_api.explain_rule(text, bigint) is
+$$Explain a rule
+
+When a member is paid next by a rule (pays_on), how many points and why, or in explanation why nothing is to come; and what was paid last. 404 LY002 when there is no such rule or account.
+
+- `rule`: code of the rule.
+- `account_id`: whose. Members leave it out; administrators must give it.$$;
+comment on function loyalty_api.preview(integer, text) is
+$$Preview payments
+
+What the coming months bring, without doing it: for each day and job, how many members are paid how many points in all, by the rules and members of today; and under job expire what lapses unless spent. 400 22023 for fewer or more months. Administrators only.
+
+- `months`: how far to look, from 1 to 120; 24 when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.rerun(text, text, text) is
+$$Run again
+
+Opens a run again for the next tick, within a minute: pays members who came later or failed, on the terms of the run's own day. Nobody is paid twice. Answers with the run. 400 22023 when there is no such job, or the period is still to come. Administrators only.
+
+- `job`: the job, as in /schedule, such as "rule:anniversary".
+- `period`: the nominal day, YYYY-MM-DD, as in /run.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.retry_failures(bigint, text) is
+$$Retry failed payments
+
+Tries the payments of /run_failure again, and answers with how many were tried, paid, and are left. 404 LY002 when there is no such run. Administrators only.
+
+- `run_id`: number of the run.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.pause_schedule(text, text) is
+$$Pause a job
+
+Nothing of it is done until it is resumed, also when it is in the middle of a run. Answers with the schedule. 400 22023 when there is no such job. Administrators only.
+
+- `job`: the job, as in /schedule; all of them when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.resume_schedule(text, text) is
+$$Resume a job
+
+Ends a pause. What was missed is caught up within minutes, each payment with its own day. Answers with the schedule. 400 22023 when there is no such job. Administrators only.
+
+- `job`: the job, as in /schedule; all of them when left out.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
+comment on function loyalty_api.log_out() is
+$$Log out
+
+Ends the login that the token is of, from the next request on. Answers `{"ended": 1}`. 403 LY010 for a token that no login made.$$;
+comment on function loyalty_api.log_out_everywhere() is
+$$Log out everywhere
+
+Ends all of one's logins, this one too, in every program. Answers with how many: `{"ended": 3}`. Tokens of an outside identity provider are no login here: they are good until their end. 403 LY010 for a token that names no person.$$;
+comment on function loyalty_api.own_sessions() is
+$$List one's logins
+
+`{"sessions": […]}`: those that go on, the last used first, each with session_id, program, role, device, address, since when, until when, and is_this for the one that asks. 403 LY010 for a token that names no person.$$;
+comment on function loyalty_api.give_role(text, text, numeric, text) is
+$$Give a role
+
+Makes somebody granter or administrator of the program. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it sets a granter's budget to what is given now, also to no limit, and sends an open offer anew. Answers with role_id, program, role, login_id, monthly_budget and state. 400 22023 for a role, login ID or budget that cannot be; 403 LY010 for an offer in a program that nobody can log in to yet; 404 LY002 for an operator without a login. Administrators only; operators are made by operators.
+
+- `login_id`: e-mail address or mobile number that the person logs in by, or is to.
+- `role`: granter, admin or operator.
+- `monthly_budget`: points that a granter may grant in a month of the program's time zone, a whole number from 0; no limit when left out, also for who had one.
+- `program`: code of the program. Needed by operators, but not for role operator; an administrator's is in the token.$$;
+comment on function loyalty_api.take_role(bigint) is
+$$Take a role away
+
+Takes a role, or the offer of one, away; the person's sessions in it end at once. Answers as /rpc/give_role. 403 LY010 when the last administrator would take their own; 404 LY002 when there is no such role. Administrators only.
+
+- `role_id`: number of the giving, as in /program_role.$$;
+comment on function loyalty_api.propose_grant(bigint, numeric, text, text, text) is
+$$Propose a grant
+
+Proposes a grant of more points than one administrator may give, for another one to approve, and answers with the proposal. 400 22023 for points or days that cannot be; 403 LY010 for a token that names no person; 404 LY002 when there is no such account. Administrators only.
+
+- `account_id`: who is to get them.
+- `points`: how many, a whole number from 1.
+- `reason`: why, in your words, up to 1,000 characters.
+- `granted_on`: the day that counts for their terms, YYYY-MM-DD; the day of the approval when left out.
+- `expires_on`: the last day they can be spent, YYYY-MM-DD; by the program's expiry policy when left out.$$;
+
+-- Functions without arguments have it at the one with a lone json too, which is the one that is shown.
+do $$
+declare
+    function_name text;
+    shown text;
+begin
+    for function_name, shown in
+        select p.proname, pg_catalog.obj_description(p.oid, 'pg_proc')
+          from pg_catalog.pg_proc p
+         where p.pronamespace = 'loyalty_api'::regnamespace and p.pronargs = 0
+         order by 1
+    loop
+        execute pg_catalog.format('comment on function loyalty_api.%I(json) is %L', function_name, shown);
+    end loop;
 end
 $$;

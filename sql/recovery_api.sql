@@ -324,7 +324,7 @@ $$;
 comment on function loyalty_api.remove_identity_provider(text) is
 $$Believe an identity provider no longer
 
-For operators. From the next request on; its links are forgotten. Take its key out of the JWK set, too.
+For operators. From the next request on; its links are forgotten. Take its key out of the JWK set, too. 404 LY002 when there is no such provider.
 
 - `issuer`: what its tokens have as iss.$$;
 

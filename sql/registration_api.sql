@@ -117,7 +117,7 @@ $$;
 comment on function loyalty_api.issue_keys(text, text, text, text) is
 $$Issue authentication keys
 
-Issues the keys 1 and 2 by which a member registers, or new ones for lost ones, and answers with them: {member_no, key_1, key_2}. They are told once; those before are good no longer. Administrators only.
+Issues the keys 1 and 2 by which a member registers, or new ones for lost ones, and answers with them: {member_no, key_1, key_2}. They are told once; those before are good no longer. 400 22023 for keys that are taken, too short or too long; 404 LY002 when there is no such member. Administrators only.
 
 - `member_no`: the member's number in the program.
 - `key_1`: a key 1 of your own; random when left out.
@@ -135,7 +135,7 @@ end;
 comment on function loyalty_api.issue_many_keys(jsonb, text) is
 $$Issue many keys
 
-Issues the keys 1 and 2 of many members, and answers each with its keys or why it was refused. They are told once; those before are good no longer. Administrators only.
+Issues the keys 1 and 2 of many members, and answers each with its keys or why it was refused. They are told once; those before are good no longer. 400 22023 when items is no such array. Administrators only.
 
 - `items`: an array of up to 10000 objects with member_no and, where the organisation brings its own, key_1 and key_2.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;

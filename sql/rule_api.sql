@@ -121,7 +121,7 @@ $$;
 comment on function loyalty_api.change_rule(text, jsonb, text, text, text, text, text) is
 $$Change a rule
 
-Adds a version that decides from a day of payment on, and answers with it; what is left out stays as it was. Points paid before keep their terms. Administrators only.
+Adds a version that decides from a day of payment on, and answers with it; what is left out stays as it was. Points paid before keep their terms. 400 22023 for terms and days that cannot be, a day that is over, and while a run that it would change is under way; 404 LY002 when there is no such rule. Administrators only.
 
 - `code`: the rule.
 - `terms`: the new terms, whole.
@@ -148,7 +148,7 @@ $$;
 comment on function loyalty_api.end_rule(text, text, text) is
 $$End a rule
 
-Answers with its last version. What would be paid later stays unpaid. Administrators only.
+Answers with its last version. What would be paid later stays unpaid. 400 22023 when it ends earlier already, for a day that cannot be, and while a run that it would cut is under way; 404 LY002 when there is no such rule. Administrators only.
 
 - `code`: the rule.
 - `last_day`: last day of payment, YYYY-MM-DD; today when left out.
@@ -187,7 +187,7 @@ $$;
 comment on function loyalty_api.record_event(text, text, text, text, numeric, text, jsonb, text) is
 $$Record an event
 
-Records what happened, and answers with its number, whether it is new, and what the rules pay for it: to whom, how much, when (pays_on), and the operation that did (operation_id, null while it is still to come). Granters and administrators only.
+Records what happened, and answers with its number, whether it is new, and what the rules pay for it: to whom, how much, when (pays_on), and the operation that did (operation_id, null while it is still to come). 400 22023 for a kind that no rule knows and values that cannot be, 400 22004 for a purchase without amount; 404 LY002 when there is no such member; 409 LY003 when the reference is another event's. Granters and administrators only.
 
 - `kind`: what happened, as rules call it, such as "referral" or "purchase".
 - `member_no`: who it is about: who referred, who bought.
@@ -224,7 +224,7 @@ $$;
 comment on function loyalty_api.cancel_event(bigint, text, text, text) is
 $$Cancel an event
 
-For a purchase that was refunded, or an event recorded by mistake: what was not paid yet will not be, what was is revoked. Answers with the points taken back. Administrators only.
+For a purchase that was refunded, or an event recorded by mistake: what was not paid yet will not be, what was is revoked. Answers with the points taken back. 404 LY002 when the program has no such event; 400 22023 for a policy or reason that cannot be. Administrators only.
 
 - `event_id`: number of the event.
 - `reason`: why, in your words, up to 1,000 characters.
@@ -255,7 +255,7 @@ $$;
 comment on function loyalty_api.grant_by_rule(bigint, text, numeric, text, text) is
 $$Grant points by a rule
 
-Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. 403 LY010 as for /rpc/grant. Granters and administrators only.
+Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. 403 LY010 as for /rpc/grant. 404 LY002 when there is no such rule or account; 400 22023 when the rule is of another kind, or does not grant so many. Granters and administrators only.
 
 - `account_id`: who gets them.
 - `rule`: code of the rule.
@@ -284,7 +284,7 @@ end;
 comment on function loyalty_api.explain_rule(text, bigint) is
 $$Explain a rule
 
-When a member is paid next by a rule (pays_on), how many points and why, or in explanation why nothing is to come; and what was paid last.
+When a member is paid next by a rule (pays_on), how many points and why, or in explanation why nothing is to come; and what was paid last. 404 LY002 when there is no such rule or account.
 
 - `rule`: code of the rule.
 - `account_id`: whose. Members leave it out; administrators must give it.$$;

@@ -72,7 +72,7 @@ end;
 comment on function loyalty_api.preview(integer, text) is
 $$Preview payments
 
-What the coming months bring, without doing it: for each day and job, how many members are paid how many points in all, by the rules and members of today; and under job expire what lapses unless spent. Administrators only.
+What the coming months bring, without doing it: for each day and job, how many members are paid how many points in all, by the rules and members of today; and under job expire what lapses unless spent. 400 22023 for fewer or more months. Administrators only.
 
 - `months`: how far to look, from 1 to 120; 24 when left out.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
@@ -90,7 +90,7 @@ end;
 comment on function loyalty_api.rerun(text, text, text) is
 $$Run again
 
-Opens a run again for the next tick, within a minute: pays members who came later or failed, on the terms of the run's own day. Nobody is paid twice. Answers with the run. Administrators only.
+Opens a run again for the next tick, within a minute: pays members who came later or failed, on the terms of the run's own day. Nobody is paid twice. Answers with the run. 400 22023 when there is no such job, or the period is still to come. Administrators only.
 
 - `job`: the job, as in /schedule, such as "rule:anniversary".
 - `period`: the nominal day, YYYY-MM-DD, as in /run.
@@ -117,7 +117,7 @@ $$;
 comment on function loyalty_api.retry_failures(bigint, text) is
 $$Retry failed payments
 
-Tries the payments of /run_failure again, and answers with how many were tried, paid, and are left. Administrators only.
+Tries the payments of /run_failure again, and answers with how many were tried, paid, and are left. 404 LY002 when there is no such run. Administrators only.
 
 - `run_id`: number of the run.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
@@ -136,7 +136,7 @@ end;
 comment on function loyalty_api.pause_schedule(text, text) is
 $$Pause a job
 
-Nothing of it is done until it is resumed, also when it is in the middle of a run. Answers with the schedule. Administrators only.
+Nothing of it is done until it is resumed, also when it is in the middle of a run. Answers with the schedule. 400 22023 when there is no such job. Administrators only.
 
 - `job`: the job, as in /schedule; all of them when left out.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
@@ -155,7 +155,7 @@ end;
 comment on function loyalty_api.resume_schedule(text, text) is
 $$Resume a job
 
-Ends a pause. What was missed is caught up within minutes, each payment with its own day. Answers with the schedule. Administrators only.
+Ends a pause. What was missed is caught up within minutes, each payment with its own day. Answers with the schedule. 400 22023 when there is no such job. Administrators only.
 
 - `job`: the job, as in /schedule; all of them when left out.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;

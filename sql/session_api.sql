@@ -68,7 +68,7 @@ $$;
 comment on function loyalty_api.log_out() is
 $$Log out
 
-Ends the login that the token is of, from the next request on. Answers `{"ended": 1}`.$$;
+Ends the login that the token is of, from the next request on. Answers `{"ended": 1}`. 403 LY010 for a token that no login made.$$;
 
 create function loyalty_api.log_out_everywhere() returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -80,7 +80,7 @@ $$;
 comment on function loyalty_api.log_out_everywhere() is
 $$Log out everywhere
 
-Ends all of one's logins, this one too, in every program. Answers with how many: `{"ended": 3}`.$$;
+Ends all of one's logins, this one too, in every program. Answers with how many: `{"ended": 3}`. Tokens of an outside identity provider are no login here: they are good until their end. 403 LY010 for a token that names no person.$$;
 
 create function loyalty_api.own_sessions() returns jsonb
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -97,7 +97,7 @@ $$;
 comment on function loyalty_api.own_sessions() is
 $$List one's logins
 
-`{"sessions": […]}`: those that go on, the last used first, each with session_id, program, role, device, address, since when, until when, and is_this for the one that asks.$$;
+`{"sessions": […]}`: those that go on, the last used first, each with session_id, program, role, device, address, since when, until when, and is_this for the one that asks. 403 LY010 for a token that names no person.$$;
 
 create function loyalty_api.end_session(session_id uuid) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp

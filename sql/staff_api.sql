@@ -105,7 +105,7 @@ $$;
 comment on function loyalty_api.give_role(text, text, numeric, text) is
 $$Give a role
 
-Makes somebody granter or administrator of the program. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it sets a granter's budget to what is given now, also to no limit, and sends an open offer anew. Answers with role_id, program, role, login_id, monthly_budget and state. Administrators only; operators are made by operators.
+Makes somebody granter or administrator of the program. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it sets a granter's budget to what is given now, also to no limit, and sends an open offer anew. Answers with role_id, program, role, login_id, monthly_budget and state. 400 22023 for a role, login ID or budget that cannot be; 403 LY010 for an offer in a program that nobody can log in to yet; 404 LY002 for an operator without a login. Administrators only; operators are made by operators.
 
 - `login_id`: e-mail address or mobile number that the person logs in by, or is to.
 - `role`: granter, admin or operator.
@@ -143,7 +143,7 @@ $$;
 comment on function loyalty_api.take_role(bigint) is
 $$Take a role away
 
-Takes a role, or the offer of one, away; the person's sessions in it end at once. Answers as /rpc/give_role. 403 LY010 when the last administrator would take their own. Administrators only.
+Takes a role, or the offer of one, away; the person's sessions in it end at once. Answers as /rpc/give_role. 403 LY010 when the last administrator would take their own; 404 LY002 when there is no such role. Administrators only.
 
 - `role_id`: number of the giving, as in /program_role.$$;
 
@@ -171,7 +171,7 @@ $$;
 comment on function loyalty_api.propose_grant(bigint, numeric, text, text, text) is
 $$Propose a grant
 
-Proposes a grant of more points than one administrator may give, for another one to approve, and answers with the proposal. Administrators only.
+Proposes a grant of more points than one administrator may give, for another one to approve, and answers with the proposal. 400 22023 for points or days that cannot be; 403 LY010 for a token that names no person; 404 LY002 when there is no such account. Administrators only.
 
 - `account_id`: who is to get them.
 - `points`: how many, a whole number from 1.

@@ -15,7 +15,7 @@ use reqwest::Method;
 use rsa::pkcs1::EncodeRsaPrivateKey;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{PASSWORD, Session, World};
 
 const ISSUER: &str = "https://id.example.com";
 const AUDIENCE: &str = "coin-site";
@@ -155,6 +155,49 @@ async fn p15_a_companys_login_opens_the_members_account() -> Result<()> {
         .rpc(&world.admin("coin")?, "unlink_subject", subject)
         .await?
         .refused(404, "LY002")?;
+    Ok(())
+}
+
+/// Logging out everywhere ends the person's logins here, whatever program and role they are for. What
+/// the provider signed is good until its end, or until the person is unlinked.
+#[tokio::test]
+async fn p15_logging_out_everywhere_ends_the_logins_here() -> Result<()> {
+    let provider = Provider::rs256()?;
+    let world = start("sso_out", &provider).await?;
+    world
+        .enrol(&world.hanako, Some("hanako@example.com"))
+        .await?;
+    let role = json!({ "login_id": "hanako@example.com", "role": "granter", "program": "mile" });
+    let given = world.rpc(&world.operator()?, "give_role", role).await?;
+    assert_eq!(given.ok()?["state"], "held");
+    world.link("staff-17", "H-1").await?.ok()?;
+    let token = provider.sign(&id_token("staff-17")?)?;
+    let member = world.logged_in("hanako@example.com", "coin").await?;
+    let granter = json!({
+        "login_id": "hanako@example.com", "password": PASSWORD, "program": "mile", "role": "granter",
+    });
+    let granter = Session::of(world.rpc("", "log_in", granter).await?.ok()?)?;
+
+    let out = world.rpc(&token, "log_out_everywhere", json!({})).await?;
+    assert_eq!(out.ok()?, json!({ "ended": 2 }));
+    for session in [&member, &granter] {
+        world
+            .get(&session.access, "/rpc/own_sessions")
+            .await?
+            .refused(401, "LY009")?;
+        let refreshing = json!({ "refresh_token": session.refresh });
+        world
+            .rpc("", "refresh", refreshing)
+            .await?
+            .refused(401, "LY009")?;
+    }
+    world.get(&token, "/balance").await?.ok()?;
+    let subject = json!({ "issuer": ISSUER, "subject": "staff-17" });
+    world
+        .rpc(&world.admin("coin")?, "unlink_subject", subject)
+        .await?
+        .ok()?;
+    world.get(&token, "/balance").await?.refused(403, "LY010")?;
     Ok(())
 }
 
