@@ -30,6 +30,8 @@ mod openapi;
 mod operations;
 #[path = "http/plans.rs"]
 mod plans;
+#[path = "http/points_page.rs"]
+mod points_page;
 #[path = "http/reading.rs"]
 mod reading;
 #[path = "http/retry.rs"]

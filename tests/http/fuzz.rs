@@ -39,10 +39,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const FORGIVE: &str = "delete from loyalty.throttle where ctid = any (array(
     select t.ctid from loyalty.throttle t for update skip locked))";
 /// The family that left or was removed is back: else nothing of what it may would be asked any more.
-const COME_BACK: &str = "update loyalty.identity_link set ended_at = null where ctid = any (array(
-    select l.ctid from loyalty.identity_link l
-     where l.relation <> 'self' and l.ended_at is not null
-       for update skip locked))";
+const COME_BACK: &str = "with back as (
+    update loyalty.family set ended_at = null where ctid = any (array(
+        select f.ctid from loyalty.family f
+         where f.identity_id is not null and f.ended_at is not null
+           and f.family_id = (select max(g.family_id) from loyalty.family g
+                               where g.identity_id = f.identity_id and g.account_id = f.account_id)
+           for update skip locked))
+    returning identity_id, account_id)
+    update loyalty.identity_link l set ended_at = null
+      from back b
+     where l.identity_id = b.identity_id and l.account_id = b.account_id and l.relation <> 'self'";
 const START: &str = "2026-06-15 12:00+09";
 
 /// Who asks, with the pages as they see them.

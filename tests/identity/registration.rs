@@ -451,6 +451,7 @@ async fn a4_another_persons_name_gives_the_registration_up() -> Result<()> {
     Ok(())
 }
 
+/// C11: at first login the details are compared with the member record, a foreign name in katakana.
 #[tokio::test]
 async fn c11_details_must_be_those_of_the_member_record() -> Result<()> {
     let mut world = World::start("reg_details").await?;
@@ -505,6 +506,7 @@ async fn c11_details_must_be_those_of_the_member_record() -> Result<()> {
     Ok(())
 }
 
+/// C11: no details are right where the record has none.
 #[tokio::test]
 async fn c11_a_record_without_details_cannot_be_compared_with() -> Result<()> {
     let world = World::start("reg_empty").await?;
