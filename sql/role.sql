@@ -1,3 +1,16 @@
+-- Names, kana and the supplied texts are in Japanese; and here, before anything is made, it can be said.
+do $$
+begin
+    if pg_catalog.current_setting('server_encoding') <> 'UTF8' then
+        raise exception using errcode = 'feature_not_supported',
+            message = 'pg_loyalty needs a database in UTF-8',
+            detail = pg_catalog.format('The encoding of %I is %s.',
+                pg_catalog.current_database(), pg_catalog.current_setting('server_encoding')),
+            hint = 'Make one with: create database ... encoding ''UTF8'' template template0.';
+    end if;
+end
+$$;
+
 -- Roles belong to the cluster, not to the database: they may be there already, and
 -- dropping the extension leaves them. None can log in until a DBA says so.
 do $$

@@ -393,6 +393,48 @@ async fn two_databases_of_a_cluster() -> Result<()> {
     Ok(())
 }
 
+/// A database in another encoding is told which one is needed, and has nothing of it.
+#[tokio::test]
+async fn a_database_that_is_not_in_utf_8() -> Result<()> {
+    let fresh = FreshCluster::start("encoding", "")?;
+    let main = fresh.connect("postgres").await?;
+    for (name, encoding, code) in [
+        ("western", "LATIN1", "0A000"),
+        ("anything", "SQL_ASCII", "0A000"),
+        // whose bytes the script is not
+        ("japanese", "EUC_JP", "22021"),
+    ] {
+        main.batch_execute(&format!(
+            "create database {name} encoding '{encoding}' locale 'C' template template0"
+        ))
+        .await?;
+        let client = fresh.connect(name).await?;
+        let refused = client.batch_execute("create extension pg_loyalty").await;
+        ensure!(
+            sqlstate(&refused) == code,
+            "{encoding}: {}",
+            sqlstate(&refused)
+        );
+        if code == "0A000" {
+            let error = refused.err();
+            let error = error.as_ref().and_then(|error| error.as_db_error());
+            let hint = error.and_then(|error| error.hint()).unwrap_or_default();
+            ensure!(hint.contains("UTF8"), "{encoding}: {hint}");
+        }
+        let left: i64 = client
+            .query_one(
+                "select (select count(*) from pg_extension where extname = 'pg_loyalty')
+                      + (select count(*) from pg_namespace where nspname like 'loyalty%')
+                      + (select count(*) from pg_roles where rolname like 'loyalty%')",
+                &[],
+            )
+            .await?
+            .get(0);
+        ensure!(left == 0, "{encoding}: {left} left");
+    }
+    Ok(())
+}
+
 /// Without pg_cron everything works but the installing of schedules, which says so.
 #[tokio::test]
 async fn without_pg_cron() -> Result<()> {
