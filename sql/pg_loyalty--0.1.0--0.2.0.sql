@@ -2568,6 +2568,32 @@ create function loyalty.client_hashes() returns bytea[]
 comment on function loyalty.client_hashes is 'The keyed hashes that failures of the client are counted under, whatever was tried.';
 revoke all on function loyalty.client_hashes() from public;
 
+create function loyalty.keep_failures(scope text, hashes bytea[]) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if cardinality(hashes) > 1 then
+        with counted as (
+            delete from loyalty.throttle t
+             where t.scope = keep_failures.scope and t.subject_hash = any (hashes[2:])
+            returning t.failures, t.failed_at, t.blocked_until
+        )
+        insert into loyalty.throttle as t (scope, subject_hash, failures, failed_at, blocked_until)
+        select keep_failures.scope, hashes[1], max(c.failures), max(c.failed_at), max(c.blocked_until)
+          from counted c
+        having count(*) > 0
+            on conflict on constraint throttle_pkey do update
+           set failures = greatest(t.failures, excluded.failures),
+               failed_at = greatest(t.failed_at, excluded.failed_at),
+               blocked_until = greatest(t.blocked_until, excluded.blocked_until);
+    end if;
+end
+$$;
+comment on function loyalty.keep_failures is
+    'While an older pepper is still believed: what was counted under its hash goes on under that of the one in use, so that a new pepper gives nobody new tries.';
+revoke all on function loyalty.keep_failures(text, bytea[]) from public;
+
 create or replace function loyalty.begin_attempt(scope text, subject text) returns interval
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -2577,6 +2603,7 @@ declare
     wait timestamptz;
     from_address timestamptz;
 begin
+    perform loyalty.keep_failures(begin_attempt.scope, hashes);
     -- attempts at one thing come one after the other: none slips in before the other is counted
     insert into loyalty.throttle as t (scope, subject_hash, failures, failed_at)
     values (begin_attempt.scope, hashes[1], 0, loyalty.now())
@@ -2609,6 +2636,7 @@ begin
     if not counts_for_client then
         return blocked;
     end if;
+    perform loyalty.keep_failures('address', addresses);
     insert into loyalty.throttle as t (scope, subject_hash, failures, failed_at)
     values ('address', addresses[1], 1, loyalty.now())
         on conflict on constraint throttle_pkey do update

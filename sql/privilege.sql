@@ -52,6 +52,7 @@ revoke execute on function
     loyalty.refuse(text, text, text, text, interval),
     loyalty.refuse_attempt(interval),
     loyalty.client_hashes(),
+    loyalty.keep_failures(text, bytea[]),
     loyalty.end_family(text, loyalty.family),
     loyalty.begin_attempt(text, text),
     loyalty.attempt_failed(text, text, boolean),

@@ -180,3 +180,62 @@ async fn without_keys_nobody_logs_in() -> Result<()> {
     }
     Ok(())
 }
+
+/// A new pepper gives nobody new tries: what was counted under the old one goes on, for whatever
+/// was guessed at, known or not, and for the client's address.
+#[tokio::test]
+async fn counts_of_wrong_passwords_outlive_a_change_of_the_pepper() -> Result<()> {
+    let world = World::start("rotate_count").await?;
+    let server = TestServer::get()?;
+    let keys = Keys {
+        owner: Owner::current()?,
+        dir: server.dir.join(format!("{}-keys", world.db.name())),
+    };
+    keys.owner.private_dir(&keys.dir)?;
+    let (old, new) = (key("old")?, key("new")?);
+    keys.write("jwt.json", &[&key("2025")?])?;
+    keys.write("pepper.json", &[&old])?;
+    let dir = keys.dir.display();
+    world
+        .sql
+        .batch_execute(&format!("set loyalty.secret_dir = '{dir}'"))
+        .await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let guess = async |login_id: &str| {
+        let guess = "select loyalty.log_in($1, 'coin2026abd', 'coin') ->> 'code'";
+        let refused = world.sql.query_one(guess, &[&login_id]).await?;
+        let wait_out = "update loyalty.throttle set blocked_until = loyalty.now()
+                         where blocked_until < 'infinity'";
+        world.sql.batch_execute(wait_out).await?;
+        anyhow::Ok(refused.get::<_, String>(0))
+    };
+    let nobody = "nobody@example.com";
+    for login_id in [HANAKO, nobody] {
+        for _ in 0..9 {
+            assert_eq!(guess(login_id).await?, "LY009");
+        }
+    }
+    let locked = "locked@example.com";
+    for _ in 0..10 {
+        assert_eq!(guess(locked).await?, "LY009");
+    }
+    let failures = "select failures from loyalty.throttle where scope = 'address'";
+    let from_here: i32 = world.sql.query_one(failures, &[]).await?.get(0);
+    assert_eq!(from_here, 28);
+
+    keys.write("pepper.json", &[&new, &old])?;
+    assert_eq!(guess(locked).await?, "LY008");
+    for login_id in [HANAKO, nobody] {
+        assert_eq!(guess(login_id).await?, "LY009");
+        assert_eq!(guess(login_id).await?, "LY008");
+    }
+    let from_here: i32 = world.sql.query_one(failures, &[]).await?.get(0);
+    assert_eq!(from_here, 30);
+    // nothing is counted under the old one any more, which may go
+    keys.write("pepper.json", &[&new])?;
+    for login_id in [HANAKO, nobody, locked] {
+        assert_eq!(guess(login_id).await?, "LY008");
+    }
+    std::fs::remove_dir_all(&keys.dir)?;
+    Ok(())
+}
