@@ -361,6 +361,8 @@ create function loyalty.end_family(action text, held loyalty.family) returns jso
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+    is_leaving boolean := end_family.action = 'leave_family';
 begin
     if held.ended_at is null then
         update loyalty.family f
@@ -373,6 +375,16 @@ begin
            set ended_at = loyalty.now()
          where l.identity_id = held.identity_id and l.account_id = held.account_id
            and l.relation <> 'self' and l.ended_at is null;
+        -- whose doing it was not hears of it
+        perform loyalty.send_notice(held.program_id, case when is_leaving then held.account_id end, 'family_ended',
+            gen_random_uuid()::text, i.login_id, jsonb_build_object('name', held.name, 'relation', held.relation))
+           from loyalty.identity i
+          where i.login_id is not null
+            and i.identity_id = case when is_leaving then (
+                    select l.identity_id
+                      from loyalty.identity_link l
+                     where l.account_id = held.account_id and l.relation = 'self' and l.ended_at is null)
+                else held.identity_id end;
         perform loyalty.audit(end_family.action, held.program_id, held.identity_id, held.account_id,
             jsonb_build_object('family_id', held.family_id));
     end if;
@@ -381,7 +393,7 @@ begin
 end
 $$;
 comment on function loyalty.end_family is
-    'For remove_family and leave_family, which hold the row: ends an invitation that has not ended yet, and what was opened by it.';
+    'For remove_family and leave_family, which hold the row: ends an invitation that has not ended yet, and what was opened by it, and tells the other side.';
 
 create function loyalty.remove_family(account_id bigint, family_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -402,7 +414,7 @@ begin
 end
 $$;
 comment on function loyalty.remove_family is
-    'Takes an invitation back, or removes who registered by it: their sessions end at once. Again, it answers the same and changes nothing. LY002.';
+    'Takes an invitation back, or removes who registered by it: their sessions end at once, and they are told by mail. Again, it answers the same and changes nothing. LY002.';
 
 create function loyalty.leave_family(identity_id bigint, account_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -428,7 +440,7 @@ begin
 end
 $$;
 comment on function loyalty.leave_family is
-    'One of the family gives up the access to a member''s points, also where the program lets no family in any more: their sessions for it end at once, and the invitation is removed. Again, it answers the same and changes nothing. LY002.';
+    'One of the family gives up the access to a member''s points, also where the program lets no family in any more: their sessions for it end at once, the invitation is removed, and the member is told by mail. Again, it answers the same and changes nothing. LY002.';
 
 create function loyalty.family_account_id() returns bigint
     language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp

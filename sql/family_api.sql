@@ -136,7 +136,7 @@ $$;
 comment on function loyalty_api.remove_family(bigint) is
 $$Remove family
 
-Takes an invitation back, or removes who registered by it, whose access ends at once. Answers with family_id, relation, name and state. 404 LY002 when the member has no such invitation. Members only.
+Takes an invitation back, or removes who registered by it, whose access ends at once, and who is told by mail. Answers with family_id, relation, name and state. 404 LY002 when the member has no such invitation. Members only.
 
 - `family_id`: number of the invitation, as in /family.$$;
 
@@ -164,4 +164,4 @@ $$;
 comment on function loyalty_api.leave_family() is
 $$Leave a family
 
-Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. 403 LY010 for a token that is no family's. Family only; one's other logins stay.$$;
+Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member is told by mail, sees it as removed, and may invite again. Answers with family_id, relation, name and state. 403 LY010 for a token that is no family's. Family only; one's other logins stay.$$;

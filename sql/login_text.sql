@@ -277,7 +277,21 @@ $$Your login ID was changed on {{ today | date }}, and you can no longer log in 
 $$,
 $$If it was not you, somebody else may have logged in. Please contact us at once.
 $$,
-$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$)
+$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$),
+('family_ended', 'ja', 'member', 'none',
+$$【{{ program.name }}】ご家族としてのご利用が終了しました$$,
+$${{ today | date }}({{ today | weekday }})に、{{ name }}様のご家族としてのご利用が終了しました。今後、{{ name }}様がご家族として会員様のポイントを見ること、使うことはできません。
+$$,
+$$お心当たりのない場合は、お問い合わせください。
+$$,
+$$【{{ program.name }}】ご家族としてのご利用が終了しました。心当たりがなければ、お問い合わせください。$$),
+('family_ended', 'en', 'member', 'none',
+$${{ program.name }}: access as family has ended$$,
+$$On {{ today | date }} the access of {{ name }} as family ended: the member's points can no longer be seen or spent by {{ name }}.
+$$,
+$$If you did not expect this, please contact us.
+$$,
+$${{ program.name }}: an access as family has ended. If you did not expect this, contact us.$$)
 )
 insert into loyalty.notice_template (program_id, kind, language, subject, text_body, html_body, sms_body)
 select null, o.kind, o.language, o.subject,

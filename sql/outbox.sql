@@ -20,7 +20,7 @@ create table loyalty.notice (
             check (kind in ('points_received', 'balance', 'expiry', 'order_received',
                             'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
                             'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
-                            'password_changed', 'login_changed')),
+                            'password_changed', 'login_changed', 'family_ended')),
     channel text collate "C" not null
         constraint notice_channel_is_known check (channel in ('email', 'sms')),
     occasion text collate "C" not null

@@ -1382,14 +1382,14 @@ alter table loyalty.notice
         check (kind in ('points_received', 'balance', 'expiry', 'order_received',
                         'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
                         'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
-                        'password_changed', 'login_changed'));
+                        'password_changed', 'login_changed', 'family_ended'));
 alter table loyalty.notice_template
     drop constraint notice_template_kind_is_known,
     add constraint notice_template_kind_is_known
         check (kind in ('points_received', 'balance', 'expiry', 'order_received',
                         'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
                         'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
-                        'password_changed', 'login_changed'));
+                        'password_changed', 'login_changed', 'family_ended'));
 insert into loyalty.notice_template (program_id, kind, language, subject, text_body, html_body, sms_body) values
 (null, 'login_changed', 'ja', '【{{ program.name }}】ログインIDが変更されました',
 $${% if member.name %}{{ member.name }} 様{% else %}{{ program.name }}からのお知らせです。{% endif %}
@@ -1448,7 +1448,65 @@ This address only sends mail; replies to it are not read.</p>
 </body>
 </html>
 $$,
-$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$);
+$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$),
+(null, 'family_ended', 'ja', '【{{ program.name }}】ご家族としてのご利用が終了しました',
+$${% if member.name %}{{ member.name }} 様{% else %}{{ program.name }}からのお知らせです。{% endif %}
+
+
+{{ today | date }}({{ today | weekday }})に、{{ name }}様のご家族としてのご利用が終了しました。今後、{{ name }}様がご家族として会員様のポイントを見ること、使うことはできません。
+
+お心当たりのない場合は、お問い合わせください。
+
+──────────────────────────────
+{{ program.name }}
+このメールは送信専用のアドレスからお送りしています。ご返信いただいてもお答えできませんので、ご了承ください。
+$$,
+$$<!DOCTYPE html>
+<html lang="ja">
+<head><meta charset="utf-8"><title>{{ program.name }}</title></head>
+<body style="margin:0;padding:24px;color:#222;font-family:sans-serif;line-height:1.7">
+<div style="max-width:560px;margin:0 auto">
+<p>{% if member.name %}{{ member.name }} 様{% else %}{{ program.name }}からのお知らせです。{% endif %}
+</p>
+<p>{{ today | date }}({{ today | weekday }})に、{{ name }}様のご家族としてのご利用が終了しました。今後、{{ name }}様がご家族として会員様のポイントを見ること、使うことはできません。</p>
+<p>お心当たりのない場合は、お問い合わせください。</p>
+<hr style="border:0;border-top:1px solid #ccc">
+<p style="color:#666;font-size:12px">{{ program.name }}<br>
+このメールは送信専用のアドレスからお送りしています。ご返信いただいてもお答えできませんので、ご了承ください。</p>
+</div>
+</body>
+</html>
+$$,
+$$【{{ program.name }}】ご家族としてのご利用が終了しました。心当たりがなければ、お問い合わせください。$$),
+(null, 'family_ended', 'en', '{{ program.name }}: access as family has ended',
+$${% if member.name %}Dear {{ member.name }},{% else %}Hello,{% endif %}
+
+
+On {{ today | date }} the access of {{ name }} as family ended: the member's points can no longer be seen or spent by {{ name }}.
+
+If you did not expect this, please contact us.
+
+--------------------------------------------------
+{{ program.name }}
+This address only sends mail; replies to it are not read.
+$$,
+$$<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{{ program.name }}</title></head>
+<body style="margin:0;padding:24px;color:#222;font-family:sans-serif;line-height:1.6">
+<div style="max-width:560px;margin:0 auto">
+<p>{% if member.name %}Dear {{ member.name }},{% else %}Hello,{% endif %}
+</p>
+<p>On {{ today | date }} the access of {{ name }} as family ended: the member's points can no longer be seen or spent by {{ name }}.</p>
+<p>If you did not expect this, please contact us.</p>
+<hr style="border:0;border-top:1px solid #ccc">
+<p style="color:#666;font-size:12px">{{ program.name }}<br>
+This address only sends mail; replies to it are not read.</p>
+</div>
+</body>
+</html>
+$$,
+$${{ program.name }}: an access as family has ended. If you did not expect this, contact us.$$);
 
 create or replace function loyalty.confirm_login_change(token text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -1530,6 +1588,8 @@ create function loyalty.end_family(action text, held loyalty.family) returns jso
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+    is_leaving boolean := end_family.action = 'leave_family';
 begin
     if held.ended_at is null then
         update loyalty.family f
@@ -1542,6 +1602,16 @@ begin
            set ended_at = loyalty.now()
          where l.identity_id = held.identity_id and l.account_id = held.account_id
            and l.relation <> 'self' and l.ended_at is null;
+        -- whose doing it was not hears of it
+        perform loyalty.send_notice(held.program_id, case when is_leaving then held.account_id end, 'family_ended',
+            gen_random_uuid()::text, i.login_id, jsonb_build_object('name', held.name, 'relation', held.relation))
+           from loyalty.identity i
+          where i.login_id is not null
+            and i.identity_id = case when is_leaving then (
+                    select l.identity_id
+                      from loyalty.identity_link l
+                     where l.account_id = held.account_id and l.relation = 'self' and l.ended_at is null)
+                else held.identity_id end;
         perform loyalty.audit(end_family.action, held.program_id, held.identity_id, held.account_id,
             jsonb_build_object('family_id', held.family_id));
     end if;
@@ -1550,7 +1620,7 @@ begin
 end
 $$;
 comment on function loyalty.end_family is
-    'For remove_family and leave_family, which hold the row: ends an invitation that has not ended yet, and what was opened by it.';
+    'For remove_family and leave_family, which hold the row: ends an invitation that has not ended yet, and what was opened by it, and tells the other side.';
 revoke all on function loyalty.end_family(text, loyalty.family) from public;
 
 create or replace function loyalty.remove_family(account_id bigint, family_id bigint) returns jsonb
@@ -1571,6 +1641,8 @@ begin
     return loyalty.end_family('remove_family', held);
 end
 $$;
+comment on function loyalty.remove_family is
+    'Takes an invitation back, or removes who registered by it: their sessions end at once, and they are told by mail. Again, it answers the same and changes nothing. LY002.';
 
 create function loyalty.leave_family(identity_id bigint, account_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -1596,7 +1668,7 @@ begin
 end
 $$;
 comment on function loyalty.leave_family is
-    'One of the family gives up the access to a member''s points, also where the program lets no family in any more: their sessions for it end at once, and the invitation is removed. Again, it answers the same and changes nothing. LY002.';
+    'One of the family gives up the access to a member''s points, also where the program lets no family in any more: their sessions for it end at once, the invitation is removed, and the member is told by mail. Again, it answers the same and changes nothing. LY002.';
 
 create function loyalty_api.leave_family() returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -1622,7 +1694,7 @@ $$;
 comment on function loyalty_api.leave_family() is
 $$Leave a family
 
-Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member sees it as removed, and may invite again. Answers with family_id, relation, name and state. 403 LY010 for a token that is no family's. Family only; one's other logins stay.$$;
+Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member is told by mail, sees it as removed, and may invite again. Answers with family_id, relation, name and state. 403 LY010 for a token that is no family's. Family only; one's other logins stay.$$;
 create function loyalty_api.leave_family(json) returns void
     language sql stable security definer set search_path = pg_catalog, pg_temp
     return loyalty.api_arguments('leave_family');
@@ -3428,7 +3500,7 @@ $$;
 comment on function loyalty_api.remove_family(bigint) is
 $$Remove family
 
-Takes an invitation back, or removes who registered by it, whose access ends at once. Answers with family_id, relation, name and state. 404 LY002 when the member has no such invitation. Members only.
+Takes an invitation back, or removes who registered by it, whose access ends at once, and who is told by mail. Answers with family_id, relation, name and state. 404 LY002 when the member has no such invitation. Members only.
 
 - `family_id`: number of the invitation, as in /family.$$;
 comment on function loyalty_api.spend(numeric, text, text, bigint) is

@@ -8,7 +8,7 @@ create table loyalty.notice_template (
             check (kind in ('points_received', 'balance', 'expiry', 'order_received',
                             'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
                             'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
-                            'password_changed', 'login_changed')),
+                            'password_changed', 'login_changed', 'family_ended')),
     language text not null
         constraint notice_template_language_is_a_tag check (language ~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$'),
     subject text not null

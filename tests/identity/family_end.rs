@@ -43,7 +43,8 @@ async fn a8_removal_takes_effect_at_the_next_request() -> Result<()> {
     let removed = world.rpc(&hanako, "remove_family", which).await?.ok()?;
     assert_eq!(removed["state"], "removed");
 
-    // invited again, the login is the one there is
+    // invited again, once they were told, the login is the one there is
+    world.mail_to(KENJI).await?;
     invite(&world, &hanako, "spouse", KENJI).await?;
     let token = approve(&world, "hanako@example.com", KENJI).await?;
     let mut wrong = registration(&token, BORN);
@@ -127,6 +128,7 @@ async fn a8_family_leaves_by_themselves() -> Result<()> {
     let removals = "loyalty.audit where action = 'remove_family'";
     assert_eq!(world.count(removals).await?, 0);
 
+    world.mail_to("hanako@example.com").await?;
     invite(&world, &hanako, "spouse", KENJI).await?;
     let token = approve(&world, "hanako@example.com", KENJI).await?;
     let again = register(&world, &token).await?;
@@ -293,6 +295,7 @@ async fn a8_a_login_that_meets_its_removal_ends_with_it() -> Result<()> {
     answer.refused(403, "LY010")?;
     assert_eq!(world.count(live).await?, 0);
 
+    world.mail_to(KENJI).await?;
     let invited = invite(&world, &hanako, "spouse", KENJI).await?;
     let token = approve(&world, "hanako@example.com", KENJI).await?;
     register(&world, &token).await?;
@@ -303,5 +306,50 @@ async fn a8_a_login_that_meets_its_removal_ends_with_it() -> Result<()> {
     let removal = world.rpc(&hanako, "remove_family", which);
     world.behind(&client, removal).await?.ok()?;
     assert_eq!(world.count(live).await?, 0);
+    Ok(())
+}
+
+/// A8: whose doing it was not is told by mail that the access has ended, once, and without a word of
+/// the member's to who is family.
+#[tokio::test]
+async fn a8_the_other_side_is_told_of_the_end() -> Result<()> {
+    const HANAKO: &str = "hanako@example.com";
+    const ENDED: &str = "ご家族としてのご利用が終了しました";
+    let world = World::start("family_told").await?;
+    world.family_may("see", 0).await?;
+    let (hanako, kenji) = family(&world).await?;
+    let told = async |address: &str| -> Result<String> {
+        let mail = world.mail_to(address).await?;
+        assert!(mail.subject.ends_with(ENDED), "{mail:?}");
+        assert!(mail.link().is_err(), "{mail:?}");
+        assert!(mail.text.contains("山田 健二"), "{mail:?}");
+        Ok(mail.text)
+    };
+
+    let left = world.rpc(&kenji.access, "leave_family", json!({})).await?;
+    let left = left.ok()?;
+    let text = told(HANAKO).await?;
+    assert!(text.contains(&world.hanako.name), "{text}");
+    world.no_mail_to(KENJI).await?;
+    // again, it changes nothing and nobody is told
+    let which = json!({ "family_id": left["family_id"] });
+    world.rpc(&hanako, "remove_family", which).await?.ok()?;
+
+    let invited = invite(&world, &hanako, "spouse", KENJI).await?;
+    let token = approve(&world, HANAKO, KENJI).await?;
+    register(&world, &token).await?;
+    let which = json!({ "family_id": invited["family_id"] });
+    world.rpc(&hanako, "remove_family", which).await?.ok()?;
+    let text = told(KENJI).await?;
+    assert!(!text.contains(&world.hanako.name), "{text}");
+    world.no_mail_to(HANAKO).await?;
+
+    // an invitation that nobody took yet ends without a word
+    let invited = invite(&world, &hanako, "spouse", KENJI).await?;
+    approve(&world, HANAKO, KENJI).await?;
+    let which = json!({ "family_id": invited["family_id"] });
+    world.rpc(&hanako, "remove_family", which).await?.ok()?;
+    let notices = "loyalty.notice where kind = 'family_ended'";
+    assert_eq!(world.count(notices).await?, 2);
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use loyalty_tests::sqlstate;
 
 /// Each kind, and what of its challenge it carries.
-const KINDS: [(&str, &str); 11] = [
+const KINDS: [(&str, &str); 12] = [
     ("verification_code", "code"),
     ("login_in_use", "code"),
     ("password_reset", "link"),
@@ -18,6 +18,7 @@ const KINDS: [(&str, &str); 11] = [
     ("staff_invitation", "link"),
     ("password_changed", ""),
     ("login_changed", ""),
+    ("family_ended", ""),
 ];
 
 const FAMILY: &str = r#"{"name": "山田 太郎", "relation": "child"}"#;
@@ -110,7 +111,7 @@ async fn a3_a8_c12_c13_each_kind_is_written_in_both_languages_and_as_sms() -> Re
                 let mut token = String::new();
                 if carries.is_empty() {
                     club.run(&format!(
-                        "select loyalty.send_notice(loyalty.program_id('club'), {}, '{kind}', '{about}', '{address}')",
+                        "select loyalty.send_notice(loyalty.program_id('club'), {}, '{kind}', '{about}', '{address}', '{FAMILY}')",
                         club.ann
                     ))
                     .await?;
@@ -207,9 +208,9 @@ async fn who_is_no_member_is_written_to_as_well() -> Result<()> {
         for address in ["staff@example.com", "+819012345678"] {
             let about = format!("{kind} {address}");
             match kind {
-                "password_changed" | "login_changed" => {
+                "password_changed" | "login_changed" | "family_ended" => {
                     club.run(&format!(
-                        "select loyalty.send_notice(loyalty.program_id('club'), null, '{kind}', '{about}', '{address}')"
+                        "select loyalty.send_notice(loyalty.program_id('club'), null, '{kind}', '{about}', '{address}', '{FAMILY}')"
                     ))
                     .await?;
                 }
@@ -431,7 +432,7 @@ async fn examples_have_the_variables_that_login_notices_have() -> Result<()> {
     for (kind, carries) in KINDS {
         if carries.is_empty() {
             club.run(&format!(
-                "select loyalty.send_notice(loyalty.program_id('club'), {}, '{kind}', 'x', 'a@example.com')",
+                "select loyalty.send_notice(loyalty.program_id('club'), {}, '{kind}', 'x', 'a@example.com', '{FAMILY}')",
                 club.ann
             ))
             .await?;
@@ -463,7 +464,7 @@ async fn examples_have_the_variables_that_login_notices_have() -> Result<()> {
     assert_eq!(
         club.number("select count(distinct kind) from loyalty.notice")
             .await?,
-        11
+        12
     );
     Ok(())
 }

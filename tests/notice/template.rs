@@ -16,7 +16,7 @@ async fn c18_texts_are_supplied_for_each_kind_and_language() -> Result<()> {
         .await?,
         [
             "balance en", "balance ja", "expiry en", "expiry ja",
-            "family_approval en", "family_approval ja", "family_invitation en", "family_invitation ja",
+            "family_approval en", "family_approval ja", "family_ended en", "family_ended ja", "family_invitation en", "family_invitation ja",
             "login_approved en", "login_approved ja", "login_change en", "login_change ja",
             "login_changed en", "login_changed ja", "login_in_use en", "login_in_use ja",
             "order_received en", "order_received ja",

@@ -22,6 +22,7 @@ pub enum Kind {
     StaffInvitation,
     PasswordChanged,
     LoginChanged,
+    FamilyEnded,
 }
 
 /// What of a challenge a notice carries; never both, where one does.
@@ -35,7 +36,7 @@ const MEMBER_NO: &[&[&str]] = &[&["member", "member_no"]];
 const PREFERENCES: &[&[&str]] = &[&["preferences_url"]];
 
 impl Kind {
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::PointsReceived,
         Kind::Balance,
         Kind::Expiry,
@@ -51,6 +52,7 @@ impl Kind {
         Kind::StaffInvitation,
         Kind::PasswordChanged,
         Kind::LoginChanged,
+        Kind::FamilyEnded,
     ];
 
     /// Its name in SQL.
@@ -72,6 +74,7 @@ impl Kind {
             Kind::StaffInvitation => "staff_invitation",
             Kind::PasswordChanged => "password_changed",
             Kind::LoginChanged => "login_changed",
+            Kind::FamilyEnded => "family_ended",
         }
     }
 
@@ -91,7 +94,7 @@ impl Kind {
     fn proof(self) -> Option<Proof> {
         match self {
             Kind::VerificationCode | Kind::LoginInUse => Some(Proof::Code),
-            Kind::PasswordChanged | Kind::LoginChanged => None,
+            Kind::PasswordChanged | Kind::LoginChanged | Kind::FamilyEnded => None,
             kind if kind.is_about_login() => Some(Proof::Link),
             _ => None,
         }
@@ -153,7 +156,7 @@ pub fn full(kind: Kind, language: &str) -> Value {
         Kind::OrderReceived => json!({
             "order": { "number": "20280623-0001", "item": item, "quantity": 2, "points": 3000 },
         }),
-        Kind::FamilyApproval | Kind::FamilyInvitation => json!({
+        Kind::FamilyApproval | Kind::FamilyInvitation | Kind::FamilyEnded => json!({
             "name": family, "relation": "child",
         }),
         _ => json!({}),
