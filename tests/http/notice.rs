@@ -215,7 +215,7 @@ async fn administrators_write_the_programs_texts_and_times() -> Result<()> {
             .await?
             .column("kind")?
             .len(),
-        30
+        32
     );
     let key = json!({ "kind": "balance", "language": "en" });
     assert_eq!(
