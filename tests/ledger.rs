@@ -10,6 +10,8 @@ mod calendar;
 mod hold;
 #[path = "ledger/law.rs"]
 mod law;
+#[path = "ledger/meeting.rs"]
+mod meeting;
 #[path = "ledger/refund.rs"]
 mod refund;
 #[path = "ledger/rights.rs"]

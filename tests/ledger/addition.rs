@@ -118,3 +118,108 @@ async fn an_index_of_a_dba_finds_what_operations_wrote() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_column_of_a_dba_keeps_what_is_in_it() -> Result<()> {
+    let plain = worked(&Ledger::open("addition_no_column", "").await?).await?;
+    let ledger = Ledger::open("addition_column", "").await?;
+    let a = ledger.account("a").await?;
+    // this session has written both tables by then, and read them
+    ledger
+        .run(&format!("begin; select loyalty.grant({a}, 1); rollback"))
+        .await?;
+    ledger
+        .run(&format!(
+            "alter table loyalty.wallet add tier text default 'silver';
+             alter table loyalty.entry add branch text default 'main';
+             set session_replication_role = replica;
+             update loyalty.wallet set tier = 'gold' where account_id = {a};
+             reset session_replication_role"
+        ))
+        .await?;
+    assert_eq!(worked(&ledger).await?, plain);
+    assert_eq!(
+        ledger
+            .show("select account_id, tier from loyalty.wallet order by account_id")
+            .await?,
+        "1|gold\n2|silver"
+    );
+    assert_eq!(
+        ledger
+            .show("select distinct branch from loyalty.entry")
+            .await?,
+        "main"
+    );
+    ledger.verify().await?;
+    // a column that is gone leaves its place behind
+    ledger
+        .run("alter table loyalty.wallet drop tier; alter table loyalty.entry drop branch")
+        .await?;
+    ledger
+        .run(&format!("select loyalty.spend_fifo({a}, 1)"))
+        .await?;
+    ledger.verify().await
+}
+
+#[tokio::test]
+async fn a_column_that_a_dba_wants_filled_is_filled() -> Result<()> {
+    let ledger = Ledger::open("addition_not_null", "").await?;
+    let a = ledger.account("a").await?;
+    ledger
+        .run("alter table loyalty.entry alter reason set not null")
+        .await?;
+    for call in [
+        format!("grant({a}, 100)"),
+        format!("grant_many('[{{\"account_id\": {a}, \"points\": 5}}]')"),
+    ] {
+        assert_eq!(ledger.refused_call(&call).await?, "23502", "{call}");
+    }
+    ledger
+        .run(&format!("select loyalty.grant({a}, 100, 'sale')"))
+        .await?;
+    ledger.verify().await
+}
+
+/// Laws 1 and 3: a trigger runs within an operation, but is not the operation.
+#[tokio::test]
+async fn a_trigger_of_a_dba_cannot_write_the_ledger() -> Result<()> {
+    let ledger = Ledger::open("addition_forgery", "").await?;
+    let a = ledger.account("a").await?;
+    ledger.run(&format!("select loyalty.grant({a}, 5)")).await?;
+    let forgeries = [
+        (
+            "entry",
+            "insert",
+            "update loyalty.wallet set balance = balance + 1, lot_granted[1] = lot_granted[1] + 1, lot_remaining[1] = lot_remaining[1] + 1",
+        ),
+        (
+            "wallet",
+            "update",
+            "update loyalty.entry set points = points + 1",
+        ),
+        ("wallet", "update", "delete from loyalty.entry"),
+        ("account", "insert", "delete from loyalty.entry"),
+    ];
+    for (table, event, forgery) in forgeries {
+        ledger
+            .run(&format!(
+                "create function forge() returns trigger language plpgsql as 'begin {forgery}; return null; end';
+                 create trigger forge after {event} on loyalty.{table} for each row execute function forge()"
+            ))
+            .await?;
+        let call = match table {
+            "account" => "open_account('p', 'b')".to_owned(),
+            _ => format!("grant({a}, 5)"),
+        };
+        assert_eq!(ledger.refused_call(&call).await?, "LY005", "{forgery}");
+        ledger.run("drop function forge cascade").await?;
+    }
+    // nor afterwards, when nothing is under way
+    assert_eq!(
+        ledger
+            .refused("update loyalty.wallet set balance = 0")
+            .await?,
+        "LY005"
+    );
+    ledger.verify().await
+}

@@ -187,3 +187,29 @@ async fn c6_expiry_policies_read_and_say_their_last_day() -> Result<()> {
     );
     ledger.verify().await
 }
+
+/// A balance at the end of time tells nothing of how far clocks are ahead of UTC.
+#[tokio::test]
+async fn a_balance_at_infinity_leaves_the_days_as_they_are() -> Result<()> {
+    for zone in ["Asia/Tokyo", "Etc/GMT-9"] {
+        let ledger = Ledger::open(
+            &format!("calendar_infinity_{}", zone.len()),
+            &format!("time_zone => '{zone}', expiry => '1 month'"),
+        )
+        .await?;
+        let a = ledger.account("a").await?;
+        // still the day before in UTC
+        ledger.at("2025-06-15 00:30+09").await?;
+        for infinity in ["-infinity", "infinity"] {
+            ledger
+                .run(&format!(
+                    "select loyalty.balance({a}, as_of => '{infinity}'::timestamptz)"
+                ))
+                .await?;
+            let lots = ledger.receipt(&format!("grant({a}, 1)")).await?.lots;
+            assert_eq!(lots, "2025-07-15: 1", "{zone} after {infinity}");
+        }
+        ledger.verify().await?;
+    }
+    Ok(())
+}

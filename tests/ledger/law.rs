@@ -2,6 +2,7 @@
 
 use crate::Ledger;
 use anyhow::Result;
+use loyalty_core::wallet::ENTRIES_PER_ACCOUNT;
 
 #[tokio::test]
 async fn law_1_a_balance_is_the_sum_of_its_entries_and_of_its_lots() -> Result<()> {
@@ -429,4 +430,48 @@ async fn law_10_the_journal_shows_both_sides_and_they_sum_to_zero() -> Result<()
     );
     assert_eq!(ledger.show(&sent).await?, format!("transfer|25|{a}"));
     ledger.verify().await
+}
+
+/// Laws 1 and 3: what a full journal has no room for is not in the wallet either.
+#[tokio::test]
+async fn law_1_a_journal_that_is_full_leaves_nothing_in_the_wallet() -> Result<()> {
+    let ledger = Ledger::open("law_1_full", "").await?;
+    let (a, b) = (ledger.account("a").await?, ledger.account("b").await?);
+    // room for three more
+    ledger
+        .run(&format!(
+            "select loyalty.grant({a}, 5);
+             set session_replication_role = replica;
+             update loyalty.wallet set last_entry = {} where account_id = {a};
+             reset session_replication_role",
+            ENTRIES_PER_ACCOUNT - 3
+        ))
+        .await?;
+    let item = |account: i64| format!(r#"{{"account_id": {account}, "points": 1}}"#);
+    let items = [a, a, a, a, b].map(item).join(", ");
+    let mut codes = ledger
+        .rows(&format!(
+            "select error_code from loyalty.grant_many('[{items}]') order by item"
+        ))
+        .await?;
+    assert_eq!(codes.pop().as_deref(), Some(""), "another account");
+    let booked = codes.iter().filter(|code| code.is_empty()).count();
+    assert!((1..4).contains(&booked), "{codes:?}");
+    assert!(codes[booked..].iter().all(|code| code == "54000"));
+    for call in [
+        format!("grant({a}, 1)"),
+        format!("spend_fifo({a}, 1)"),
+        format!("hold({a}, 1)"),
+        format!("transfer({b}, {a}, 1)"),
+        format!("transfer({a}, {b}, 1)"),
+    ] {
+        assert_eq!(ledger.refused_call(&call).await?, "54000", "{call}");
+    }
+    let agree = "select w.balance, w.balance - sum(e.points), (array_agg(e.balance order by entry desc))[1] - w.balance
+                   from loyalty.wallet w join loyalty.entry e using (account_id) group by w.account_id order by 1";
+    assert_eq!(
+        ledger.show(agree).await?,
+        format!("1|0|0\n{}|0|0", 5 + booked)
+    );
+    Ok(())
 }

@@ -144,3 +144,22 @@ async fn parallel_workers_have_them_too() -> Result<()> {
     assert_eq!(rows(&caller, query).await?.concat(), expected);
     Ok(())
 }
+
+/// No text of PostgreSQL's has a zero character: a claim with one names nobody, in the journal
+/// as elsewhere.
+#[tokio::test]
+async fn a_claim_with_a_zero_character_is_none() -> Result<()> {
+    let ledger = Ledger::open("rights_zero", "").await?;
+    let a = ledger.account("a").await?;
+    let claims = r#"{"role": "loyalty_member", "sub": "a\u0000b", "program": "p\u0000", "account_id": "1\u0000"}"#;
+    ledger
+        .run(&format!("set request.jwt.claims = '{claims}'"))
+        .await?;
+    let all = "select loyalty.claim('sub') is null, loyalty.claim('program') is null,
+                      loyalty.claim_program_id() is null, loyalty.claim_account_id() is null";
+    assert_eq!(ledger.show(all).await?, "t|t|t|t");
+    ledger.receipt(&format!("grant({a}, 5)")).await?;
+    let actor = "select actor, octet_length(actor) = length(actor) from loyalty.entry";
+    assert_eq!(ledger.show(actor).await?, "loyalty_member|t");
+    ledger.verify().await
+}

@@ -1,0 +1,175 @@
+//! Operations that meet somebody else, in the one order of things that is a trial: somebody holds
+//! what the operation comes to, and lets go when the rest is done.
+
+use super::Ledger;
+use anyhow::Result;
+use loyalty_tests::{assert_sound, rows, sqlstate, until_waiting};
+use std::time::Duration;
+
+/// Law 8: a hold that ends while its capture waits is not captured, and what a hold had is free
+/// for a call of many that waited for another account. By the real clock, since a session that
+/// waits cannot be told another time.
+#[tokio::test]
+async fn who_waited_goes_by_the_clock_as_it_is_then() -> Result<()> {
+    let ledger = Ledger::open("meeting_clock", "").await?;
+    ledger.run("reset loyalty.clock").await?;
+    let mut accounts = Vec::new();
+    for member in ["a", "b", "c"] {
+        let account = ledger.account(member).await?;
+        ledger.receipt(&format!("grant({account}, 100)")).await?;
+        accounts.push(account);
+    }
+    let (a, b, c) = (accounts[0], accounts[1], accounts[2]);
+    let hold = |account: i64| format!("hold({account}, 100, '1 second')");
+    let held = ledger.receipt(&hold(a)).await?.id;
+    ledger.receipt(&hold(c)).await?;
+    let (locker, single, many) = (
+        ledger.db.connect().await?,
+        ledger.db.connect().await?,
+        ledger.db.connect().await?,
+    );
+    locker
+        .batch_execute(&format!(
+            "begin; select from loyalty.wallet where account_id in ({a}, {b}) for update"
+        ))
+        .await?;
+    let capture = format!("select loyalty.capture({a}, {held})");
+    let items =
+        format!(r#"[{{"account_id": {b}, "points": 1}}, {{"account_id": {c}, "points": 100}}]"#);
+    let spend = format!("select points, error_code from loyalty.spend_many('{items}')");
+    let (captured, spent, freed) =
+        tokio::join!(single.simple_query(&capture), rows(&many, &spend), async {
+            let over = "select clock_timestamp() > max(hold_until) from loyalty.entry";
+            while ledger.show(over).await? != "t" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            anyhow::Ok(locker.batch_execute("rollback").await?)
+        });
+    freed?;
+    assert_eq!(sqlstate(&captured), "LY006");
+    assert_eq!(spent?, ["1|", "100|"]);
+    ledger.verify().await
+}
+
+/// Law 9: whatever a session remembers of a program is gone once another has changed it.
+#[tokio::test]
+async fn a_program_changed_in_another_session_is_read_anew() -> Result<()> {
+    let ledger = Ledger::open("meeting_program", "").await?;
+    let a = ledger.account("a").await?;
+    let grant = format!("grant({a}, 100)");
+    assert_eq!(ledger.receipt(&grant).await?.lots, "2028-06-30: 100");
+    let other = ledger.db.connect().await?;
+    other
+        .batch_execute("begin; update loyalty.program set expiry = 'end of month after 1 month'")
+        .await?;
+    assert_eq!(ledger.receipt(&grant).await?.lots, "2028-06-30: 100");
+    other.batch_execute("commit").await?;
+    assert_eq!(ledger.receipt(&grant).await?.lots, "2025-07-31: 100");
+
+    // one that comes to a program just being changed reads what was, which is not to be kept
+    let fresh = ledger.db.connect().await?;
+    fresh
+        .batch_execute("set loyalty.clock = '2025-06-15 10:00+09'")
+        .await?;
+    other
+        .batch_execute(
+            "begin; lock table loyalty.program in access exclusive mode;
+             update loyalty.program set expiry = 'never'",
+        )
+        .await?;
+    let call = format!("select loyalty.{grant}");
+    let (granted, changed) = tokio::join!(fresh.batch_execute(&call), async {
+        until_waiting(&ledger.client, 1).await?;
+        anyhow::Ok(other.batch_execute("commit").await?)
+    });
+    granted?;
+    changed?;
+    let lots = format!("select lots from loyalty.{grant}");
+    assert_eq!(rows(&fresh, &lots).await?, ["{\"(,100)\"}"]);
+
+    // nor is a code known by an old snapshot
+    ledger
+        .run("begin isolation level repeatable read; select from loyalty.program")
+        .await?;
+    other
+        .batch_execute("update loyalty.program set code = 'q'")
+        .await?;
+    ledger.run("select loyalty.expire('p'); commit").await?;
+    assert_eq!(ledger.refused("select loyalty.expire('p')").await?, "LY002");
+    ledger.run("select loyalty.expire('q')").await?;
+    assert_sound(&ledger.client).await
+}
+
+/// Law 6: a refund that read the wallet before the same call elsewhere, and the journal after
+/// it, finds nothing left to give back, and the receipt.
+#[tokio::test]
+async fn law_6_the_same_refund_in_two_sessions_has_one_receipt() -> Result<()> {
+    let ledger = Ledger::open("meeting_refund", "").await?;
+    let a = ledger.account("a").await?;
+    // a lot of a class, which is read between wallet and journal
+    ledger
+        .receipt(&format!("grant({a}, 100, funding => 'shop')"))
+        .await?;
+    let spend = ledger.receipt(&format!("spend_fifo({a}, 60)")).await?;
+    let (first, second) = (ledger.db.connect().await?, ledger.db.connect().await?);
+    for client in [&first, &second] {
+        client
+            .batch_execute("set loyalty.clock = '2025-06-15 10:00+09'")
+            .await?;
+    }
+    let refund = format!(
+        "select r::text from loyalty.refund({a}, {}, idempotency_key => 'k') r",
+        spend.id
+    );
+    first
+        .batch_execute("begin; lock table loyalty.lot_class in access exclusive mode")
+        .await?;
+    let (late, early) = tokio::join!(rows(&second, &refund), async {
+        until_waiting(&ledger.client, 1).await?;
+        let receipt = rows(&first, &refund).await?;
+        first.batch_execute("commit").await?;
+        anyhow::Ok(receipt)
+    });
+    assert_eq!(late?, early?);
+    assert_eq!(
+        ledger.show("select count(*) from loyalty.entry").await?,
+        "3"
+    );
+    ledger.verify().await
+}
+
+/// An open session's operations go on, whichever index another makes anew beside them.
+#[tokio::test]
+async fn indexes_may_be_made_anew_between_operations() -> Result<()> {
+    let ledger = Ledger::open("meeting_reindex", "").await?;
+    let (a, b) = (ledger.account("a").await?, ledger.account("b").await?);
+    ledger
+        .receipt(&format!("grant({a}, 1000, funding => 'shop')"))
+        .await?;
+    let operations = format!(
+        "select loyalty.grant({a}, 3, idempotency_key => clock_timestamp()::text);
+         select loyalty.refund({a}, (loyalty.spend_fifo({a}, 2)).operation_id);
+         select loyalty.capture({a}, (loyalty.hold({a}, 1)).operation_id);
+         select loyalty.transfer({a}, {b}, 1);
+         select loyalty.balance({a}), loyalty.lots({a}), loyalty.open_account('p', 'b');
+         select loyalty.expire('p')"
+    );
+    ledger.run(&operations).await?;
+    let all = "select i.indexrelid::regclass
+                 from pg_index i join pg_class t on t.oid = i.indrelid
+                where t.relnamespace = 'loyalty'::regnamespace
+                  and t.relname in ('wallet', 'entry', 'account', 'program', 'lot_class')";
+    let indexes = ledger.rows(all).await?;
+    assert!(indexes.len() > 8, "{indexes:?}");
+    let other = ledger.db.connect().await?;
+    for index in indexes {
+        // within a transaction nothing else tells the session of it
+        ledger.run("begin; select 1").await?;
+        other
+            .batch_execute(&format!("reindex index concurrently {index}"))
+            .await?;
+        ledger.run(&operations).await?;
+        ledger.run("commit").await?;
+    }
+    ledger.verify().await
+}
