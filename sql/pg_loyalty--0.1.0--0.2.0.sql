@@ -3818,3 +3818,12 @@ begin
     end loop;
 end
 $$;
+
+-- Whoever is connected sees a program that changes by logical replication too.
+drop trigger changed on loyalty.program;
+create trigger changed after insert or update or delete on loyalty.program
+    for each row execute function loyalty.program_changed();
+create trigger emptied after truncate on loyalty.program
+    for each statement execute function loyalty.program_changed();
+alter table loyalty.program enable always trigger changed;
+alter table loyalty.program enable always trigger emptied;

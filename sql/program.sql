@@ -45,8 +45,14 @@ create function loyalty.program_changed() returns trigger
     as 'MODULE_PATHNAME', 'loyalty_program_changed';
 comment on function loyalty.program_changed is
     'Sessions remember the programs they read; this has them read again.';
-create trigger changed after insert or update or delete or truncate on loyalty.program
+-- For each row and always: so those see it too who are connected where rows arrive by logical
+-- replication, which knows no triggers of statements.
+create trigger changed after insert or update or delete on loyalty.program
+    for each row execute function loyalty.program_changed();
+create trigger emptied after truncate on loyalty.program
     for each statement execute function loyalty.program_changed();
+alter table loyalty.program enable always trigger changed;
+alter table loyalty.program enable always trigger emptied;
 
 create table loyalty.lot_class (
     program_id integer not null references loyalty.program,

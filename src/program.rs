@@ -144,7 +144,7 @@ unsafe extern "C-unwind" fn forget_programs(_argument: Datum, table: pg_sys::Oid
 }
 
 sql_function! {
-    /// Statement trigger on `loyalty.program`: has all sessions read programs anew once this
+    /// Trigger on `loyalty.program`: has all sessions read programs anew once this
     /// transaction commits, and this one at once.
     fn program_changed(call) -> () {
         let data = call.trigger_data()?;

@@ -178,6 +178,26 @@ async fn replication_carries_the_ledger_to_another_cluster() -> Result<()> {
     ] {
         client.batch_execute(change).await.context(change)?;
     }
+    // a session beside the replication sees what that changes of a program it knows
+    let known = async || -> Result<Option<i32>> {
+        let asked = "select loyalty.claim_program_id()";
+        Ok(copy.query_one(asked, &[]).await?.try_get(0)?)
+    };
+    copy.batch_execute("set request.jwt.claims = '{\"program\": \"coin\"}'")
+        .await?;
+    let id = known().await?;
+    ensure!(id.is_some(), "coin is not known");
+    for (from, to, then) in [("coin", "gold", None), ("gold", "coin", id)] {
+        let rename = format!("update loyalty.program set code = '{to}' where code = '{from}'");
+        client.batch_execute(&rename).await?;
+        let renamed = "select count(*) from loyalty.program where code = $1";
+        while copy.query_one(renamed, &[&to]).await?.get::<_, i64>(0) == 0 {
+            none_gave_up(&mut writers).await?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        ensure!(known().await? == then, "renamed to {to}");
+    }
+    copy.batch_execute("reset request.jwt.claims").await?;
     let booked = "select count(*) from loyalty.entry where idempotency_key ~ '^w'";
     let so_far = client.query_one(booked, &[]).await?.get::<_, i64>(0);
     while client.query_one(booked, &[]).await?.get::<_, i64>(0) < so_far + 400 {
