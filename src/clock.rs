@@ -36,6 +36,16 @@ pub fn now() -> i64 {
     }
 }
 
+/// The second day of the year 1, UTC: no place is before Christ then.
+const EARLIEST: i64 =
+    (1_721_427 - pg_sys::POSTGRES_EPOCH_JDATE as i64) * pg_sys::SECS_PER_DAY as i64 * 1_000_000;
+
+fn refuse(message: &str) -> ! {
+    Fault::invalid(message)
+        .hint("Set it to a time such as '2025-06-15 12:00+09'.")
+        .raise()
+}
+
 fn read(text: &CStr) -> i64 {
     // SAFETY: a pointer, only compared: a text without an offset is of the session's zone.
     let zone = unsafe { pg_sys::session_timezone } as usize;
@@ -55,9 +65,10 @@ fn read(text: &CStr) -> i64 {
         }
         .value() as i64;
         if instant == i64::MAX || instant == i64::MIN {
-            Fault::invalid("loyalty.clock is infinite")
-                .hint("Set it to a time such as '2025-06-15 12:00+09'.")
-                .raise();
+            refuse("loyalty.clock is infinite");
+        }
+        if instant < EARLIEST {
+            refuse("loyalty.clock lies before Christ");
         }
         READ.set(Some((text.to_owned(), zone, instant)));
         instant

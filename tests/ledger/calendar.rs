@@ -213,3 +213,24 @@ async fn a_balance_at_infinity_leaves_the_days_as_they_are() -> Result<()> {
     }
     Ok(())
 }
+
+/// Law 11: at a day that cannot be told nothing is booked.
+#[tokio::test]
+async fn the_clock_stands_at_days_that_can_be_told() -> Result<()> {
+    let ledger = Ledger::open("calendar_clock", "time_zone => 'Pacific/Kiritimati'").await?;
+    let a = ledger.account("a").await?;
+    ledger.at("0001-01-02 00:00+00").await?;
+    ledger.run(&format!("select loyalty.balance({a})")).await?;
+    for clock in [
+        "0001-01-01 23:59:59.999999+00",
+        "0044-03-15 BC",
+        "infinity",
+        "-infinity",
+    ] {
+        ledger.at(clock).await?;
+        let call = format!("grant({a}, 1)");
+        assert_eq!(ledger.refused_call(&call).await?, "22023", "{clock}");
+    }
+    ledger.at("2025-06-15 10:00+09").await?;
+    ledger.verify().await
+}
