@@ -210,12 +210,13 @@ impl RowSink {
     }
 
     pub fn put(&self, values: &[Option<Datum>]) {
-        let (mut datums, mut nulls) = split(values);
-        // SAFETY: as many values as the set has columns.
+        let shape = self.shape();
+        // SAFETY: the values fit the set's columns, as many as it has.
         unsafe {
+            let (mut datums, mut nulls) = split(shape, values);
             pg_sys::tuplestore_putvalues(
                 (*self.info).setResult,
-                (*self.info).setDesc,
+                shape,
                 datums.as_mut_ptr(),
                 nulls.as_mut_ptr(),
             );
@@ -223,11 +224,21 @@ impl RowSink {
     }
 }
 
-fn split(values: &[Option<Datum>]) -> (Vec<Datum>, Vec<bool>) {
-    values
+/// Values as PostgreSQL takes them, for all columns of a shape.
+///
+/// # Safety
+/// The shape is one.
+unsafe fn split(shape: pg_sys::TupleDesc, values: &[Option<Datum>]) -> (Vec<Datum>, Vec<bool>) {
+    let (mut datums, mut nulls): (Vec<_>, Vec<_>) = values
         .iter()
         .map(|value| (value.unwrap_or(Datum::from(0)), value.is_none()))
-        .unzip()
+        .unzip();
+    // SAFETY: by the caller's word.
+    let columns = unsafe { (*shape).natts as usize };
+    // columns that were added behind ours are null
+    datums.resize(columns, Datum::from(0));
+    nulls.resize(columns, true);
+    (datums, nulls)
 }
 
 /// A value of a composite type.
@@ -235,13 +246,9 @@ fn split(values: &[Option<Datum>]) -> (Vec<Datum>, Vec<bool>) {
 /// # Safety
 /// The values fit the shape.
 pub unsafe fn form_row(shape: pg_sys::TupleDesc, values: &[Option<Datum>]) -> Datum {
-    let (mut datums, mut nulls) = split(values);
     // SAFETY: by the caller's word.
     unsafe {
-        // columns that were added behind ours are null
-        let columns = (*shape).natts as usize;
-        datums.resize(columns, Datum::from(0));
-        nulls.resize(columns, true);
+        let (mut datums, mut nulls) = split(shape, values);
         let tuple = pg_sys::heap_form_tuple(shape, datums.as_mut_ptr(), nulls.as_mut_ptr());
         pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
     }
