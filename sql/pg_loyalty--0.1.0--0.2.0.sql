@@ -2977,7 +2977,8 @@ select e.account_id, e.entry, e.kind, e.points, e.balance, e.occurred_at, e.refe
        coalesce(
            (e.granted_on is not null) = (e.kind = 'grant')
            and coalesce(e.granted_on <= l.lot_expires_on[1], true)
-           and coalesce(e.granted_on <= timezone('Pacific/Kiritimati', e.occurred_at)::date, true)
+           -- no place was ever further ahead
+           and coalesce(e.granted_on <= (timezone('UTC', e.occurred_at) + interval '16 hours')::date, true)
            and (e.hold_until is not null) = (e.kind = 'hold')
            and coalesce(e.hold_until > e.occurred_at, true)
            and coalesce(sign(e.held), 0) = case

@@ -45,6 +45,17 @@ pub unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, values: &[Option<Datum>]) 
     }
 }
 
+/// What has a say when rows of a table are written in one way, as sql/ledger.sql declares it.
+pub struct Shipped {
+    /// That of its triggers.
+    pub event: u32,
+    /// Name of its one constraint.
+    pub check: &'static CStr,
+    pub foreign_keys: usize,
+    /// Columns that may not be null.
+    pub not_null: &'static [usize],
+}
+
 /// A table open for writing.
 pub struct Table {
     pub relation: pg_sys::Relation,
@@ -66,10 +77,10 @@ impl Table {
         })
     }
 
-    /// Whether nothing but our own constraint and triggers has a say when rows are written by
-    /// this event. What those check (the guard, and that account and first entry exist) holds
-    /// by the way that rows are written here.
-    pub fn is_as_shipped(&self, event: u32, foreign_keys: usize, not_null: &[usize]) -> bool {
+    /// Whether nothing but our own constraint and triggers has a say when rows are written. What
+    /// those check (the guard, and that account and first entry exist) holds by the way that rows
+    /// are written here.
+    pub fn is_as(&self, shipped: &Shipped) -> bool {
         // SAFETY: the relation is open; its cache entry lives as long.
         unsafe {
             let relation = &*self.relation;
@@ -79,10 +90,11 @@ impl Table {
                 && shape.natts as usize == self.columns
                 && !shape.constr.is_null()
                 && (*shape.constr).num_check == 1
+                && CStr::from_ptr((*(*shape.constr).check).ccname) == shipped.check
                 && !(*shape.constr).has_generated_stored
                 && (1..=self.columns).all(|number| {
                     let column = &*column(relation.rd_att, number);
-                    !column.attisdropped && column.attnotnull == not_null.contains(&number)
+                    !column.attisdropped && column.attnotnull == shipped.not_null.contains(&number)
                 });
             if !plain || relation.trigdesc.is_null() {
                 return plain;
@@ -91,7 +103,7 @@ impl Table {
             let mut checked_keys = 0;
             let all_ours = (0..triggers.numtriggers as usize)
                 .map(|index| &*triggers.triggers.add(index))
-                .filter(|trigger| trigger.tgtype as u32 & event != 0)
+                .filter(|trigger| trigger.tgtype as u32 & shipped.event != 0)
                 .all(|trigger| match trigger.tgisinternal {
                     false => CStr::from_ptr(trigger.tgname) == c"guard",
                     true if KEY_UPDATES.contains(&trigger.tgfoid.to_u32()) => true,
@@ -100,7 +112,7 @@ impl Table {
                         trigger.tgfoid.to_u32() == pg_sys::F_RI_FKEY_CHECK_UPD
                     }
                 });
-            all_ours && checked_keys <= foreign_keys
+            all_ours && checked_keys <= shipped.foreign_keys
         }
     }
 

@@ -12,7 +12,7 @@ use crate::ledger::{Account, Posted, changed_under_lock};
 use crate::receipt;
 use crate::row::{ENTRY_COLUMNS, State, WALLET_COLUMNS, entry_row, wallet_row};
 use crate::spi::{Param, Plan, Spi};
-use crate::table::{Table, clear, fill};
+use crate::table::{Shipped, Table, clear, fill};
 use loyalty_core::wallet::EntryNo;
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -41,13 +41,7 @@ impl<'a> Writer<'a> {
             pg_sys::PreventCommandIfParallelMode(c"a points operation".as_ptr());
         }
         let direct = Direct::open()?;
-        let as_shipped =
-            direct
-                .wallet
-                .is_as_shipped(pg_sys::TRIGGER_TYPE_UPDATE, WALLET_KEYS, &WALLET_NOT_NULL)
-                && direct
-                    .entry
-                    .is_as_shipped(pg_sys::TRIGGER_TYPE_INSERT, 0, &ENTRY_NOT_NULL);
+        let as_shipped = direct.wallet.is_as(&WALLET) && direct.entry.is_as(&ENTRY);
         let path = if as_shipped {
             Path::Direct(Box::new(direct))
         } else {
@@ -134,11 +128,18 @@ fn check(account: &Account, state: &State, posted: &[Posted]) -> Result<()> {
     .hint("This is a fault of pg_loyalty: please report it with the call that made it."))
 }
 
-/// Foreign keys of the wallet.
-const WALLET_KEYS: usize = 2;
-/// Columns that may not be null, as sql/ledger.sql declares them.
-const WALLET_NOT_NULL: [usize; 8] = [1, 2, 4, 5, 7, 9, 10, 11];
-const ENTRY_NOT_NULL: [usize; 7] = [1, 2, 3, 4, 5, 6, 16];
+const WALLET: Shipped = Shipped {
+    event: pg_sys::TRIGGER_TYPE_UPDATE,
+    check: c"wallet_lots_are_the_balance",
+    foreign_keys: 2,
+    not_null: &[1, 2, 4, 5, 7, 9, 10, 11],
+};
+const ENTRY: Shipped = Shipped {
+    event: pg_sys::TRIGGER_TYPE_INSERT,
+    check: c"entry_sign_fits_kind",
+    foreign_keys: 0,
+    not_null: &[1, 2, 3, 4, 5, 6, 16],
+};
 
 /// Both tables, opened for writing rows without a statement.
 struct Direct {

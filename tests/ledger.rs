@@ -16,8 +16,6 @@ mod meeting;
 mod refund;
 #[path = "ledger/rights.rs"]
 mod rights;
-#[path = "ledger/waiting.rs"]
-mod waiting;
 
 use anyhow::{Context as _, Result};
 use loyalty_tests::{World, assert_sound};

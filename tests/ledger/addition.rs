@@ -223,3 +223,24 @@ async fn a_trigger_of_a_dba_cannot_write_the_ledger() -> Result<()> {
     );
     ledger.verify().await
 }
+
+#[tokio::test]
+async fn a_check_of_a_dba_in_the_place_of_ours_is_kept() -> Result<()> {
+    let ledger = Ledger::open("addition_check_instead", "").await?;
+    let a = ledger.account("a").await?;
+    for (table, ours, check) in [
+        ("wallet", "wallet_lots_are_the_balance", "balance <= 150"),
+        ("entry", "entry_sign_fits_kind", "points <= 150"),
+    ] {
+        ledger
+            .run(&format!(
+                "begin;
+                 alter table loyalty.{table} drop constraint {ours}, add constraint small check ({check})"
+            ))
+            .await?;
+        let call = format!("select loyalty.grant({a}, 151)");
+        assert_eq!(ledger.refused(&call).await?, "23514", "{table}");
+        ledger.run("rollback").await?;
+    }
+    ledger.verify().await
+}

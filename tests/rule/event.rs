@@ -2,21 +2,11 @@
 
 use crate::{Program, REFERRAL};
 use anyhow::Result;
+use loyalty_tests::until_one_waits;
 
 /// `member_no granted_on points kind`, a line for each entry.
 const ENTRIES: &str = "select a.member_no, e.granted_on, e.points, e.kind from loyalty.entry e
       join loyalty.account a using (account_id) order by e.occurred_at, a.member_no, e.entry";
-
-/// Until a session of the database waits for a lock of another.
-async fn wait_for_a_lock(program: &Program) -> Result<()> {
-    let looker = program.db.connect().await?;
-    let waiting = "select count(*) from pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock'";
-    while looker.query_one(waiting, &[]).await?.get::<_, i64>(0) == 0 {
-        tokio::task::yield_now().await;
-    }
-    Ok(())
-}
 
 #[tokio::test]
 async fn an_unknown_kind_is_refused_with_those_that_are_known() -> Result<()> {
@@ -134,7 +124,7 @@ async fn two_sessions_record_one_event() -> Result<()> {
     let record = "select loyalty.record_event('coin', 'visit', 'a', reference => 'r')";
     program.run(&format!("begin; {record}")).await?;
     let second = tokio::spawn(async move { other.batch_execute(record).await });
-    wait_for_a_lock(&program).await?;
+    until_one_waits(&program.db.connect().await?).await?;
     program.run("commit").await?;
     second.await??;
     assert_eq!(program.grants(account).await?.len(), 1);
@@ -388,7 +378,7 @@ async fn canceling_waits_for_a_chunk_that_pays() -> Result<()> {
             .await
             .map(|row| row.get::<_, i64>(0))
     });
-    wait_for_a_lock(&program).await?;
+    until_one_waits(&program.db.connect().await?).await?;
     program.run("commit").await?;
     assert_eq!(cancel.await??, 10_000);
     assert_eq!(

@@ -5,8 +5,6 @@ pub mod catalog;
 pub mod hostile;
 pub mod http;
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, Result, bail, ensure};
 use loyalty_dev::testkit::{FreshCluster, TestDb};
 use std::time::{Duration, Instant};
@@ -54,18 +52,6 @@ pub async fn set_database_clock(db: &TestDb, instant: &str) -> Result<()> {
         db.name()
     );
     Ok(db.connect().await?.batch_execute(&clock).await?)
-}
-
-/// Until so many sessions of the client's database wait for a lock.
-pub async fn until_waiting(client: &Client, sessions: i64) -> Result<()> {
-    let waiting = "select count(*) from pg_catalog.pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock'";
-    let until = Instant::now() + Duration::from_secs(20);
-    while client.query_one(waiting, &[]).await?.try_get::<_, i64>(0)? < sessions {
-        ensure!(Instant::now() < until, "{sessions} sessions do not wait");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
 }
 
 /// Settings of a cluster whose database `points` has pg_cron.
