@@ -95,7 +95,8 @@ fn build(context: &Context, out: &Path) -> Result<Vec<PathBuf>> {
         .args(["--build=binary", "--no-sign", "--no-check-builddeps"])
         .env("CARGO", path_variable("LOYALTY_CARGO")?)
         .env("CARGO_PGRX", path_variable("LOYALTY_CARGO_PGRX")?)
-        .env("CARGO_TARGET_DIR", target);
+        .env("CARGO_TARGET_DIR", target)
+        .stdout(std::io::stderr());
     run_visible(&mut command).context("the packages do not build")?;
     create_dir(out)?;
     let mut packages = Vec::new();

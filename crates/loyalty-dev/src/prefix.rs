@@ -167,7 +167,9 @@ impl Prefix {
                 .arg("--pg-config")
                 .arg(self.pg_config())
                 .arg("--out-dir")
-                .arg(&stage),
+                .arg(&stage)
+                // standard output is for what a command is asked for
+                .stdout(std::io::stderr()),
         )
         .context("the extension does not build")?;
         // Below the staging directory pgrx repeats the prefix's own path.

@@ -1,12 +1,12 @@
 //! The disk: whether there is room, and what of the files is in memory.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::bench::report::grouped;
 
@@ -51,14 +51,21 @@ pub fn forget(dir: &Path) -> Result<()> {
 }
 
 /// Reads all files below a directory, so that the system has them in memory as far as they fit.
+/// The server may remove some meanwhile.
 pub fn remember(dir: &Path) -> Result<()> {
     let mut buffer = vec![0; 1 << 20];
     for entry in WalkDir::new(dir) {
-        let entry = entry?;
-        if entry.file_type().is_file() {
-            let mut file = fs::File::open(entry.path())?;
-            while file.read(&mut buffer)? > 0 {}
+        match entry.map_err(io::Error::from).and_then(open_file) {
+            Ok(Some(mut file)) => while file.read(&mut buffer)? > 0 {},
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+fn open_file(entry: DirEntry) -> io::Result<Option<fs::File>> {
+    let is_file = entry.file_type().is_file();
+    is_file.then(|| fs::File::open(entry.path())).transpose()
 }
