@@ -55,11 +55,7 @@ sql_function! {
     fn open_account(call) -> i64 {
         let program = call.need("program", call.text(0))?;
         let member_no = call.need("member_no", call.text(1))?;
-        if member_no.is_empty() || member_no.chars().count() > 100 {
-            return Err(Fault::invalid("a member_no has 1 to 100 characters")
-                .hint("The member's number in the program."));
-        }
-        check_no_formula(&member_no)?;
+        check_member_no(&member_no)?;
         let spi = Spi::connect();
         loop {
             let found = FIND
@@ -94,7 +90,7 @@ sql_function! {
         let program = call.need("program", call.text(0))?;
         let member_nos = call.need("member_nos", call.datum(1))?;
         for member_no in call.texts(1).unwrap_or_default() {
-            check_no_formula(&member_no)?;
+            check_member_no(&member_no)?;
         }
         let opened: Vec<(String, i64)> = {
             let spi = Spi::connect();
@@ -150,8 +146,12 @@ sql_function! {
     }
 }
 
-/// Exports show the number, and a spreadsheet would run it.
-fn check_no_formula(member_no: &str) -> Result<()> {
+/// Also against formulas: exports show the number, and a spreadsheet would run it.
+fn check_member_no(member_no: &str) -> Result<()> {
+    if member_no.is_empty() || member_no.chars().count() > 100 {
+        return Err(Fault::invalid("a member_no has 1 to 100 characters")
+            .hint("The member's number in the program."));
+    }
     member::check_member_no(member_no).map_err(|flaw| {
         Fault::invalid(format!("member_no {flaw}")).hint("Begin it with a letter or digit.")
     })

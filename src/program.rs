@@ -167,7 +167,9 @@ pub fn get(program_id: i32) -> Result<Rc<Program>> {
         true => Sight::Statement,
         false => Sight::Latest,
     };
-    // A lock may have to wait, and take in that the table changed after the moment.
+    // Before the moment: who has to wait for somebody who changes the table is to see it changed.
+    scan::lock(c"program")?;
+    // What is taken in after it came too late for what is read.
     let changes = CHANGES.get();
     let moment = Moment::of(sight);
     let mut scan = Scan::open(c"program", c"program_pkey", 1, &moment)?;

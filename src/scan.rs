@@ -30,6 +30,14 @@ pub fn relation(name: &CStr) -> Result<pg_sys::Oid> {
         .hint("Restore the table or index under its own name."))
 }
 
+/// Locks a table for reading, to the end of the transaction.
+pub fn lock(table: &CStr) -> Result<()> {
+    let table = relation(table)?;
+    // SAFETY: takes a lock, and in what others announced until then.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    Ok(())
+}
+
 /// Who owns the ledger.
 pub fn owner() -> Result<pg_sys::Oid> {
     let wallet = relation(c"wallet")?;

@@ -196,6 +196,30 @@ async fn unknown_programs_and_accounts_are_told_so() -> Result<()> {
     Ok(())
 }
 
+/// One member number, or many: the same are refused.
+#[tokio::test]
+async fn member_numbers_that_cannot_be_open_no_account() -> Result<()> {
+    let ledger = Ledger::open("member_no", "").await?;
+    for (member_no, code) in [
+        ("''", "22023"),
+        ("repeat('9', 101)", "22023"),
+        ("'=1+1'", "22023"),
+        ("null", "22004"),
+    ] {
+        for call in [
+            format!("open_account('p', {member_no})"),
+            format!("open_accounts('p', array['a', {member_no}])"),
+        ] {
+            assert_eq!(ledger.refused_call(&call).await?, code, "{call}");
+        }
+    }
+    let accounts = "select count(*) from loyalty.account";
+    assert_eq!(ledger.show(accounts).await?, "0");
+    let longest = "select char_length(member_no) from loyalty.open_accounts('p', array[repeat('9', 100)])";
+    assert_eq!(ledger.show(longest).await?, "100");
+    Ok(())
+}
+
 /// S10: points can also vanish on a day set by inactivity.
 #[tokio::test]
 async fn s10_activity_moves_the_day_and_inactivity_lets_points_lapse() -> Result<()> {
