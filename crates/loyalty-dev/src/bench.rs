@@ -62,6 +62,14 @@ pub struct BenchArgs {
     /// Of a platform, grants an account has on average, in 37 months [default: 12]
     #[arg(long, requires = "scale")]
     grants: Option<f64>,
+    /// Of a platform's server, GiB of shared buffers [default: a quarter of the memory]
+    #[arg(
+        long,
+        value_name = "GIB",
+        value_parser = clap::value_parser!(u64).range(1..=1024),
+        requires = "scale"
+    )]
+    shared_buffers: Option<u64>,
     /// Of a platform, measure only this; may be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "scale")]
     part: Vec<Part>,
@@ -182,6 +190,7 @@ async fn scaled(context: &Context, args: &BenchArgs) -> Result<()> {
         sizes: args.scale.iter().map(|&size| size as usize).collect(),
         grants: args.grants.unwrap_or(scale::GRANTS),
         seconds: args.seconds.unwrap_or(5),
+        shared_buffers_gib: args.shared_buffers,
         parts: args.part.clone(),
     };
     let (text, findings) = tokio::select! {

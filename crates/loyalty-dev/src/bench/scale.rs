@@ -55,6 +55,8 @@ pub struct Scale {
     pub sizes: Vec<usize>,
     pub grants: f64,
     pub seconds: u32,
+    /// A quarter of the memory unless told.
+    pub shared_buffers_gib: Option<u64>,
     pub parts: Vec<Part>,
 }
 
@@ -81,7 +83,7 @@ impl Scale {
             OTHER_BYTES + most as f64 * (MEMBER_BYTES + GRANT_BYTES * self.grants),
             &format!("--scale {most}"),
         )?;
-        let scratch = Scratch::start(context, Sizes::server()?)?;
+        let scratch = Scratch::start(context, Sizes::server(self.shared_buffers_gib)?)?;
         let mut text = scratch.surroundings().await?;
         text.push_str(&format!(
             "{} grants an account on average, in 37 months; single calls for {} s each\n",
@@ -172,15 +174,17 @@ impl Scale {
         Ok(figures)
     }
 
-    /// Has the system read the data, and the server what calls look for by index, as far as it
-    /// fits into memory: as after a day of service.
+    /// Has the system and the server read the data as far as it fits into their memory: as after a
+    /// day of service.
     async fn warm(&self, scratch: &Scratch, client: &Client) -> Result<()> {
         let progress = Progress::phase("reading all files", 0)?;
         let base = scratch.cluster.data.join("base");
         tokio::task::spawn_blocking(move || disk::remember(&base)).await??;
+        // What is asked for least comes first, and makes room for the rest.
         client
             .batch_execute(
                 "create extension if not exists pg_prewarm;
+                 select pg_prewarm('loyalty.entry');
                  select pg_prewarm(indexrelid) from pg_index
                   where indrelid in ('loyalty.account'::regclass, 'loyalty.member'::regclass,
                                      'loyalty.wallet'::regclass, 'loyalty.entry'::regclass);

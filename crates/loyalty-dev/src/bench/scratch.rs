@@ -42,11 +42,12 @@ impl Sizes {
         huge_pages: false,
     };
 
-    /// A quarter of the memory in shared buffers, as PostgreSQL's manual advises for a machine
-    /// that is the server's own. Less of the log, since the disk has enough to hold.
-    pub fn server() -> Result<Self> {
+    /// A quarter of the memory in shared buffers unless told, as PostgreSQL's manual advises for
+    /// a machine that is the server's own. Less of the log, since the disk has enough to hold.
+    pub fn server(shared_buffers_gib: Option<u64>) -> Result<Self> {
         let meminfo = Meminfo::read()?;
-        let shared_buffers_gib = (meminfo.memory_gib()? / 4.0).round().max(1.0) as u64;
+        let quarter = (meminfo.memory_gib()? / 4.0).round().max(1.0) as u64;
+        let shared_buffers_gib = shared_buffers_gib.unwrap_or(quarter);
         Ok(Self {
             shared_buffers_gib,
             max_wal_gib: 4,
