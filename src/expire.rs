@@ -13,10 +13,11 @@ use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::Day;
 use pgrx::pg_sys::Datum;
 
-/// The accounts of a program in steps: the end of the next one, and whether the program has
-/// most of the ids on the way.
+/// The accounts of a program in steps: the first and the last of the next one, and whether the
+/// program has most of the ids between them.
 static STEP: Plan = Plan::new(
-    c"select max(s.account_id), 2 * count(*) > max(s.account_id) - min(s.account_id)
+    c"select min(s.account_id), max(s.account_id),
+             2 * count(*) > max(s.account_id) - min(s.account_id)
         from (select a.account_id from loyalty.account a
                where a.program_id = $1 and a.account_id > $2
                order by a.account_id limit $3) s",
@@ -27,7 +28,7 @@ static STEP: Plan = Plan::new(
 static DUE_DENSE: Plan = Plan::new(
     c"select w.account_id
         from loyalty.wallet w
-       where w.account_id > $2 and w.account_id <= $3 and w.program_id = $1
+       where w.account_id >= $2 and w.account_id <= $3 and w.program_id = $1
          and w.next_expiry_on < $4
        order by w.account_id
        limit $5",
@@ -36,7 +37,7 @@ static DUE_SPARSE: Plan = Plan::new(
     c"select w.account_id
         from loyalty.account a
         join loyalty.wallet w on w.account_id = a.account_id
-       where a.program_id = $1 and a.account_id > $2 and a.account_id <= $3
+       where a.program_id = $1 and a.account_id >= $2 and a.account_id <= $3
          and w.next_expiry_on < $4
        order by a.account_id
        limit $5",
@@ -132,17 +133,18 @@ fn step(
     room: i64,
 ) -> Result<(Booked, Option<i64>)> {
     let span = [Param::i32(program_id), Param::i64(from), Param::i64(limit)];
-    let span = STEP.run(spi, &span).first();
-    let Some(to) = span.and_then(|row| row.i64(1)) else {
+    let Some((first, to, is_dense)) = STEP
+        .run(spi, &span)
+        .first()
+        .and_then(|row| Some((row.i64(1)?, row.i64(2)?, row.bool(3)?)))
+    else {
         return Ok((Booked::default(), None));
     };
-    let plan = match span.and_then(|row| row.bool(2)) {
-        Some(true) => &DUE_DENSE,
-        _ => &DUE_SPARSE,
-    };
+    let plan = if is_dense { &DUE_DENSE } else { &DUE_SPARSE };
+    // Not from where the last step ended: other programs' accounts may lie between.
     let due = [
         Param::i32(program_id),
-        Param::i64(from),
+        Param::i64(first),
         Param::i64(to),
         Param::day(as_of),
         Param::i64(room),

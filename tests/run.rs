@@ -16,3 +16,5 @@ mod failure;
 mod plan;
 #[path = "run/preview.rs"]
 mod preview;
+#[path = "run/reading.rs"]
+mod reading;
