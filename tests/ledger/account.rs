@@ -215,7 +215,8 @@ async fn member_numbers_that_cannot_be_open_no_account() -> Result<()> {
     }
     let accounts = "select count(*) from loyalty.account";
     assert_eq!(ledger.show(accounts).await?, "0");
-    let longest = "select char_length(member_no) from loyalty.open_accounts('p', array[repeat('9', 100)])";
+    let longest =
+        "select char_length(member_no) from loyalty.open_accounts('p', array[repeat('9', 100)])";
     assert_eq!(ledger.show(longest).await?, "100");
     Ok(())
 }
