@@ -21,9 +21,9 @@ async fn wallets_read(client: &Client) -> Result<i64> {
     Ok(client.query_one(read, &[]).await?.get(0))
 }
 
-/// Small programs behind a large one: each expiry run looks at its own accounts, each once.
+/// Small programs behind a large one: each run looks at its own members, each once.
 #[tokio::test]
-async fn an_expiry_run_reads_no_other_programs_wallets() -> Result<()> {
+async fn a_run_reads_no_other_programs_wallets() -> Result<()> {
     let db = TestDb::create("run_reading").await?;
     let client = db.connect().await?;
     program(&client, "large", "UTC", LARGE).await?;
@@ -33,17 +33,34 @@ async fn an_expiry_run_reads_no_other_programs_wallets() -> Result<()> {
     // as it is for millions, whatever the statistics of so few
     client.batch_execute("set enable_seqscan = off").await?;
     tick_at(&client, START, 1_000).await?;
-    let before = wallets_read(&client).await?;
-    tick_at(&client, "2025-01-06 12:00+00", 1_000).await?;
-    let read = wallets_read(&client).await? - before;
+    let members = LARGE + SMALL_PROGRAMS * SMALL;
+    assert_eq!(read_by_tick(&client, "2025-01-06").await?, members);
+
+    client
+        .batch_execute(
+            "select loyalty.set_notice_sender(code, email => 'club@example.org',
+                                              preferences_url => 'https://example.org/me'),
+                    loyalty.set_notice(code, 'balance', true, days_of_month => '{7}'),
+                    loyalty.set_notice(code, 'expiry', true)
+               from loyalty.program",
+        )
+        .await?;
+    let jobs = 3;
+    assert!(read_by_tick(&client, "2025-01-07").await? <= jobs * members);
     let runs: i64 = client
         .query_one(
-            "select count(*) from loyalty.run where job = 'expire' and period = '2025-01-06'",
+            "select count(*) from loyalty.run where period in ('2025-01-06', '2025-01-07')",
             &[],
         )
         .await?
         .get(0);
-    assert_eq!(runs, 1 + SMALL_PROGRAMS);
-    assert_eq!(read, LARGE + SMALL_PROGRAMS * SMALL);
+    assert_eq!(runs, (1 + SMALL_PROGRAMS) * (1 + jobs));
     assert_sound(&client).await
+}
+
+/// Wallets that the tick of a day reads, in the afternoon.
+async fn read_by_tick(client: &Client, day: &str) -> Result<i64> {
+    let before = wallets_read(client).await?;
+    tick_at(client, &format!("{day} 14:00+00"), 1_000).await?;
+    Ok(wallets_read(client).await? - before)
 }
