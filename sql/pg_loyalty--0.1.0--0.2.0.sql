@@ -3828,3 +3828,115 @@ create trigger emptied after truncate on loyalty.program
     for each statement execute function loyalty.program_changed();
 alter table loyalty.program enable always trigger changed;
 alter table loyalty.program enable always trigger emptied;
+
+-- a step finds what is due first without going through all that is
+-- Inlined where it is used, so that a condition on its columns reaches the indexes; each half is in the
+-- order of an index, so that what is due first is found without going through all that is.
+create or replace function loyalty.due_work(passed_over text[])
+    returns table (program_id integer, job text, period date, due_at timestamptz, key text, turn text)
+    language sql stable
+begin atomic
+    select w.program_id, w.job, w.period, w.due_at, w.key,
+           case when w.job like 'notice:%' then w.job else 'expire' end
+      from ((select s.program_id, s.job, null::date as period, s.due_at,
+                    format('%s %s', s.program_id, s.job) as key
+               from loyalty.schedule s
+              where s.due_at <= loyalty.now() and not s.is_paused
+              order by s.due_at)
+             union all
+            (select r.program_id, r.job, r.period, r.reopened_at,
+                    format('%s %s %s', r.program_id, r.job, r.period)
+               from loyalty.run r
+              where r.reopened_at is not null and r.finished_at is null
+                and not exists (
+                        select from loyalty.schedule s
+                         where s.program_id = r.program_id and s.job = r.job and s.is_paused)
+              order by r.reopened_at)) w
+     where w.key <> all (due_work.passed_over)
+       -- mails tell of payments that were due before them
+       and not (w.job like 'notice:%' and exists (
+               select from loyalty.schedule b
+                where b.program_id = w.program_id and b.job not like 'notice:%'
+                  and b.due_at <= w.due_at and not b.is_paused
+                  and format('%s %s', b.program_id, b.job) <> all (due_work.passed_over)));
+end;
+create or replace function loyalty.tick_step(
+    chunk_size bigint,
+    passed_over text[],
+    out worked_on text,
+    out outcome text
+) returns record
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    turn record;
+    found_work record;
+    wanted date;
+    state text;
+    problem text;
+begin
+    if chunk_size <= 0 then
+        perform loyalty.raise('22023', 'chunk_size must be above zero',
+            pg_catalog.format('%s given.', chunk_size), 'Accounts that one transaction books.');
+    end if;
+    if passed_over is null then
+        passed_over := '{}';
+        -- Once a tick: days are planned one ahead, so a row far ahead is of a test clock that
+        -- went back.
+        if exists (select from loyalty.schedule s
+                    where s.job = 'expire' and s.due_at > loyalty.now() + interval '3 days') then
+            perform loyalty.plan_schedule(s.program_id, s.job)
+               from (select j.program_id, j.job
+                       from loyalty.schedule e
+                       join loyalty.schedule j on j.program_id = e.program_id
+                      where e.job = 'expire' and e.due_at > loyalty.now() + interval '3 days'
+                        and j.job not like 'rule:%'
+                      order by j.program_id, j.job) s;
+        end if;
+        -- mostly there is nothing, and two looks into indexes tell
+        if not exists (select from loyalty.schedule s where s.due_at <= loyalty.now() and not s.is_paused)
+           and not exists (select from loyalty.run r where r.reopened_at is not null and r.finished_at is null) then
+            return;
+        end if;
+    end if;
+    -- Ledger jobs of a program go one at a time, in the order they are due: else the entries
+    -- of a member whom two of them reach would come in any order. Programs go side by side.
+    loop
+        select w.program_id, w.turn into turn
+          from (select d.program_id, d.turn from loyalty.due_work(passed_over) d order by d.due_at offset 0) w
+         cross join lateral (
+                   select
+                     from loyalty.schedule l
+                    where l.program_id = w.program_id and l.job = w.turn
+                      for update skip locked) l
+         limit 1;
+        if not found then
+            return;
+        end if;
+        -- What comes first is seen only now, under the lock: another session may have let go of
+        -- it after this one had passed over the first job, or have finished that one before.
+        select w.* into found_work
+          from loyalty.due_work(passed_over) w
+         where w.program_id = turn.program_id and w.turn = turn.turn
+         order by w.due_at, w.job, w.period
+         limit 1;
+        exit when found;
+    end loop;
+    worked_on := found_work.key;
+    begin
+        wanted := coalesce(found_work.period, loyalty.claim_period(found_work.program_id, found_work.job));
+        outcome := case when wanted is null then 'done'
+                        else loyalty.run_chunk(found_work.program_id, found_work.job, wanted, chunk_size) end;
+    exception when others then
+        -- what cannot even be begun must not keep the others waiting
+        get stacked diagnostics state = returned_sqlstate, problem = message_text;
+        insert into loyalty.run as r (program_id, job, period, effective_on, started_at, error)
+        select s.program_id, s.job, s.next_period, s.effective_on, loyalty.now(), state || ' ' || problem
+          from loyalty.schedule s
+         where s.program_id = found_work.program_id and s.job = found_work.job
+           and s.next_period is not null
+            on conflict on constraint run_is_once do update set error = excluded.error;
+        outcome := 'failed';
+    end;
+end
+$$;

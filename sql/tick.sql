@@ -107,25 +107,28 @@ $$;
 comment on function loyalty.claim_period is
     'The period of a job that the tick has to do now, under the lock; null when there is none any more.';
 
--- Inlined where it is used, so that a condition on its columns reaches the indexes.
+-- Inlined where it is used, so that a condition on its columns reaches the indexes; each half is in the
+-- order of an index, so that what is due first is found without going through all that is.
 create function loyalty.due_work(passed_over text[])
     returns table (program_id integer, job text, period date, due_at timestamptz, key text, turn text)
     language sql stable
 begin atomic
     select w.program_id, w.job, w.period, w.due_at, w.key,
            case when w.job like 'notice:%' then w.job else 'expire' end
-      from (select s.program_id, s.job, null::date as period, s.due_at,
-                   format('%s %s', s.program_id, s.job) as key
-              from loyalty.schedule s
-             where s.due_at <= loyalty.now() and not s.is_paused
+      from ((select s.program_id, s.job, null::date as period, s.due_at,
+                    format('%s %s', s.program_id, s.job) as key
+               from loyalty.schedule s
+              where s.due_at <= loyalty.now() and not s.is_paused
+              order by s.due_at)
              union all
-            select r.program_id, r.job, r.period, r.reopened_at,
-                   format('%s %s %s', r.program_id, r.job, r.period)
-              from loyalty.run r
-             where r.reopened_at is not null and r.finished_at is null
-               and not exists (
-                       select from loyalty.schedule s
-                        where s.program_id = r.program_id and s.job = r.job and s.is_paused)) w
+            (select r.program_id, r.job, r.period, r.reopened_at,
+                    format('%s %s %s', r.program_id, r.job, r.period)
+               from loyalty.run r
+              where r.reopened_at is not null and r.finished_at is null
+                and not exists (
+                        select from loyalty.schedule s
+                         where s.program_id = r.program_id and s.job = r.job and s.is_paused)
+              order by r.reopened_at)) w
      where w.key <> all (due_work.passed_over)
        -- mails tell of payments that were due before them
        and not (w.job like 'notice:%' and exists (
@@ -170,21 +173,23 @@ begin
                         and j.job not like 'rule:%'
                       order by j.program_id, j.job) s;
         end if;
-    end if;
-    -- mostly there is nothing, and two looks into indexes tell
-    if not exists (select from loyalty.schedule s where s.due_at <= loyalty.now() and not s.is_paused)
-       and not exists (select from loyalty.run r where r.reopened_at is not null and r.finished_at is null) then
-        return;
+        -- mostly there is nothing, and two looks into indexes tell
+        if not exists (select from loyalty.schedule s where s.due_at <= loyalty.now() and not s.is_paused)
+           and not exists (select from loyalty.run r where r.reopened_at is not null and r.finished_at is null) then
+            return;
+        end if;
     end if;
     -- Ledger jobs of a program go one at a time, in the order they are due: else the entries
     -- of a member whom two of them reach would come in any order. Programs go side by side.
     loop
         select w.program_id, w.turn into turn
-          from loyalty.due_work(passed_over) w
-          join loyalty.schedule l on l.program_id = w.program_id and l.job = w.turn
-         order by w.due_at, w.program_id, w.job, w.period
-         limit 1
-           for update of l skip locked;
+          from (select d.program_id, d.turn from loyalty.due_work(passed_over) d order by d.due_at offset 0) w
+         cross join lateral (
+                   select
+                     from loyalty.schedule l
+                    where l.program_id = w.program_id and l.job = w.turn
+                      for update skip locked) l
+         limit 1;
         if not found then
             return;
         end if;

@@ -11,14 +11,21 @@ const LARGE: i64 = 2_000;
 const SMALL: i64 = 20;
 const SMALL_PROGRAMS: i64 = 10;
 
-/// Wallets read by index or otherwise, since the database was made.
-async fn wallets_read(client: &Client) -> Result<i64> {
+/// Rows of a table read by index or otherwise, since the database was made.
+async fn rows_read(client: &Client, table: &str) -> Result<i64> {
     client
         .batch_execute("set stats_fetch_consistency = none; select pg_stat_force_next_flush()")
         .await?;
     let read = "select coalesce(idx_tup_fetch, 0) + seq_tup_read
-                  from pg_stat_user_tables where relid = 'loyalty.wallet'::regclass";
-    Ok(client.query_one(read, &[]).await?.get(0))
+                  from pg_stat_user_tables where relid = $1::text::regclass";
+    Ok(client.query_one(read, &[&table]).await?.get(0))
+}
+
+/// Rows of a table that the tick of a day reads, in the afternoon.
+async fn read_by_tick(client: &Client, day: &str, table: &str) -> Result<i64> {
+    let before = rows_read(client, table).await?;
+    tick_at(client, &format!("{day} 14:00+00"), 1_000).await?;
+    Ok(rows_read(client, table).await? - before)
 }
 
 /// Small programs behind a large one: each run looks at its own members, each once.
@@ -34,7 +41,10 @@ async fn a_run_reads_no_other_programs_wallets() -> Result<()> {
     client.batch_execute("set enable_seqscan = off").await?;
     tick_at(&client, START, 1_000).await?;
     let members = LARGE + SMALL_PROGRAMS * SMALL;
-    assert_eq!(read_by_tick(&client, "2025-01-06").await?, members);
+    assert_eq!(
+        read_by_tick(&client, "2025-01-06", "loyalty.wallet").await?,
+        members
+    );
 
     client
         .batch_execute(
@@ -46,7 +56,7 @@ async fn a_run_reads_no_other_programs_wallets() -> Result<()> {
         )
         .await?;
     let jobs = 3;
-    assert!(read_by_tick(&client, "2025-01-07").await? <= jobs * members);
+    assert!(read_by_tick(&client, "2025-01-07", "loyalty.wallet").await? <= jobs * members);
     let runs: i64 = client
         .query_one(
             "select count(*) from loyalty.run where period in ('2025-01-06', '2025-01-07')",
@@ -58,9 +68,29 @@ async fn a_run_reads_no_other_programs_wallets() -> Result<()> {
     assert_sound(&client).await
 }
 
-/// Wallets that the tick of a day reads, in the afternoon.
-async fn read_by_tick(client: &Client, day: &str) -> Result<i64> {
-    let before = wallets_read(client).await?;
-    tick_at(client, &format!("{day} 14:00+00"), 1_000).await?;
-    Ok(wallets_read(client).await? - before)
+/// A step of the tick finds what is due first without going through all that is due.
+#[tokio::test]
+async fn a_tick_of_many_programs_reads_few_jobs_for_each() -> Result<()> {
+    const PROGRAMS: i64 = 120;
+    let db = TestDb::create("run_reading_jobs").await?;
+    let client = db.connect().await?;
+    for number in 0..PROGRAMS {
+        program(&client, &format!("p-{number}"), "UTC", 0).await?;
+    }
+    client
+        .batch_execute("set enable_seqscan = off; set enable_bitmapscan = off")
+        .await?;
+    tick_at(&client, START, 1_000).await?;
+    let read = read_by_tick(&client, "2025-01-06", "loyalty.schedule").await?;
+    let runs: i64 = client
+        .query_one(
+            "select count(*) from loyalty.run where period = '2025-01-06'",
+            &[],
+        )
+        .await?
+        .get(0);
+    assert_eq!(runs, PROGRAMS);
+    // half of them on average, if each step looked at all
+    assert!(read < PROGRAMS * 30, "{read}");
+    Ok(())
 }

@@ -47,7 +47,7 @@ pub struct BenchArgs {
     #[arg(long)]
     quick: bool,
     /// Only this; may be repeated
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Topic>,
     /// Instead, measure a platform of so many members, of each of these sizes in turn: such as
     /// 40000,400000,4040000

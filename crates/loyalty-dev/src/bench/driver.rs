@@ -245,8 +245,8 @@ impl Times {
     }
 }
 
-/// `grant_many` or `spend_many`, called with texts that are ready before the
-/// clock starts; every outcome is fetched.
+/// A function of items in JSON, such as `loyalty.grant_many`, called with texts that are ready
+/// before the clock starts; every outcome is fetched.
 pub struct Bulk<'a> {
     pub cluster: &'a Cluster,
     pub database: &'a str,
@@ -268,7 +268,7 @@ impl Bulk<'_> {
         if !self.synchronous_commit {
             config.options("-c synchronous_commit=off");
         }
-        let sql = format!("select * from loyalty.{}($1::text::jsonb)", self.function);
+        let sql = format!("select * from {}($1::text::jsonb)", self.function);
         let mut workers = JoinSet::new();
         for _ in 0..self.clients {
             // Before the barrier, so that a failure here leaves nobody waiting.

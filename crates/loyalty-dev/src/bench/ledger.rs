@@ -40,12 +40,14 @@ enum Measure {
     Balance,
     GrantMany,
     SpendMany,
+    BareMany,
     AfterOneGrant { durable: bool },
     AfterSmallGrants { durable: bool },
 }
 
 use Measure::{
-    AfterOneGrant, AfterSmallGrants, Balance, Grant, GrantMany, Select, Spend, SpendMany, Update,
+    AfterOneGrant, AfterSmallGrants, Balance, BareMany, Grant, GrantMany, Select, Spend, SpendMany,
+    Update,
 };
 
 const UPDATE: Script = Script {
@@ -90,6 +92,9 @@ pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Res
             load_small_grants(scratch, &client, plan, &mut rounds, report).await?;
         }
         load::bare_table(&client, "bare", ids).await?;
+        if plan.wants(Topic::Bulk) {
+            load::bare_many(&client).await?;
+        }
         settle(&client).await?;
         let samples = rounds.run(&measures).await?;
         rounds.lines(&samples, report)?;
@@ -229,6 +234,7 @@ fn measures(plan: &Plan) -> Vec<Measure> {
         (Balance, balance),
         (GrantMany, bulk),
         (SpendMany, bulk),
+        (BareMany, bulk),
         (AfterOneGrant { durable: true }, small),
         (AfterSmallGrants { durable: true }, small),
         (AfterOneGrant { durable: false }, small),
@@ -259,7 +265,7 @@ impl Rounds<'_> {
         // First calls and first touches of pages are not what is compared.
         progress.now("warming up");
         for &measure in measures {
-            if matches!(measure, GrantMany | SpendMany) {
+            if matches!(measure, GrantMany | SpendMany | BareMany) {
                 let clients = self.best_clients(measure).await?;
                 self.bulk_clients.insert(measure, clients);
             } else {
@@ -290,7 +296,7 @@ impl Rounds<'_> {
             Balance => (&BALANCE, CLIENTS, self.ids, true),
             AfterOneGrant { durable } => (&SPEND, 1, self.one_grant, durable),
             AfterSmallGrants { durable } => (&SPEND, 1, self.small_grants, durable),
-            GrantMany | SpendMany => {
+            GrantMany | SpendMany | BareMany => {
                 let clients = self.bulk_clients.get(&measure).copied();
                 let calls = CALLS_PER_SECOND * seconds as usize;
                 let clients = clients.context("bulk calls are warmed up first")?;
@@ -341,10 +347,10 @@ impl Rounds<'_> {
         let took = Bulk {
             cluster: &self.scratch.cluster,
             database: DATABASE,
-            function: if measure == GrantMany {
-                "grant_many"
-            } else {
-                "spend_many"
+            function: match measure {
+                GrantMany => "loyalty.grant_many",
+                SpendMany => "loyalty.spend_many",
+                _ => "bare_many",
             },
             clients,
             synchronous_commit: true,
@@ -361,36 +367,42 @@ impl Rounds<'_> {
                 .cloned()
                 .with_context(|| format!("{measure:?} was not measured"))
         };
-        let mut line = |name: &str, against: &str, measured, base, target| -> Result<()> {
+        let mut line = |name: &str, against: &str, measured, base, target: Option<f64>| {
             report.lines.push(Line {
                 name: name.to_owned(),
                 compared_with: against.to_owned(),
                 unit: Unit::PerSecond,
                 measured: taken(measured)?,
                 base: taken(base)?,
-                target: Some(Target::AtLeast(target)),
+                target: target.map(Target::AtLeast),
             });
-            Ok(())
+            anyhow::Ok(())
         };
         let plan = self.plan;
         if plan.wants(Topic::Spend) {
-            line("spend_fifo with a key", "bare update", Spend, Update, 0.6)?;
+            let name = "spend_fifo with a key";
+            line(name, "bare update", Spend, Update, Some(0.6))?;
         }
         if plan.wants(Topic::Grant) {
-            line("grant with a key", "bare update", Grant, Update, 0.6)?;
+            line("grant with a key", "bare update", Grant, Update, Some(0.6))?;
         }
         if plan.wants(Topic::Balance) {
-            line("balance", "bare select", Balance, Select, 0.7)?;
+            line("balance", "bare select", Balance, Select, Some(0.7))?;
         }
         if plan.wants(Topic::Bulk) {
-            line("grant_many, items", "grant", GrantMany, Grant, 10.0)?;
-            line("spend_many, items", "spend_fifo", SpendMany, Spend, 10.0)?;
+            line("grant_many, items", "grant", GrantMany, Grant, Some(10.0))?;
+            line("  the same", "bare statements", GrantMany, BareMany, None)?;
+            let name = "spend_many, items";
+            line(name, "spend_fifo", SpendMany, Spend, Some(10.0))?;
+            line("  the same", "bare statements", SpendMany, BareMany, None)?;
             let clients = |measure| self.bulk_clients.get(&measure).copied().unwrap_or(0);
             report.notes.push(format!(
                 "Bulk calls of 1,000 items: grant_many by {} clients, spend_many by {}, \
-                 the best of 2, 4 and {CLIENTS}; all else by {CLIENTS} clients of pgbench.",
+                 bare statements by {}, the best of 2, 4 and {CLIENTS}; \
+                 all else by {CLIENTS} clients of pgbench.",
                 clients(GrantMany),
                 clients(SpendMany),
+                clients(BareMany),
             ));
         }
         if plan.wants(Topic::SmallGrants) {
