@@ -62,7 +62,8 @@ pub struct Request<'a> {
     pub key: Option<&'a str>,
     /// All that the caller gave, so that a key under another request is noticed (law 6).
     pub hash: i32,
-    pub hold_until: Option<Instant>,
+    /// Of a hold, how long it lasts, in microseconds from when it is made.
+    pub hold_for: Option<i64>,
     /// Whether it keeps points from lapsing by inactivity (S10): what the member does or gets.
     pub activity: bool,
 }
@@ -491,7 +492,10 @@ impl Account {
                     hash: request.key.filter(|_| is_main).map(|_| request.hash),
                     reason: request.reason.filter(|_| is_main).map(str::to_owned),
                     granted_on: self.granted_on.filter(|_| is_main),
-                    hold_until: request.hold_until.filter(|_| is_main),
+                    hold_until: request
+                        .hold_for
+                        .filter(|_| is_main)
+                        .map(|time| self.now.saturating_add(time)),
                     other: None,
                     entry,
                 }

@@ -2,7 +2,6 @@
 //! reading and writing `ledger`'s; here arguments are checked and terms are looked up.
 
 use crate::call::sql_function;
-use crate::clock;
 use crate::day;
 use crate::error::{Code, Fault, Result};
 use crate::fetch::Reader;
@@ -243,17 +242,16 @@ sql_function! {
             return Err(Fault::invalid("expires_in must be above zero, and a year at most")
                 .hint("An interval such as '15 minutes'."));
         }
-        let now = clock::now();
         let request = Request {
             reason: reason.as_deref(),
             key: key.as_deref(),
             hash: request_hash(&[&"hold", &points, &expires_in, &Given(reason.as_ref())]),
             activity: true,
-            hold_until: Some(now.saturating_add(expires_in)),
+            hold_for: Some(expires_in),
         };
         operate(account_id, &request, Needs::Open, |_, account| {
-            let until = request.hold_until.unwrap_or(now);
             let (own, today, now) = (account.own_entry, account.today, account.now);
+            let until = now.saturating_add(expires_in);
             Ok(vec![account.wallet.hold(points, until, own, today, now)?])
         })
     }

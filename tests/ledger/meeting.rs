@@ -51,6 +51,29 @@ async fn who_waited_goes_by_the_clock_as_it_is_then() -> Result<()> {
     ledger.verify().await
 }
 
+/// Law 8: a hold lasts from when it is made, however long it had to wait for that.
+#[tokio::test]
+async fn a_hold_that_waited_lasts_as_long_as_any() -> Result<()> {
+    let ledger = Ledger::open("meeting_hold", "").await?;
+    ledger.run("reset loyalty.clock").await?;
+    let a = ledger.account("a").await?;
+    ledger.receipt(&format!("grant({a}, 100)")).await?;
+    let (holder, caller) = (ledger.db.connect().await?, ledger.db.connect().await?);
+    holder
+        .batch_execute(&format!("begin; select loyalty.grant({a}, 1)"))
+        .await?;
+    let hold = format!("select points from loyalty.hold({a}, 60, '1 microsecond')");
+    let (held, freed) = tokio::join!(rows(&caller, &hold), async {
+        until_one_waits(&ledger.client).await?;
+        anyhow::Ok(holder.batch_execute("commit").await?)
+    });
+    freed?;
+    assert_eq!(held?, ["60"]);
+    let lasted = "select hold_until - occurred_at from loyalty.entry where kind = 'hold'";
+    assert_eq!(ledger.show(lasted).await?, "00:00:00.000001");
+    ledger.verify().await
+}
+
 /// Law 9: whatever a session remembers of a program is gone once another has changed it.
 #[tokio::test]
 async fn a_program_changed_in_another_session_is_read_anew() -> Result<()> {

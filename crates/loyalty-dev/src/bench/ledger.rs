@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 
 use super::driver::{Bulk, Ids, Pgbench, Script};
@@ -41,14 +41,38 @@ enum Measure {
     GrantMany,
     SpendMany,
     BareMany,
+    GrantRow,
+    SpendRow,
+    LoneSpend,
+    LoneGrant,
+    LoneGrantMany,
+    LoneSpendMany,
     AfterOneGrant { durable: bool },
     AfterSmallGrants { durable: bool },
 }
 
 use Measure::{
-    AfterOneGrant, AfterSmallGrants, Balance, BareMany, Grant, GrantMany, Select, Spend, SpendMany,
-    Update,
+    AfterOneGrant, AfterSmallGrants, Balance, BareMany, Grant, GrantMany, GrantRow, LoneGrant,
+    LoneGrantMany, LoneSpend, LoneSpendMany, Select, Spend, SpendMany, SpendRow, Update,
 };
+
+impl Measure {
+    /// The function that takes a thousand items, if that is what it calls.
+    fn of_many(self) -> Option<&'static str> {
+        match self {
+            GrantMany | GrantRow | LoneGrantMany => Some("loyalty.grant_many"),
+            SpendMany | SpendRow | LoneSpendMany => Some("loyalty.spend_many"),
+            BareMany => Some("bare_many"),
+            _ => None,
+        }
+    }
+
+    /// Whether a call's accounts follow each other, as those of a job that goes through all
+    /// members; otherwise they are any.
+    fn in_a_row(self) -> bool {
+        matches!(self, GrantRow | SpendRow)
+    }
+}
 
 const UPDATE: Script = Script {
     name: "update",
@@ -235,6 +259,12 @@ fn measures(plan: &Plan) -> Vec<Measure> {
         (GrantMany, bulk),
         (SpendMany, bulk),
         (BareMany, bulk),
+        (GrantRow, bulk),
+        (SpendRow, bulk),
+        (LoneSpend, bulk),
+        (LoneGrant, bulk),
+        (LoneGrantMany, bulk),
+        (LoneSpendMany, bulk),
         (AfterOneGrant { durable: true }, small),
         (AfterSmallGrants { durable: true }, small),
         (AfterOneGrant { durable: false }, small),
@@ -265,8 +295,11 @@ impl Rounds<'_> {
         // First calls and first touches of pages are not what is compared.
         progress.now("warming up");
         for &measure in measures {
-            if matches!(measure, GrantMany | SpendMany | BareMany) {
-                let clients = self.best_clients(measure).await?;
+            if let Some(function) = measure.of_many() {
+                let clients = match measure {
+                    LoneGrantMany | LoneSpendMany => 1,
+                    _ => self.best_clients(function, measure).await?,
+                };
                 self.bulk_clients.insert(measure, clients);
             } else {
                 self.rate(measure, 1).await?;
@@ -288,6 +321,12 @@ impl Rounds<'_> {
 
     /// Transactions, or items of bulk calls, a second.
     async fn rate(&self, measure: Measure, seconds: u32) -> Result<f64> {
+        if let Some(function) = measure.of_many() {
+            let clients = self.bulk_clients.get(&measure).copied();
+            let calls = CALLS_PER_SECOND * seconds as usize;
+            let clients = clients.context("bulk calls are warmed up first")?;
+            return self.bulk_rate(function, measure, clients, calls).await;
+        }
         let (script, clients, ids, durable) = match measure {
             Update => (&UPDATE, CLIENTS, self.ids, true),
             Spend => (&SPEND, CLIENTS, self.ids, true),
@@ -296,12 +335,9 @@ impl Rounds<'_> {
             Balance => (&BALANCE, CLIENTS, self.ids, true),
             AfterOneGrant { durable } => (&SPEND, 1, self.one_grant, durable),
             AfterSmallGrants { durable } => (&SPEND, 1, self.small_grants, durable),
-            GrantMany | SpendMany | BareMany => {
-                let clients = self.bulk_clients.get(&measure).copied();
-                let calls = CALLS_PER_SECOND * seconds as usize;
-                let clients = clients.context("bulk calls are warmed up first")?;
-                return self.bulk_rate(measure, clients, calls).await;
-            }
+            LoneSpend => (&SPEND, 1, self.ids, true),
+            LoneGrant => (&GRANT, 1, self.ids, true),
+            _ => bail!("{measure:?} is no call of pgbench"),
         };
         Pgbench {
             database: DATABASE,
@@ -317,10 +353,12 @@ impl Rounds<'_> {
 
     /// Calls of a thousand items are work for the cores more than waits for
     /// the disk: on few cores fewer clients can do more.
-    async fn best_clients(&self, measure: Measure) -> Result<usize> {
+    async fn best_clients(&self, function: &'static str, measure: Measure) -> Result<usize> {
         let mut best = (0.0, 0);
         for clients in [2, 4, CLIENTS as usize] {
-            let rate = self.bulk_rate(measure, clients, TRIAL_CALLS).await?;
+            let rate = self
+                .bulk_rate(function, measure, clients, TRIAL_CALLS)
+                .await?;
             if rate > best.0 {
                 best = (rate, clients);
             }
@@ -328,14 +366,27 @@ impl Rounds<'_> {
         Ok(best.1)
     }
 
-    async fn bulk_rate(&self, measure: Measure, clients: usize, calls: usize) -> Result<f64> {
+    async fn bulk_rate(
+        &self,
+        function: &'static str,
+        measure: Measure,
+        clients: usize,
+        calls: usize,
+    ) -> Result<f64> {
         let accounts: Vec<i64> = self.ids.all().collect();
         // All texts are made before the clock starts.
         let texts: Vec<String> = (0..calls)
-            .map(|_| {
-                let items: Vec<Item> = fastrand::choose_multiple(accounts.iter(), CALL_ITEMS)
+            .map(|call| {
+                let chosen: Vec<i64> = if measure.in_a_row() {
+                    let all = accounts.iter().cycle();
+                    let from = call * CALL_ITEMS % accounts.len();
+                    all.skip(from).take(CALL_ITEMS).copied().collect()
+                } else {
+                    fastrand::choose_multiple(accounts.iter().copied(), CALL_ITEMS)
+                };
+                let items: Vec<Item> = chosen
                     .into_iter()
-                    .map(|&account_id| Item {
+                    .map(|account_id| Item {
                         account_id,
                         points: 1,
                         day: None,
@@ -347,11 +398,7 @@ impl Rounds<'_> {
         let took = Bulk {
             cluster: &self.scratch.cluster,
             database: DATABASE,
-            function: match measure {
-                GrantMany => "loyalty.grant_many",
-                SpendMany => "loyalty.spend_many",
-                _ => "bare_many",
-            },
+            function,
             clients,
             synchronous_commit: true,
         }
@@ -390,19 +437,47 @@ impl Rounds<'_> {
             line("balance", "bare select", Balance, Select, Some(0.7))?;
         }
         if plan.wants(Topic::Bulk) {
-            line("grant_many, items", "grant", GrantMany, Grant, Some(10.0))?;
-            line("  the same", "bare statements", GrantMany, BareMany, None)?;
-            let name = "spend_many, items";
-            line(name, "spend_fifo", SpendMany, Spend, Some(10.0))?;
-            line("  the same", "bare statements", SpendMany, BareMany, None)?;
+            for (name, single, many, row, lone, lone_many) in [
+                (
+                    "grant",
+                    Grant,
+                    GrantMany,
+                    GrantRow,
+                    LoneGrant,
+                    LoneGrantMany,
+                ),
+                (
+                    "spend",
+                    Spend,
+                    SpendMany,
+                    SpendRow,
+                    LoneSpend,
+                    LoneSpendMany,
+                ),
+            ] {
+                let against = if name == "spend" { "spend_fifo" } else { name };
+                line(
+                    &format!("{name}_many, items"),
+                    against,
+                    many,
+                    single,
+                    Some(10.0),
+                )?;
+                line("  the same", "bare statements", many, BareMany, None)?;
+                line("  accounts in a row", against, row, single, None)?;
+                let by_one = format!("{against} by one");
+                line("  by one client", &by_one, lone_many, lone, None)?;
+            }
             let clients = |measure| self.bulk_clients.get(&measure).copied().unwrap_or(0);
             report.notes.push(format!(
                 "Bulk calls of 1,000 items: grant_many by {} clients, spend_many by {}, \
-                 bare statements by {}, the best of 2, 4 and {CLIENTS}; \
-                 all else by {CLIENTS} clients of pgbench.",
+                 bare statements by {}, in a row {} and {}, the best of 2, 4 and {CLIENTS}; \
+                 all else by {CLIENTS} clients of pgbench where it does not say one.",
                 clients(GrantMany),
                 clients(SpendMany),
                 clients(BareMany),
+                clients(GrantRow),
+                clients(SpendRow),
             ));
         }
         if plan.wants(Topic::SmallGrants) {

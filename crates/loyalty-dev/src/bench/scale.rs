@@ -157,7 +157,7 @@ impl Scale {
         };
         if self.wants(Part::Runs) {
             self.warm(scratch, &client).await?;
-            jobs.runs(&mut figures).await?;
+            jobs.runs(self.seconds, &mut figures).await?;
         }
         if self.wants(Part::Metrics) {
             jobs.metrics(&mut figures).await?;

@@ -19,7 +19,6 @@ const RULE: &str = "anniversary";
 const TERMS: &str =
     r#"{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15}"#;
 
-const TICKS: usize = 200;
 const WORK_METRICS: u32 = 20;
 
 pub struct Jobs<'a> {
@@ -31,7 +30,7 @@ pub struct Jobs<'a> {
 
 impl Jobs<'_> {
     /// The first nights of the next month, and its payments, by the test clock.
-    pub async fn runs(&self, figures: &mut Figures) -> Result<()> {
+    pub async fn runs(&self, seconds: u32, figures: &mut Figures) -> Result<()> {
         let members = self.platform.members as f64;
         // What lapsed with the month that is over.
         let clock = self.clock("1 month", "5 minutes").await?;
@@ -54,7 +53,7 @@ impl Jobs<'_> {
         figures.bulk("expiry run, nothing lapses: a member", members, run.0);
 
         set_clock(self.client, &clock).await?;
-        calls::ticks(self.client, TICKS, figures).await?;
+        calls::ticks(self.client, seconds, figures).await?;
 
         self.client
             .execute(
