@@ -26,10 +26,8 @@ create function loyalty.grant_many(items jsonb)
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
         error_code text, error text, error_detail text
     )
-    language sql volatile security definer set search_path = pg_catalog, pg_temp
-begin atomic
-    select * from loyalty.grant_items(items::text, null);
-end;
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_grant_jsonb';
 comment on function loyalty.grant_many is
     'Up to 10,000 grants in one call. items: array of objects with account_id, points and, if wanted, reason, granted_on, expires_on, idempotency_key, funding. Each has its own outcome, in order: a receipt, or error_code and error; the good ones are booked whatever the others do.';
 
@@ -39,10 +37,8 @@ create function loyalty.spend_many(items jsonb)
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
         error_code text, error text, error_detail text
     )
-    language sql volatile security definer set search_path = pg_catalog, pg_temp
-begin atomic
-    select * from loyalty.spend_items(items::text, null);
-end;
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_spend_jsonb';
 comment on function loyalty.spend_many is
     'Up to 10,000 spends in one call. items: array of objects with account_id, points and, if wanted, reason, idempotency_key. Each has its own outcome, as in grant_many.';
 

@@ -3940,3 +3940,23 @@ begin
     end;
 end
 $$;
+
+-- What takes jsonb reads it itself, without a function of SQL around it.
+
+create or replace function loyalty.grant_many(items jsonb)
+    returns table (
+        item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+        points bigint, balance bigint, available bigint, occurred_at timestamptz,
+        error_code text, error text, error_detail text
+    )
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_grant_jsonb';
+
+create or replace function loyalty.spend_many(items jsonb)
+    returns table (
+        item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+        points bigint, balance bigint, available bigint, occurred_at timestamptz,
+        error_code text, error text, error_detail text
+    )
+    language c volatile security definer set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'loyalty_spend_jsonb';

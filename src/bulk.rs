@@ -3,12 +3,12 @@
 //! call).
 
 use crate::announce::News;
-use crate::call::sql_function;
+use crate::call::{Call, sql_function};
 use crate::error::{Code, Fault, Result};
 use crate::fetch::Reader;
 use crate::ledger::{self, Account, Needs, Posted, Request, Sweep};
 use crate::operation::{Wanted, grant_hash, positive, spend_hash, terms};
-use crate::receipt::{self, Receipt};
+use crate::receipt::{self, Kinds, Receipt};
 use crate::spi::{Spi, text};
 use chrono::NaiveDate;
 use loyalty_core::wallet::{Day, Entry};
@@ -50,22 +50,35 @@ enum Verb {
 }
 
 sql_function! {
-    /// `loyalty.grant_many(items, program)`
+    /// `loyalty.grant_items(items, program_id)`
     fn grant_many(call) -> () {
-        many(call, Verb::Grant)
+        many(call, &call.need("items", call.text(0))?, call.i32(1), Verb::Grant)
     }
 }
 
 sql_function! {
-    /// `loyalty.spend_many(items, program)`
+    /// `loyalty.spend_items(items, program_id)`
     fn spend_many(call) -> () {
-        many(call, Verb::Spend)
+        many(call, &call.need("items", call.text(0))?, call.i32(1), Verb::Spend)
     }
 }
 
-fn many(call: &crate::call::Call, verb: Verb) -> Result<()> {
-    let json = call.need("items", call.text(0))?;
-    let items = read_items(&json, verb)?;
+sql_function! {
+    /// `loyalty.grant_many(items)`
+    fn grant_jsonb(call) -> () {
+        many(call, &call.need("items", call.jsonb(0))?, None, Verb::Grant)
+    }
+}
+
+sql_function! {
+    /// `loyalty.spend_many(items)`
+    fn spend_jsonb(call) -> () {
+        many(call, &call.need("items", call.jsonb(0))?, None, Verb::Spend)
+    }
+}
+
+fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<()> {
+    let items = read_items(json, verb)?;
     let bookings: Vec<_> = items
         .iter()
         .map(|item| {
@@ -75,13 +88,10 @@ fn many(call: &crate::call::Call, verb: Verb) -> Result<()> {
             ))
         })
         .collect();
-    let outcomes = book(&bookings, call.i32(1))?;
+    let outcomes = book(&bookings, program_id)?;
     let sink = call.rows();
-    let kind_type = {
-        let shape = sink.shape();
-        // SAFETY: the fourth column of the set is the entry kind.
-        unsafe { pg_sys::SPI_gettypeid(shape, 4) }
-    };
+    // SAFETY: the fourth column of the set is the entry kind.
+    let kinds = Kinds::of(unsafe { pg_sys::SPI_gettypeid(sink.shape(), 4) });
     for (index, (item, outcome)) in items.iter().zip(outcomes).enumerate() {
         let place = Some(Datum::from(index as i32 + 1));
         match outcome {
@@ -89,7 +99,7 @@ fn many(call: &crate::call::Call, verb: Verb) -> Result<()> {
                 place,
                 Some(Datum::from(receipt.operation_id)),
                 Some(Datum::from(receipt.account_id)),
-                Some(receipt::enum_value(kind_type, receipt.kind.label())),
+                Some(kinds.value(receipt.kind)),
                 Some(Datum::from(receipt.points)),
                 Some(Datum::from(receipt.balance)),
                 Some(Datum::from(receipt.available)),
@@ -188,17 +198,15 @@ type Outcome = Result<(Receipt, bool)>;
 /// own outcome, in their order.
 fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<Vec<Outcome>> {
     let spi = Spi::connect();
-    let mut outcomes: Vec<Outcome> = Vec::with_capacity(bookings.len());
-    let mut places: Vec<(i64, usize)> = Vec::with_capacity(bookings.len());
-    for (place, booking) in bookings.iter().enumerate() {
-        outcomes.push(match booking {
-            Ok((account_id, _)) => {
-                places.push((*account_id, place));
-                Err(ledger::no_such_account(*account_id))
-            }
-            Err(fault) => Err(fault.clone()),
-        });
-    }
+    let mut outcomes: Vec<Option<Outcome>> = bookings.iter().map(|_| None).collect();
+    let account_of = |(place, booking): (usize, &Result<(i64, Booking)>)| {
+        booking
+            .as_ref()
+            .ok()
+            .map(|(account_id, _)| (*account_id, place))
+    };
+    let mut places: Vec<(i64, usize)> =
+        bookings.iter().enumerate().filter_map(account_of).collect();
     places.sort_unstable();
     let mut sweep = Sweep::begin(&spi)?;
     let groups: Vec<_> = places.chunk_by(|one, other| one.0 == other.0).collect();
@@ -210,10 +218,11 @@ fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<
         }
         announces[index] = account.program.announces_grants;
         let mut posted = Vec::new();
-        let mut keys: HashMap<&str, (Receipt, i32)> = HashMap::new();
+        let mut keys = (groups[index].len() > 1).then(Keys::new);
         for (_, place) in groups[index] {
             if let Ok((_, booking)) = &bookings[*place] {
-                outcomes[*place] = one(&spi, account, reader, booking, &mut keys, &mut posted);
+                let outcome = one(&spi, account, reader, booking, &mut keys, &mut posted);
+                outcomes[*place] = Some(outcome);
             }
         }
         Ok(posted)
@@ -222,29 +231,37 @@ fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<
     let mut news = News::default();
     for (group, _) in groups.iter().zip(announces).filter(|(_, yes)| *yes) {
         for (_, place) in *group {
-            if let Ok((receipt, true)) = &outcomes[*place] {
+            if let Some(Ok((receipt, true))) = &outcomes[*place] {
                 news.add(receipt);
             }
         }
     }
     news.announce(&spi);
-    Ok(outcomes)
+    let settle = |(outcome, booking): (Option<Outcome>, &Result<(i64, Booking)>)| match booking {
+        Ok((account_id, _)) => outcome.unwrap_or_else(|| Err(ledger::no_such_account(*account_id))),
+        Err(fault) => Err(fault.clone()),
+    };
+    Ok(outcomes.into_iter().zip(bookings).map(settle).collect())
 }
 
-/// Books one thing; `keys` are those of earlier ones on the account, with what they made.
+/// Keys of one account that this call has booked under, with what that made and the hash of its request.
+type Keys<'a> = HashMap<&'a str, (Receipt, i32)>;
+
+/// Books one thing; `keys` where more than one comes on the account.
 fn one<'a>(
     spi: &Spi,
     account: &mut Account,
     reader: &mut Reader,
     booking: &Booking<'a>,
-    keys: &mut HashMap<&'a str, (Receipt, i32)>,
+    keys: &mut Option<Keys<'a>>,
     posted: &mut Vec<Posted>,
 ) -> Outcome {
     let request = &booking.request;
     if let Some(receipt) = ledger::stored_receipt(spi, account, reader, request)? {
         return Ok((receipt, false));
     }
-    if let Some((receipt, first)) = request.key.and_then(|key| keys.get(key)) {
+    let earlier = keys.as_ref().zip(request.key);
+    if let Some((receipt, first)) = earlier.and_then(|(keys, key)| keys.get(key)) {
         return if *first == request.hash {
             Ok((receipt.clone(), false))
         } else {
@@ -256,7 +273,7 @@ fn one<'a>(
         .and_then(|(entries, main)| Ok((account.post(entries, main, request)?, main)));
     let (new, main) = booked.inspect_err(|_| account.wallet = before)?;
     let receipt = account.receipt(&new, main);
-    if let Some(key) = request.key {
+    if let (Some(keys), Some(key)) = (keys, request.key) {
         keys.insert(key, (receipt.clone(), request.hash));
     }
     posted.extend(new);

@@ -117,6 +117,12 @@ impl Call {
         self.datum(index)
             .map(|datum| unsafe { spi::read_text(datum) })
     }
+    /// A jsonb argument as its text.
+    pub fn jsonb(&self, index: usize) -> Option<String> {
+        // SAFETY: asked of jsonb arguments only.
+        self.datum(index)
+            .map(|datum| unsafe { spi::read_jsonb(datum) })
+    }
     pub fn i64s(&self, index: usize) -> Option<Vec<i64>> {
         // SAFETY: asked of bigint[] arguments only.
         self.datum(index)

@@ -7,13 +7,10 @@ use crate::spi;
 use loyalty_core::expiry::{ExpiryPolicy, PolicyError};
 use std::ffi::{CStr, c_char};
 
-/// What is wrong with a policy's text, and where.
-pub fn policy_fault(error: PolicyError) -> Fault {
-    Fault::invalid(error.to_string()).hint(error.hint())
-}
-
-fn parse(text: &str) -> Result<ExpiryPolicy> {
-    text.parse().map_err(policy_fault)
+/// A policy from its text, or what is wrong with that, and where.
+pub fn parse(text: &str) -> Result<ExpiryPolicy> {
+    text.parse()
+        .map_err(|error: PolicyError| Fault::invalid(error.to_string()).hint(error.hint()))
 }
 
 sql_function! {

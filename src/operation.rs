@@ -4,6 +4,7 @@
 use crate::call::sql_function;
 use crate::day;
 use crate::error::{Code, Fault, Result};
+use crate::expiry;
 use crate::fetch::Reader;
 use crate::ledger::{self, Account, Needs, Posted, Request, operate};
 use crate::receipt::Receipt;
@@ -11,15 +12,19 @@ use crate::row::read_movements;
 use crate::scan::Sight;
 use crate::spi::{Param, Plan, Spi};
 use crate::write::Writer;
-use loyalty_core::expiry::ExpiryPolicy;
 use loyalty_core::wallet::{
     Class, Day, Entry, EntryNo, Kind, LapsedRefund, Movement, NEVER, Shortfall, Spent,
     operation_id, operation_parts,
 };
+use std::fmt::Write as _;
 
 /// Hash of all that a caller gave: the same key with another of these is another request.
 fn request_hash(parts: &[&dyn std::fmt::Display]) -> i32 {
-    let text: String = parts.iter().map(|part| format!("{part}\u{1f}")).collect();
+    let mut text = String::with_capacity(64);
+    for part in parts {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{part}\u{1f}");
+    }
     // A stored value: xxh3 is fixed by its specification.
     xxhash_rust::xxh3::xxh3_64(text.as_bytes()) as i32
 }
@@ -117,11 +122,10 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
     let expires_on = match wanted.expires_on {
         Some(day) => day,
         None => {
-            let policy: ExpiryPolicy = wanted
-                .policy
-                .unwrap_or(&account.program.expiry)
-                .parse()
-                .map_err(crate::expiry::policy_fault)?;
+            let policy = match wanted.policy {
+                Some(policy) => expiry::parse(policy)?,
+                None => account.program.expiry,
+            };
             inactivity = policy.inactivity_months();
             policy
                 .expires_on(granted_date)

@@ -3,8 +3,10 @@
 use crate::call::sql_function;
 use crate::clock;
 use crate::error::{Code, Fault, Result};
+use crate::expiry;
 use crate::scan::{self, Moment, Scan, Sight};
 use crate::spi::{Param, Plan, Spi, read_text, text};
+use loyalty_core::expiry::ExpiryPolicy;
 use loyalty_core::wallet::{Day, Instant};
 use pgrx::pg_sys::{self, Datum};
 use std::cell::{Cell, RefCell};
@@ -16,7 +18,7 @@ pub struct Program {
     code: String,
     pub time_zone: String,
     offset: Cell<Offset>,
-    pub expiry: String,
+    pub expiry: ExpiryPolicy,
     pub refund_grace_days: Option<i32>,
     /// Whether members are told of points they receive.
     pub announces_grants: bool,
@@ -183,7 +185,7 @@ pub fn get(program_id: i32) -> Result<Rc<Program>> {
             code: read_text(row.get(column::CODE).ok_or_else(missing)?),
             time_zone: read_text(row.get(column::TIME_ZONE).ok_or_else(missing)?),
             offset: Cell::default(),
-            expiry: read_text(row.get(column::EXPIRY).ok_or_else(missing)?),
+            expiry: expiry::parse(&read_text(row.get(column::EXPIRY).ok_or_else(missing)?))?,
             refund_grace_days: row
                 .get(column::REFUND_GRACE_DAYS)
                 .map(|days| days.value() as i32),

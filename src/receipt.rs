@@ -8,6 +8,7 @@ use crate::row::read_movements;
 use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Day, EntryNo, Instant, Kind, operation_id};
 use pgrx::pg_sys::{self, Datum, Oid};
+use std::cell::RefCell;
 use std::ffi::CStr;
 
 /// What `loyalty.receipt` holds.
@@ -34,6 +35,32 @@ pub fn enum_value(enum_type: Oid, label: &CStr) -> Datum {
             enum_type,
             -1,
         )
+    }
+}
+
+/// Values of `loyalty.entry_kind`, each looked up once: calls of many need few of them often.
+#[derive(Clone)]
+pub struct Kinds {
+    enum_type: Oid,
+    known: RefCell<Vec<(Kind, Datum)>>,
+}
+
+impl Kinds {
+    pub fn of(enum_type: Oid) -> Self {
+        Kinds {
+            enum_type,
+            known: RefCell::default(),
+        }
+    }
+
+    pub fn value(&self, kind: Kind) -> Datum {
+        let mut known = self.known.borrow_mut();
+        if let Some((_, value)) = known.iter().find(|(one, _)| *one == kind) {
+            return *value;
+        }
+        let value = enum_value(self.enum_type, kind.label());
+        known.push((kind, value));
+        value
     }
 }
 

@@ -1,13 +1,13 @@
 //! A wallet and its entries as the columns of their tables, and back.
 
 use crate::ledger::{Account, Posted};
-use crate::receipt;
+use crate::receipt::Kinds;
 use crate::spi::{
     Param, Plan, Row, Spi, array_of_days, array_of_i16, array_of_i32, array_of_i64,
     array_of_instants, text,
 };
 use loyalty_core::wallet::{Class, Day, Entry, EntryNo, Hold, Instant, Kind, Movement};
-use pgrx::pg_sys::{Datum, Oid};
+use pgrx::pg_sys::Datum;
 
 /// Columns of the tables, as sql/ledger.sql declares them.
 pub const WALLET_COLUMNS: usize = 14;
@@ -44,7 +44,7 @@ pub fn wallet_row(
 pub fn entry_row(
     account: &Account,
     one: &Posted,
-    kind_type: Oid,
+    kinds: &Kinds,
     actor: &str,
 ) -> Vec<Option<Datum>> {
     let lots = LotColumns::of(&one.entry);
@@ -54,7 +54,7 @@ pub fn entry_row(
         Some(Datum::from(one.balance)),
         Some(Datum::from(account.now)),
         Some(Datum::from(one.number)),
-        Some(receipt::enum_value(kind_type, one.entry.kind.label())),
+        Some(kinds.value(one.entry.kind)),
         lots.one.map(Datum::from),
         one.granted_on.map(Datum::from),
         one.hash.map(Datum::from),

@@ -355,6 +355,20 @@ pub unsafe fn read_text(datum: Datum) -> String {
     }
 }
 
+/// The text of a jsonb value.
+///
+/// # Safety
+/// The datum is a jsonb, not null.
+pub unsafe fn read_jsonb(datum: Datum) -> String {
+    // SAFETY: jsonb_out detoasts, and ends what it returns with a zero.
+    unsafe {
+        let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
+        let string = CStr::from_ptr(text).to_string_lossy().into_owned();
+        pg_sys::pfree(text.cast());
+        string
+    }
+}
+
 /// The elements of an array without nulls.
 ///
 /// # Safety

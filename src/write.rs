@@ -9,7 +9,7 @@ use crate::call::{element_type, form_row, row_array};
 use crate::error::{Fault, Result};
 use crate::guard::{self, Operating};
 use crate::ledger::{Account, Posted, changed_under_lock};
-use crate::receipt;
+use crate::receipt::{self, Kinds};
 use crate::row::{ENTRY_COLUMNS, State, WALLET_COLUMNS, entry_row, wallet_row};
 use crate::spi::{Param, Plan, Spi};
 use crate::table::{Shipped, Table, clear, fill};
@@ -45,7 +45,7 @@ impl<'a> Writer<'a> {
         let path = if as_shipped {
             Path::Direct(Box::new(direct))
         } else {
-            Path::Statement(Waiting::new(direct.kind_type))
+            Path::Statement(Waiting::new(direct.kinds.clone()))
         };
         Ok(Writer {
             spi,
@@ -152,7 +152,7 @@ struct Direct {
     /// Rows of the journal, of which the first `waiting` wait.
     lines: Vec<*mut pg_sys::TupleTableSlot>,
     waiting: usize,
-    kind_type: Oid,
+    kinds: Kinds,
 }
 
 impl Direct {
@@ -163,7 +163,7 @@ impl Direct {
         unsafe {
             let state = pg_sys::CreateExecutorState();
             let batch = (*pg_sys::MakePerTupleExprContext(state)).ecxt_per_tuple_memory;
-            let kind_type = pg_sys::SPI_gettypeid((*entry.relation).rd_att, 6);
+            let kinds = Kinds::of(pg_sys::SPI_gettypeid((*entry.relation).rd_att, 6));
             Ok(Direct {
                 changed: wallet.slot(),
                 wallet,
@@ -172,7 +172,7 @@ impl Direct {
                 batch,
                 lines: Vec::new(),
                 waiting: 0,
-                kind_type,
+                kinds,
             })
         }
     }
@@ -206,7 +206,7 @@ impl Direct {
                 if self.lines.len() == self.waiting {
                     self.lines.push(self.entry.slot_in(context));
                 }
-                let row = entry_row(account, one, self.kind_type, actor);
+                let row = entry_row(account, one, &self.kinds, actor);
                 // SAFETY: as above, of the journal's shape.
                 unsafe { fill(self.lines[self.waiting], &row) };
                 self.waiting += 1;
@@ -291,15 +291,15 @@ static SAVE: Plan = Plan::new(
 
 /// Rows for one statement that writes them all.
 struct Waiting {
-    kind_type: Oid,
+    kinds: Kinds,
     wallets: Vec<Vec<Option<Datum>>>,
     entries: Vec<Vec<Option<Datum>>>,
 }
 
 impl Waiting {
-    fn new(kind_type: Oid) -> Self {
+    fn new(kinds: Kinds) -> Self {
         Waiting {
-            kind_type,
+            kinds,
             wallets: Vec::new(),
             entries: Vec::new(),
         }
@@ -318,7 +318,7 @@ impl Waiting {
         ));
         let rows = posted
             .iter()
-            .map(|one| entry_row(account, one, self.kind_type, actor));
+            .map(|one| entry_row(account, one, &self.kinds, actor));
         self.entries.extend(rows);
     }
 

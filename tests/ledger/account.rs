@@ -372,6 +372,17 @@ async fn bulk_calls_give_each_item_its_own_outcome() -> Result<()> {
             "{bad}"
         );
     }
+    for verb in ["grant", "spend"] {
+        let none = format!("select loyalty.{verb}_many(null)");
+        assert_eq!(ledger.refused(&none).await?, "22004", "{verb}");
+    }
+    let reason = r#"say \"ポイント\" \\ \t"#;
+    let worded = format!(
+        r#"select count(*) from loyalty.grant_many('[{{"account_id": {a}, "points": 1, "reason": "{reason}"}}]')"#
+    );
+    assert_eq!(ledger.show(&worded).await?, "1");
+    let kept = format!("select reason from loyalty.statement({a}) order by entry desc limit 1");
+    assert_eq!(ledger.show(&kept).await?, "say \"ポイント\" \\ \t");
     let many = format!(
         "select loyalty.grant_many(jsonb_agg(jsonb_build_object('account_id', {a}, 'points', 1))) from generate_series(1, 10001)"
     );

@@ -464,9 +464,9 @@ impl Rounds<'_> {
                     Some(10.0),
                 )?;
                 line("  the same", "bare statements", many, BareMany, None)?;
-                line("  accounts in a row", against, row, single, None)?;
+                line("  accounts in a row", against, row, single, Some(10.0))?;
                 let by_one = format!("{against} by one");
-                line("  by one client", &by_one, lone_many, lone, None)?;
+                line("  by one client", &by_one, lone_many, lone, Some(10.0))?;
             }
             let clients = |measure| self.bulk_clients.get(&measure).copied().unwrap_or(0);
             report.notes.push(format!(
