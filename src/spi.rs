@@ -374,20 +374,23 @@ pub unsafe fn read_jsonb(datum: Datum) -> String {
 /// # Safety
 /// The datum is an array, not null, whose elements are fixed in length and of `T`'s size.
 pub unsafe fn read_array<T: Copy>(datum: Datum) -> Vec<T> {
-    // SAFETY: the layout is PostgreSQL's ArrayType: header, dimensions and lower bounds,
-    // then (no null bitmap) the elements from the next eight-byte boundary.
+    // SAFETY: the layout is PostgreSQL's ArrayType, less the length word, which may be short and
+    // leave the rest unaligned: dimensions, offset of the data, type, length and lower bound, then
+    // (no null bitmap) the elements from the next eight-byte boundary of the whole.
     unsafe {
-        let array: *mut pg_sys::ArrayType = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast();
-        if (*array).ndim == 0 {
+        let array = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        let body = pgrx::vardata_any(array).cast::<u8>();
+        let word = |index: usize| body.cast::<c_int>().add(index).read_unaligned();
+        let (dimensions, data_offset) = (word(0), word(1));
+        if dimensions == 0 {
             return Vec::new();
         }
-        if (*array).ndim != 1 || (*array).dataoffset != 0 {
+        if dimensions != 1 || data_offset != 0 {
             pgrx::error!("pg_loyalty: an array has nulls or several dimensions");
         }
-        let header = size_of::<pg_sys::ArrayType>();
-        let base = array.cast::<u8>();
-        let length = base.add(header).cast::<c_int>().read() as usize;
-        let data = base.add((header + 2 * size_of::<c_int>()).next_multiple_of(8));
+        let length = word(3) as usize;
+        let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<c_int>();
+        let data = body.add(header.next_multiple_of(8) - pg_sys::VARHDRSZ);
         let mut values = Vec::with_capacity(length);
         for index in 0..length {
             values.push(

@@ -119,6 +119,7 @@ pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Res
         if plan.wants(Topic::Bulk) {
             load::bare_many(&client).await?;
         }
+        fill_log(&client, plan, report).await?;
         settle(&client).await?;
         let samples = rounds.run(&measures).await?;
         rounds.lines(&samples, report)?;
@@ -208,12 +209,39 @@ async fn load_small_grants(
     Ok(())
 }
 
+/// What the measurements write of the log for each second of a round, at the most.
+const LOG_MIB_A_SECOND: u64 = 160;
+
 /// Leaves nothing of the loading for the measurements to pay.
 async fn settle(client: &Client) -> Result<()> {
     let progress = Progress::phase("vacuum, analyze, checkpoint", 0)?;
     client.batch_execute("vacuum analyze").await?;
     client.batch_execute("checkpoint").await?;
     progress.end();
+    Ok(())
+}
+
+/// Makes files of the write-ahead log to write over, as a server has them that has been in use for
+/// a while. Else each file is made anew by whoever needs it, which is mostly a call of many.
+async fn fill_log(client: &Client, plan: &Plan, report: &mut Report) -> Result<()> {
+    let mib = LOG_MIB_A_SECOND * u64::from(plan.seconds * (plan.rounds + 1));
+    let progress = Progress::phase("filling files of the log", 0)?;
+    client
+        .execute(&format!("alter system set min_wal_size = '{mib}MB'"), &[])
+        .await?;
+    client
+        .batch_execute(&format!(
+            "select pg_reload_conf();\n\
+             do $$ begin for mib in 1 .. {mib} loop\n\
+                 perform pg_logical_emit_message(false, 'bench', repeat('x', 1048576));\n\
+             end loop; end $$"
+        ))
+        .await?;
+    progress.end();
+    report.notes.push(format!(
+        "Write-ahead log: {} MiB of files to write over before the first round.",
+        grouped(mib as f64)
+    ));
     Ok(())
 }
 
