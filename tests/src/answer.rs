@@ -1,7 +1,7 @@
 //! What a ledger answers, and all that is stored of it: the same in a copy of it, in an upgraded
 //! one, and wherever it was moved to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
@@ -103,11 +103,14 @@ pub fn same_rows(expected: &Stored, found: &Stored) -> Result<()> {
         names(expected),
         names(found)
     );
+    let line = |row: &Map<String, Value>| Value::Object(row.clone()).to_string();
     for (name, rows) in expected {
         let other = &found[name];
-        let lacking = rows.iter().find(|row| !other.contains(row));
+        let ours: HashSet<String> = rows.iter().map(line).collect();
+        let theirs: HashSet<String> = other.iter().map(line).collect();
+        let lacking = ours.difference(&theirs).next();
         ensure!(lacking.is_none(), "{name} lacks {lacking:?}");
-        let more = other.iter().find(|row| !rows.contains(row));
+        let more = theirs.difference(&ours).next();
         ensure!(more.is_none(), "{name} has {more:?} besides");
         ensure!(
             rows.len() == other.len(),
