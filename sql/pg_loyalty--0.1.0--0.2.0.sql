@@ -3195,11 +3195,22 @@ begin
         -- What pays at once, and what is recorded when its pay day is over: the run of that
         -- period may have been. Effective as of the day it should have been paid.
         for payment in
-            select p.* from loyalty.event_payments(event_id) p where p.pays_on <= today
+            select g.code, g.message, p.rule
+              from loyalty.event_payments(event_id) p
+             cross join lateral loyalty.grant_each(
+                       array[p.account_id], array[p.points], p.title, p.pays_on,
+                       case when p.expiry::text !~ 'inactivity' then
+                           coalesce(loyalty.expires_on(p.expiry, p.pays_on), 'infinity')
+                       end,
+                       array[p.idempotency_key], p.expiry) g
+             where p.pays_on <= today
+               -- a run passes over these too
+               and (select w.status from loyalty.wallet w where w.account_id = p.account_id) <> 'closed'
         loop
-            perform loyalty.grant(
-                account_id => payment.account_id, points => payment.points, reason => payment.title,
-                granted_on => payment.pays_on, idempotency_key => payment.idempotency_key, expiry => payment.expiry);
+            if payment.code is not null then
+                perform loyalty.raise(payment.code, payment.message, format('Rule %L pays for the event.', payment.rule),
+                    'Nothing was recorded.');
+            end if;
         end loop;
     else
         select e.* into strict known

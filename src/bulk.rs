@@ -163,6 +163,12 @@ fn null(name: &str) -> Fault {
 fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
     let points = positive(item.points.ok_or_else(|| null("points"))?)?;
     let (reason, key) = (item.reason.as_deref(), item.idempotency_key.as_deref());
+    // jsonb refuses it, text that is JSON does not
+    let mut texts = [reason, key, item.funding.as_deref()].into_iter().flatten();
+    if texts.any(|text| text.contains('\0')) {
+        return Err(Fault::invalid("a text has a zero character")
+            .hint("No text of PostgreSQL's can hold it."));
+    }
     let wanted = Wanted {
         granted_on: item.granted_on.map(crate::day::day),
         expires_on: item.expires_on.map(crate::day::day),
@@ -262,7 +268,7 @@ fn one<'a>(
     }
     let earlier = keys.as_ref().zip(request.key);
     if let Some((receipt, first)) = earlier.and_then(|(keys, key)| keys.get(key)) {
-        return if *first == request.hash {
+        return if *first == request.hash || request.is_occasion {
             Ok((receipt.clone(), false))
         } else {
             Err(receipt::key_reused(receipt.operation_id))
@@ -337,6 +343,7 @@ sql_function! {
                     key: Some(key),
                     hash: grant_hash(points, reason.as_deref(), &wanted),
                     activity: true,
+                    is_occasion: true,
                     ..Request::default()
                 };
                 ledger::check_request(&request)?;

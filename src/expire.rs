@@ -194,9 +194,16 @@ sql_function! {
         if empty {
             return Ok(None);
         }
-        operate(account_id, &request, Needs::NotClosed, |_, account| {
-            Ok(account.wallet.forfeit_all(account.now).into_iter().collect())
-        })
-        .map(Some)
+        let mut is_left = true;
+        let forfeited = operate(account_id, &request, Needs::NotClosed, |_, account| {
+            let entry = account.wallet.forfeit_all(account.now);
+            is_left = entry.is_some();
+            // Spent meanwhile, or all of it is held: closing the account tells.
+            entry.map(|entry| vec![entry]).ok_or_else(|| Fault::invalid("nothing is left to forfeit"))
+        });
+        match forfeited {
+            Err(_) if !is_left => Ok(None),
+            forfeited => forfeited.map(Some),
+        }
     }
 }

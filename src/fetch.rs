@@ -100,6 +100,12 @@ impl Reader {
         }
     }
 
+    /// Transactions that lock or change a wallet's row, or did; the strongest lock first.
+    pub fn lockers(&mut self, account_id: i64) -> Vec<pg_sys::TransactionId> {
+        let row = self.wallets.find(&[eight(1, account_id)]);
+        row.map_or_else(Vec::new, |row| row.lockers())
+    }
+
     /// The entry that an idempotency key made (law 6).
     pub fn entry_by_key(&mut self, account_id: i64, key: &str) -> Result<Option<EntryNo>> {
         // SAFETY: the function that the index is on, under the collation of the column.

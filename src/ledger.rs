@@ -62,6 +62,9 @@ pub struct Request<'a> {
     pub key: Option<&'a str>,
     /// All that the caller gave, so that a key under another request is noticed (law 6).
     pub hash: i32,
+    /// Whether the key names what is paid for, once and for all: its payment is that one's, also
+    /// where the terms have changed since.
+    pub is_occasion: bool,
     /// Of a hold, how long it lasts, in microseconds from when it is made.
     pub hold_for: Option<i64>,
     /// Whether it keeps points from lapsing by inactivity (S10): what the member does or gets.
@@ -76,6 +79,7 @@ static LOCK_MANY: Plan = Plan::new(
 );
 static LOCK: Plan =
     Plan::new(c"select from loyalty.wallet where account_id = $1 for no key update");
+
 /// Reads one account.
 pub fn load(spi: &Spi, account_id: i64, sight: Sight) -> Result<Account> {
     find(spi, &mut Reader::open(sight)?, account_id)?.ok_or_else(|| no_such_account(account_id))
@@ -361,7 +365,7 @@ pub fn stored_receipt(
     };
     reader
         .entry_by_key(account.account_id, key)?
-        .map(|entry| receipt::stored(spi, account, entry, request.hash))
+        .map(|entry| receipt::stored(spi, account, entry, request))
         .transpose()
 }
 

@@ -252,6 +252,7 @@ sql_function! {
             hash: request_hash(&[&"hold", &points, &expires_in, &Given(reason.as_ref())]),
             activity: true,
             hold_for: Some(expires_in),
+            ..Request::default()
         };
         operate(account_id, &request, Needs::Open, |_, account| {
             let (own, today, now) = (account.own_entry, account.today, account.now);
@@ -398,13 +399,15 @@ sql_function! {
     }
 }
 
-/// Days on which the account was active after an entry, oldest first.
-static ACTIVE_DAYS: Plan = Plan::new(
-    c"select (pg_catalog.timezone(p.time_zone, e.occurred_at))::date
+/// Days on which the account was active after an entry, oldest first, and what was booked as
+/// extended by it.
+static ACTIVITY: Plan = Plan::new(
+    c"select case when e.kind <> 'extend' then (pg_catalog.timezone(p.time_zone, e.occurred_at))::date end,
+             e.lot_expires_on, e.lot_class
         from loyalty.entry e
         join loyalty.program p on p.program_id = $3
        where e.account_id = $1 and e.entry > $2
-         and e.kind in ('grant', 'spend', 'hold', 'capture', 'transfer')
+         and e.kind in ('grant', 'spend', 'hold', 'capture', 'transfer', 'extend')
        order by e.entry",
 );
 static GRACE_CLASS: Plan = Plan::new(
@@ -413,7 +416,9 @@ static GRACE_CLASS: Plan = Plan::new(
 );
 
 /// The last day by now of the lot that an entry touched: each activity before it lapsed
-/// extended it (S10).
+/// extended it (S10). What was extended while the lot was empty is not in the journal, and so
+/// reckoned from the days of activity; where those are others by now, since the program's time
+/// zone is, the lot is where the journal took it.
 fn last_day_of(spi: &Spi, account: &Account, entry: EntryNo, part: &Movement) -> Day {
     let Some(months) = part.class.inactivity_months else {
         return part.expires_on;
@@ -423,16 +428,31 @@ fn last_day_of(spi: &Spi, account: &Account, entry: EntryNo, part: &Movement) ->
         Param::i32(entry),
         Param::i32(account.program_id),
     ];
-    let mut last_day = part.expires_on;
-    for row in ACTIVE_DAYS.run(spi, &params).iter() {
-        match row.i32(1) {
-            Some(active) if active <= last_day => {
-                last_day = last_day.max(day::months_after(active, months));
+    let (mut reckoned, mut booked) = (part.expires_on, part.expires_on);
+    for row in ACTIVITY.run(spi, &params).iter() {
+        if let Some(active) = row.i32(1) {
+            if active <= reckoned {
+                reckoned = reckoned.max(day::months_after(active, months));
             }
-            _ => break,
+        } else if let (Some(days), Some(classes)) = (row.i32s(2), row.i16s(3)) {
+            // pairs of what left one day and went to another
+            for (days, classes) in days.chunks_exact(2).zip(classes.chunks_exact(2)) {
+                if days[0] == booked && classes[0] == part.class.id {
+                    booked = days[1];
+                    break;
+                }
+            }
         }
     }
-    last_day
+    let is_there = |day| {
+        let mut lots = account.wallet.lots.iter();
+        lots.any(|lot| lot.expires_on == day && lot.class.id == part.class.id)
+    };
+    if !is_there(reckoned) && is_there(booked) {
+        booked
+    } else {
+        reckoned
+    }
 }
 
 /// The class with the same funding and a fixed day.

@@ -36,8 +36,8 @@ sql_function! {
         let now = clock::now();
         let balance = match call.i64(1) {
             None => current(account_id, now)?,
-            Some(as_of) if as_of >= now => projected(&Spi::as_owner(), account_id, as_of)?,
-            Some(as_of) => historic(&Spi::as_owner(), account_id, as_of)?,
+            Some(as_of) if as_of >= now => projected(&Spi::as_owner().reading(), account_id, as_of)?,
+            Some(as_of) => historic(&Spi::as_owner().reading(), account_id, as_of)?,
         };
         Ok(Answer::Row(vec![
             Some(Datum::from(balance.balance)),
@@ -54,7 +54,7 @@ fn current(account_id: i64, now: Instant) -> Result<Balance> {
     let row = fetch::wallet(account_id, Sight::Statement)?
         .ok_or_else(|| ledger::no_such_account(account_id))?;
     if row.hold_entry.is_some() {
-        let account = ledger::load(&Spi::as_owner(), account_id, Sight::Statement)?;
+        let account = ledger::load(&Spi::as_owner().reading(), account_id, Sight::Statement)?;
         return Ok(of_wallet(&account.wallet, account.today, now));
     }
     let today = program::get(row.program_id)?.day_of(now);
@@ -143,7 +143,7 @@ sql_function! {
         let account_id = call.need("account_id", call.i64(0))?;
         let points = positive(call.need("points", call.i64(1))?)?;
         let (taken, lots) = {
-            let spi = Spi::connect();
+            let spi = Spi::connect().reading();
             let account = ledger::load(&spi, account_id, Sight::Statement)?;
             account.check_status(ledger::Needs::Open)?;
             let taken = account.wallet.allocate(points, account.today, account.now)?;
@@ -170,7 +170,7 @@ sql_function! {
     fn lot_rows(call) -> () {
         let account_id = call.need("account_id", call.i64(0))?;
         let account = {
-            let spi = Spi::connect();
+            let spi = Spi::connect().reading();
             ledger::load(&spi, account_id, Sight::Statement)?
         };
         let sink = call.rows();

@@ -212,6 +212,36 @@ impl ScannedRow {
         unsafe { (*self.slot).tts_tid }
     }
 
+    /// Transactions that lock or change this version of the row, or did; the strongest lock first.
+    pub fn lockers(&self) -> Vec<pg_sys::TransactionId> {
+        // SAFETY: rows of a heap table's scan are in its buffer, whose pin the slot has. Under the
+        // buffer's lock the number and what it means belong together.
+        unsafe {
+            let slot = self.slot.cast::<pg_sys::BufferHeapTupleTableSlot>();
+            let buffer = (*slot).buffer;
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
+            let header = (*(*slot).base.tuple).t_data;
+            let marks = u32::from((*header).t_infomask);
+            let number = (*header).t_choice.t_heap.t_xmax;
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as c_int);
+            if marks & pg_sys::HEAP_XMAX_INVALID != 0 {
+                return Vec::new();
+            }
+            if marks & pg_sys::HEAP_XMAX_IS_MULTI == 0 {
+                return vec![number];
+            }
+            let mut list = std::ptr::null_mut();
+            let only_locked = marks & pg_sys::HEAP_XMAX_LOCK_ONLY != 0;
+            let multi = pg_sys::MultiXactId::from(number.into_inner());
+            let count = pg_sys::GetMultiXactIdMembers(multi, &raw mut list, false, only_locked);
+            let mut members: Vec<_> = (0..usize::try_from(count).unwrap_or(0))
+                .map(|index| *list.add(index))
+                .collect();
+            members.sort_by_key(|member| std::cmp::Reverse(member.status));
+            members.into_iter().map(|member| member.xid).collect()
+        }
+    }
+
     /// A column, numbered from 1.
     pub fn get(&self, column: usize) -> Option<Datum> {
         // SAFETY: all columns of the row were fetched into the slot.

@@ -52,8 +52,9 @@ impl Plan {
             .map(|param| if param.null { b'n' } else { b' ' } as c_char)
             .collect();
         // SAFETY: as many values and nulls as the plan has parameters; we are connected.
+        let read_only = self.read_only || spi.reads_only;
         let status = in_same_context(|| unsafe {
-            pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), self.read_only, 0)
+            pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0)
         });
         if status < 0 {
             pgrx::error!("pg_loyalty: SPI_execute_plan returned {status}");
@@ -100,6 +101,7 @@ impl Plan {
 /// to goes with it. The current memory context stays the caller's throughout.
 pub struct Spi {
     as_owner: bool,
+    reads_only: bool,
     connected: Cell<bool>,
     before: Cell<Option<Before>>,
 }
@@ -125,9 +127,17 @@ impl Spi {
         Spi::with(true)
     }
 
+    /// For functions that are stable: every plan sees what the calling statement sees, and none
+    /// begins a command of its own, which a parallel plan's leader may not.
+    pub fn reading(mut self) -> Self {
+        self.reads_only = true;
+        self
+    }
+
     fn with(as_owner: bool) -> Self {
         Spi {
             as_owner,
+            reads_only: false,
             connected: Cell::new(false),
             before: Cell::new(None),
         }

@@ -1,16 +1,13 @@
 //! Waiting for a wallet's row: whoever waits longer than `lock_timeout` is told who held it.
 
 use crate::error::{Code, Fault};
+use crate::fetch::Reader;
+use crate::scan::Sight;
 use crate::spi::{Param, Plan, Spi};
 use pgrx::pg_sys::{self, TransactionId};
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
 
-/// A transaction that changes a row is named in the version that others still see.
-static HELD: Plan = Plan::new(
-    c"select account_id, xmax::text::bigint from loyalty.wallet
-       where account_id = any($1) order by account_id",
-);
 static SESSION: Plan = Plan::new(
     c"select pg_catalog.format('process %s, user %s, application \"%s\", %s, in a transaction since %s',
                  pid, usename, application_name, state, xact_start)
@@ -45,14 +42,17 @@ pub fn lock<T>(spi: &Spi, account_ids: &[i64], take: impl FnOnce() -> T) -> T {
 }
 
 fn holders(spi: &Spi, account_ids: &[i64]) -> Vec<Holder> {
-    HELD.run(spi, &[Param::i64s(account_ids)])
-        .iter()
-        .filter_map(|row| Some((row.i64(1)?, row.i64(2)? as u32)))
-        .filter_map(|(account_id, number)| {
-            let transaction = TransactionId::from(number);
-            if !is_running(transaction) {
-                return None;
-            }
+    let Ok(mut reader) = Reader::open(Sight::Now) else {
+        return Vec::new();
+    };
+    let mut account_ids = account_ids.to_vec();
+    account_ids.sort_unstable();
+    account_ids
+        .into_iter()
+        .filter_map(|account_id| {
+            // A transaction that changes a row is named in the version that others still see.
+            let lockers = reader.lockers(account_id);
+            let transaction = lockers.into_iter().find(|one| is_running(*one))?;
             // SAFETY: the transaction runs, so its parents are known.
             let top = unsafe { pg_sys::SubTransGetTopmostTransaction(transaction) };
             let top = top.into_inner().to_string();

@@ -118,6 +118,14 @@ async fn a_suspended_account_only_receives_and_a_closed_one_nothing() -> Result<
     ledger
         .receipt(&format!("release({a}, {})", held.id))
         .await?;
+    let left = ledger.receipt(&format!("hold({a}, 1)")).await?.available;
+    let rest = ledger.receipt(&format!("hold({a}, {left})")).await?.id;
+    assert_eq!(ledger.refused(&close).await?, "22023", "all of it is held");
+    ledger
+        .run(&format!(
+            "select loyalty.release({a}, {rest}), loyalty.release({a}, {rest} - 1)"
+        ))
+        .await?;
     ledger.run(&close).await?;
     assert_eq!(ledger.balance(a).await?, "0|0|0||");
     let more = [
@@ -194,6 +202,26 @@ async fn unknown_programs_and_accounts_are_told_so() -> Result<()> {
         "22023"
     );
     Ok(())
+}
+
+/// S10: where no more lots fit, one can still be moved to the day that activity gives it.
+#[tokio::test]
+async fn s10_activity_moves_a_lot_among_as_many_as_there_can_be() -> Result<()> {
+    let ledger = Ledger::open("full", "expiry => 'after 3 months of inactivity'").await?;
+    let a = ledger.account("a").await?;
+    ledger.receipt(&format!("grant({a}, 10)")).await?;
+    let fill = format!(
+        "select count(*) from loyalty.grant_many((
+             select jsonb_agg(jsonb_build_object('account_id', {a}, 'points', 1, 'expires_on', date '2030-01-01' + n))
+               from generate_series(1, 4095) n)) where error_code is null"
+    );
+    assert_eq!(ledger.show(&fill).await?, "4095");
+    ledger.at("2025-06-16 10:00+09").await?;
+    let spent = ledger.receipt(&format!("spend_fifo({a}, 1)")).await?;
+    assert_eq!(spent.lots, "2025-09-16: 1");
+    let more = format!("grant({a}, 1, expires_on => '2029-01-01')");
+    assert_eq!(ledger.refused_call(&more).await?, "54000");
+    ledger.verify().await
 }
 
 /// One member number, or many: the same are refused.
@@ -375,6 +403,13 @@ async fn bulk_calls_give_each_item_its_own_outcome() -> Result<()> {
     for verb in ["grant", "spend"] {
         let none = format!("select loyalty.{verb}_many(null)");
         assert_eq!(ledger.refused(&none).await?, "22004", "{verb}");
+    }
+    // JSON has a zero character, no text of PostgreSQL's does
+    for text in ["reason", "idempotency_key", "funding"] {
+        let zero = format!(
+            r#"select error_code from loyalty.grant_items('[{{"account_id": {a}, "points": 1, "{text}": "a\u0000b"}}]', null)"#
+        );
+        assert_eq!(ledger.show(&zero).await?, "22023", "{text}");
     }
     let reason = r#"say \"ポイント\" \\ \t"#;
     let worded = format!(

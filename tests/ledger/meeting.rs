@@ -2,7 +2,7 @@
 //! what the operation comes to, and lets go when the rest is done.
 
 use super::Ledger;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use loyalty_tests::{assert_sound, rows, sqlstate, until_one_waits};
 use std::time::Duration;
 
@@ -239,5 +239,34 @@ async fn indexes_may_be_made_anew_between_operations() -> Result<()> {
         ledger.run(&operations).await?;
         ledger.run("commit").await?;
     }
+    ledger.verify().await
+}
+
+/// Who waited too long is told for whom, also where the holder locked the row first and changed it
+/// in a savepoint: two transactions of one session are on the row then.
+#[tokio::test]
+async fn who_held_an_account_in_a_savepoint_is_named() -> Result<()> {
+    let ledger = Ledger::open("meeting_savepoint", "").await?;
+    let a = ledger.account("a").await?;
+    let (holder, late) = (ledger.db.connect().await?, ledger.db.connect().await?);
+    holder
+        .batch_execute(&format!(
+            "set application_name = 'the holder'; begin;
+             select from loyalty.wallet where account_id = {a} for no key update;
+             savepoint s; select loyalty.grant({a}, 1)"
+        ))
+        .await?;
+    late.batch_execute("set lock_timeout = '200ms'").await?;
+    let grant = format!("select loyalty.grant({a}, 1)");
+    let refused = late.batch_execute(&grant).await;
+    assert_eq!(sqlstate(&refused), "55P03");
+    let error = refused.err().context("refused")?;
+    let detail = error.as_db_error().and_then(|error| error.detail());
+    assert!(
+        detail.is_some_and(|detail| detail.contains("the holder")),
+        "{detail:?}"
+    );
+    holder.batch_execute("rollback").await?;
+    late.batch_execute(&grant).await?;
     ledger.verify().await
 }

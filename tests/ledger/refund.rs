@@ -286,3 +286,34 @@ async fn what_is_debt_already_is_not_booked_again() -> Result<()> {
     assert_eq!(debt, "20\n10\n", "30 were spent, whatever is asked for");
     ledger.verify().await
 }
+
+/// Law 9, S10: a lot that activity moved is found where it is, though the program lives by other
+/// clocks since, on which that activity was on another day.
+#[tokio::test]
+async fn law_9_a_lot_is_found_after_the_time_zone_changed() -> Result<()> {
+    for (name, from, to, at) in [
+        ("zone_west", "Asia/Tokyo", "America/New_York", "08:00+09"),
+        ("zone_east", "America/New_York", "Asia/Tokyo", "20:00-04"),
+    ] {
+        let terms = format!("expiry => 'after 3 months of inactivity', time_zone => '{from}'");
+        let ledger = Ledger::open(name, &terms).await?;
+        let a = ledger.account("a").await?;
+        let grant = ledger.receipt(&format!("grant({a}, 100)")).await?.id;
+        let mut spent = 0;
+        for day in ["2025-06-17 12:00-04", &format!("2025-06-18 {at}")] {
+            ledger.at(day).await?;
+            spent = ledger.receipt(&format!("spend_fifo({a}, 10)")).await?.id;
+        }
+        ledger
+            .run(&format!("update loyalty.program set time_zone = '{to}'"))
+            .await?;
+        let lots = format!("select expires_on, remaining from loyalty.lots({a})");
+        assert_eq!(ledger.show(&lots).await?, "2025-09-18|80", "{name}");
+        let back = ledger.receipt(&format!("refund({a}, {spent})")).await?;
+        assert_eq!(back.lots, "2025-09-18: 10", "{name}");
+        let revoked = ledger.receipt(&format!("revoke({a}, {grant})")).await?;
+        assert_eq!(revoked.lots, "2025-09-18: 90", "{name}");
+        ledger.verify().await?;
+    }
+    Ok(())
+}

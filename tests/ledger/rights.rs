@@ -142,6 +142,16 @@ async fn parallel_workers_have_them_too() -> Result<()> {
     let plan = rows(&caller, &format!("explain {query}")).await?.join("\n");
     assert!(plan.contains("Gather"), "{plan}");
     assert_eq!(rows(&caller, query).await?.concat(), expected);
+    // The leader works too, in a command that writes what it reads.
+    caller
+        .batch_execute(
+            "reset parallel_leader_participation;
+             create temporary table taken as
+             select (loyalty.balance(account_id)).balance, (loyalty.balance(account_id)).available from loyalty.account",
+        )
+        .await?;
+    let taken = "select sum(balance), sum(available) from taken";
+    assert_eq!(rows(&caller, taken).await?.concat(), expected);
     Ok(())
 }
 

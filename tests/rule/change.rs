@@ -299,6 +299,9 @@ async fn law6_corrected_facts_and_changed_intervals_never_pay_twice() -> Result<
         .await?;
     program.live_until("2025-07-20").await?;
     assert_eq!(program.paid(account, 100).await?, "2025-06-16");
+    // what was paid is no failure, on whatever terms
+    let failures = "select count(*) from loyalty.run_failure";
+    assert_eq!(program.show(failures).await?, "0");
     program
         .run(&format!(
             "select loyalty.change_rule('coin', 'r', '{}')",
@@ -318,5 +321,6 @@ async fn law6_corrected_facts_and_changed_intervals_never_pay_twice() -> Result<
         program.paid(account, 100).await?,
         "2025-06-16 2026-01-15 2026-07-15"
     );
+    assert_eq!(program.show(failures).await?, "0");
     Ok(())
 }

@@ -329,6 +329,59 @@ async fn c5_an_event_recorded_late_is_paid_as_of_its_day() -> Result<()> {
     program.verify().await
 }
 
+/// C5: also by a rule with an expiry of its own, and where the run of the period comes later.
+#[tokio::test]
+async fn c5_an_event_recorded_late_is_no_failure_of_the_run() -> Result<()> {
+    let program = Program::open("event_late_terms").await?;
+    program
+        .rule("referral", "event", REFERRAL, "expiry => '1 year'")
+        .await?;
+    let (a, b) = (program.account("a").await?, program.account("b").await?);
+    program.live_until("2024-06-01").await?;
+    program.at("2024-06-17 00:00+09").await?;
+    program
+        .run("select loyalty.record_event('coin', 'referral', 'a', 'b', '2024-05-10')")
+        .await?;
+    program.live_until("2024-06-17").await?;
+    program
+        .run("select loyalty.rerun('coin', 'rule:referral', '2024-06-15')")
+        .await?;
+    program.live_until("2024-06-18").await?;
+    for account in [a, b] {
+        assert_eq!(
+            program.grants(account).await?,
+            ["2024-06-17 5000 2025-06-17"]
+        );
+    }
+    let failures = "select count(*) from loyalty.run_failure";
+    assert_eq!(program.show(failures).await?, "0");
+    program.verify().await
+}
+
+/// C5: what a run would have paid is paid: to the party whose account is open, and as points that
+/// have lapsed since.
+#[tokio::test]
+async fn c5_an_event_recorded_late_is_paid_as_the_run_would_have() -> Result<()> {
+    let program = Program::open("event_late_lapsed").await?;
+    program
+        .rule("referral", "event", REFERRAL, "expiry => '30 days'")
+        .await?;
+    let (a, b) = (program.account("a").await?, program.account("b").await?);
+    program.live_until("2024-09-01").await?;
+    program
+        .run(&format!("select loyalty.close_account({b})"))
+        .await?;
+    program
+        .run("select loyalty.record_event('coin', 'referral', 'a', 'b', '2024-05-10')")
+        .await?;
+    assert_eq!(program.grants(a).await?, ["2024-06-17 5000 2024-07-17"]);
+    assert!(program.grants(b).await?.is_empty());
+    program.live_until("2024-09-02").await?;
+    let balance = format!("select balance from loyalty.balance({a})");
+    assert_eq!(program.show(&balance).await?, "0");
+    program.verify().await
+}
+
 /// An event whose recording is committed after the run has looked is paid with the next one.
 #[tokio::test]
 async fn c5_a_recording_that_the_run_did_not_see_is_paid_next_time() -> Result<()> {

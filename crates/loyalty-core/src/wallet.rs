@@ -475,10 +475,11 @@ impl Wallet {
                 points: -from.points,
             };
             self.apply(&from);
-            // An empty lot goes along too: a refund will find it.
-            self.put(to.points, to.expires_on, to.class)?;
+            // First, so that a wallet full of lots can move one.
             self.lots
                 .retain(|old| !same_lot(&from, old) || old.remaining > 0);
+            // An empty lot goes along too: a refund will find it.
+            self.put(to.points, to.expires_on, to.class)?;
             if to.points > 0 {
                 moved.extend([from, to]);
             }
