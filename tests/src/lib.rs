@@ -1,12 +1,11 @@
-//! What every test needs: a database of its own, and HTTP to it.
+//! What tests look at a ledger with: its rows, its refusals, whether it is sound.
 
 pub mod answer;
 pub mod catalog;
 pub mod hostile;
-pub mod http;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use loyalty_dev::testkit::{FreshCluster, TestDb};
+use loyalty_testkit::{FreshCluster, PATIENCE, TestDb};
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -41,9 +40,6 @@ pub async fn until_one_waits(client: &Client) -> Result<()> {
     }
     Ok(())
 }
-
-/// What takes longer has not come at all: far more than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sets the test clock for whoever connects to it from now on.
 pub async fn set_database_clock(db: &TestDb, instant: &str) -> Result<()> {

@@ -21,7 +21,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::context::Context;
-use crate::os;
+use loyalty_testkit::os;
 use report::{Report, grouped};
 use scale::{Part, Scale};
 use scratch::{Scratch, Sizes};

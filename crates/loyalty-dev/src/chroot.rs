@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::geteuid;
 
 use crate::context::Context;
-use crate::os::{create_dir, plain_command, run};
+use loyalty_testkit::os::{create_dir, plain_command, run};
 
 /// What Debian's slim images leave out, too.
 const DISPENSABLE: [&str; 5] = [

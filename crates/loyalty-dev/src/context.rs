@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Cluster;
-use crate::os::{self, Owner, free_port_from};
-use crate::postgrest::Postgrest;
 use crate::prefix::Prefix;
+use loyalty_testkit::cluster::Cluster;
+use loyalty_testkit::os::{self, Owner, free_port_from, path_variable, variable};
+use loyalty_testkit::postgrest::Postgrest;
 
 pub const DATABASE: &str = "loyalty";
 const PG_PORT: u16 = 17432;
@@ -240,13 +240,4 @@ fn move_port(whose: &str, port: &mut u16, reserved: &[u16]) -> Result<()> {
         *port = free;
     }
     Ok(())
-}
-
-pub fn variable(name: &str) -> Result<String> {
-    std::env::var(name)
-        .with_context(|| format!("{name} is not set; call this tool through ./dev, which sets it"))
-}
-
-pub fn path_variable(name: &str) -> Result<PathBuf> {
-    Ok(PathBuf::from(variable(name)?))
 }

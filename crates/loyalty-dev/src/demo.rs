@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 
-use crate::cluster::Cluster;
 use crate::context::DATABASE;
-use crate::testkit::client_program;
 use crate::up::shell_word;
+use loyalty_testkit::client_program;
+use loyalty_testkit::cluster::Cluster;
 
 /// The program that lives by the real clock. The coin program's story ends in
 /// a future where today's calls would be out of time.

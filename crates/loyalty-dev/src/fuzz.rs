@@ -7,9 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::context::{Context, path_variable};
-use crate::os::{self, run_visible};
+use crate::context::Context;
 use crate::test::{self, Selection};
+use loyalty_testkit::os::{self, path_variable, run_visible};
 
 /// The target that is no parser: the API as its OpenAPI page shows it.
 const API: &str = "api";

@@ -91,7 +91,7 @@ fn build(context: &Context, buildah: &Buildah, args: &ImageArgs) -> Result<()> {
         if let Some(ca) = &args.ca {
             command.arg(format!("--secret=id=ca,src={}", ca.display()));
         }
-        crate::os::run_visible(command.arg(&context.repo))
+        loyalty_testkit::os::run_visible(command.arg(&context.repo))
             .with_context(|| format!("the image {target} does not build"))?;
     }
     Ok(())

@@ -13,10 +13,11 @@ use loyalty_dev::matrix::{self, MatrixArgs};
 use loyalty_dev::package::{self, PackageArgs};
 use loyalty_dev::prefix::Prefix;
 use loyalty_dev::test::Selection;
-use loyalty_dev::testkit::client_program;
-use loyalty_dev::token::Role;
 use loyalty_dev::torture::{self, TortureArgs};
-use loyalty_dev::{cluster, post, test, up};
+use loyalty_dev::{post, test, up};
+use loyalty_testkit::client_program;
+use loyalty_testkit::cluster;
+use loyalty_testkit::token::Role;
 
 #[derive(Parser)]
 #[command(

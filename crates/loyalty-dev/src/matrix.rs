@@ -17,9 +17,9 @@ use nix::unistd::geteuid;
 use crate::bench::report::aligned;
 use crate::chroot;
 use crate::context::Context;
-use crate::os::{create_dir, plain_command, run};
 use crate::prefix::{Prefix, extension_dir_of};
 use crate::test::{DIRECTORIES, TLS, WANTED};
+use loyalty_testkit::os::{create_dir, plain_command, run};
 use room::Room;
 use tally::Tally;
 

@@ -11,8 +11,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use walkdir::WalkDir;
 
 use crate::chroot::Chroot;
-use crate::context::{Context, path_variable};
-use crate::os::{self, any_free_port, cargo_command, create_dir, run, run_visible};
+use crate::context::Context;
+use loyalty_testkit::os::{
+    self, any_free_port, cargo_command, create_dir, path_variable, run, run_visible,
+};
 
 /// What an installed pg_loyalty is tried with.
 pub const SMOKE: &str = include_str!("../sql/smoke.sql");

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use tokio_postgres::Client;
 
-use crate::context::{Context, DATABASE, path_variable};
-use crate::mail::store;
-use crate::os::{cargo_command, run_visible};
-use crate::service::{Service, answers};
+use crate::context::{Context, DATABASE};
+use loyalty_testkit::mail::store;
+use loyalty_testkit::os::{cargo_command, path_variable, run_visible};
+use loyalty_testkit::service::{Service, answers};
 
 /// The relay's login, made for the development cluster only.
 const LOGIN: &str = "mail_relay";

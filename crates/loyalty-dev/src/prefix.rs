@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::context::{Context, path_variable};
-use crate::os::{create_dir, plain_command, run_visible};
+use crate::context::Context;
+use loyalty_testkit::os::{create_dir, path_variable, plain_command, run_visible};
 
 /// Bump when what is copied or installed here changes.
 const LAYOUT: &str = "1";
@@ -329,9 +329,4 @@ fn hash_contents(path: &Path, hash: &mut Sha256) -> Result<()> {
 
 fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Eight hexadecimal digits, to tell names apart.
-pub fn short_hash(bytes: &[u8]) -> String {
-    hex(Sha256::new_with_prefix(bytes))[..8].to_owned()
 }

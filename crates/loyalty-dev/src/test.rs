@@ -1,20 +1,25 @@
 //! `./dev test`: format, lint, build, then the tests against a cluster of
 //! their own, which is gone afterwards whatever happened.
 
+mod binary;
+mod schedule;
+mod total;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 
-use crate::cluster::Cluster;
-use crate::context::{Context, path_variable};
-use crate::keys;
-use crate::os::{self, end_process, processes_with, run_visible};
+use crate::context::Context;
 use crate::prefix::Prefix;
-use crate::testkit::{FAST_SETTINGS, TestServer};
+use binary::Built;
+use loyalty_testkit::cluster::Cluster;
+use loyalty_testkit::keys;
+use loyalty_testkit::os::{self, end_process, path_variable, processes_with, run_visible};
+use loyalty_testkit::{FAST_SETTINGS, TestServer};
+use schedule::{Durations, Job};
+use total::Total;
 
 const TEMPLATE: &str = "loyalty_template";
 const CRON_DATABASE: &str = "loyalty_cron";
@@ -29,9 +34,12 @@ pub struct Selection {
     /// Only tests whose names contain one of these
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Only the tests of tests/FILE.rs
+    /// Only the tests of a folder, such as tests/tests/FILE
     #[arg(long = "test", value_name = "FILE")]
     files: Vec<String>,
+    /// How many test programs run at once [default: one more than there are cores]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
     /// Only the tests that are ignored otherwise
     #[arg(long, hide = true)]
     ignored: bool,
@@ -80,7 +88,7 @@ pub const NO_CHECKS: &str = "no format check, no lint";
 pub const LEFT_OUT: &str = "dev: left out: ";
 
 impl Selection {
-    /// A test of tests/FILE.rs, told more by its environment, and heard.
+    /// A test of tests/tests/FILE, told more by its environment, and heard.
     pub fn told(file: &str, name: &str, variables: Vec<(&'static str, String)>) -> Self {
         Self {
             names: vec![name.to_owned()],
@@ -110,9 +118,11 @@ impl Selection {
             .flat_map(|(what, tests)| tests.iter().map(move |test| (*test, what)))
     }
 
-    /// Arguments of cargo.
-    fn targets(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().flat_map(|file| ["--test", file])
+    /// How many test programs run at once. Tests wait for servers that start and for the disk;
+    /// each program runs as many tests at once as there are cores.
+    fn at_once(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.unwrap_or(cores + 1)
     }
 }
 
@@ -137,7 +147,15 @@ pub async fn test(context: &Context, selection: &Selection) -> Result<()> {
     let outcome = run.run_tests(selection).await;
     run.report_crashes();
     drop(run);
-    outcome
+    let total = outcome?;
+    for test in &total.failed {
+        eprintln!("dev: failed: {test}");
+    }
+    println!("{total}");
+    if !total.failed.is_empty() {
+        bail!("tests failed");
+    }
+    Ok(())
 }
 
 /// `cargo fmt --check`.
@@ -250,64 +268,75 @@ impl TestRun {
         Ok(run)
     }
 
-    fn cargo_test(&self, selection: &Selection, arguments: &[&str]) -> Result<Command> {
+    /// Builds the tests and runs those that are selected.
+    async fn run_tests(&self, selection: &Selection) -> Result<Total> {
+        eprintln!("dev: building the tests");
+        let built = Built::build(&self.context.repo, selection)?;
+        let mut total = Total::default();
+        let mut arguments = selection.names.clone();
+        arguments.extend(selection.ignored.then(|| "--ignored".to_owned()));
+        arguments.extend((!selection.variables.is_empty()).then(|| "--nocapture".to_owned()));
+        let mut listed = Vec::new();
+        for binary in built.binaries {
+            let tests = binary.list(&arguments)?;
+            listed.push((binary, tests));
+        }
+        // A misspelt name would pass, having run nothing.
+        if listed.iter().all(|(_, tests)| tests.is_empty()) {
+            bail!("no test is named like {:?}", selection.names);
+        }
+        for (name, what) in selection.left_out() {
+            let mut is_there = false;
+            for (_, tests) in &mut listed {
+                for test in tests.extract_if(.., |test| test.contains(name)) {
+                    eprintln!("{LEFT_OUT}{test}, which wants {what}");
+                    total.skipped += 1;
+                    is_there = true;
+                }
+            }
+            if !is_there && selection.is_all() {
+                bail!("{name} should be left out, and there is no such test");
+            }
+            arguments.extend(["--skip".to_owned(), name.to_owned()]);
+        }
+        let mut jobs = Vec::new();
+        for (binary, tests) in listed {
+            if tests.is_empty() {
+                continue;
+            }
+            let mut command = binary.command(&arguments);
+            command
+                .envs(self.variables())
+                .env("LOYALTY_TEST_RELAY", &built.relay)
+                .envs(selection.variables.iter().cloned());
+            jobs.push(Job {
+                name: binary.name,
+                tests: tests.len(),
+                command,
+            });
+        }
+        if selection.is_all() {
+            jobs.push(self.examples()?);
+        }
+        let durations = Durations::read(&self.context.state.join("test-seconds.json"));
+        let dir = self.dir.join("printed");
+        let run = schedule::run(jobs, selection.at_once(), &dir, durations).await?;
+        Ok(total.and(run))
+    }
+
+    /// The examples in the crates' documentation, which only cargo can run.
+    fn examples(&self) -> Result<Job> {
         let mut command = os::cargo_command(path_variable("LOYALTY_CARGO")?);
         command
             .current_dir(&self.context.repo)
-            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(["test", "--quiet", "--workspace", "--doc"])
             .args(["--exclude", EXTENSION_PACKAGE])
-            .args(selection.targets())
-            .args(arguments)
-            .args(&selection.names)
-            .args(selection.ignored.then_some("--ignored"))
-            .args((!selection.variables.is_empty()).then_some("--nocapture"))
-            .envs(self.variables())
-            .envs(selection.variables.iter().cloned());
-        Ok(command)
-    }
-
-    async fn run_tests(&self, selection: &Selection) -> Result<()> {
-        let mut arguments = vec!["--"];
-        if !selection.names.is_empty() || !selection.without.is_empty() {
-            // A misspelt name would pass, having run nothing.
-            let listed = os::run(&mut self.cargo_test(selection, &["--quiet", "--", "--list"])?)?;
-            let tests: Vec<&str> = listed
-                .lines()
-                .filter_map(|line| line.strip_suffix(": test"))
-                .collect();
-            if tests.is_empty() {
-                bail!("no test is named like {:?}", selection.names);
-            }
-            for (name, what) in selection.left_out() {
-                let found: Vec<_> = tests.iter().filter(|test| test.contains(name)).collect();
-                if found.is_empty() && selection.is_all() {
-                    bail!("{name} should be left out, and there is no such test");
-                }
-                for test in found {
-                    eprintln!("{LEFT_OUT}{test}, which wants {what}");
-                }
-                arguments.extend(["--skip", name]);
-            }
-        }
-        let mut command = tokio::process::Command::from(self.cargo_test(selection, &arguments)?);
-        // A process group, so that the test programs can be ended with cargo.
-        command.process_group(0);
-        let mut cargo = command.spawn().context("cargo cannot be started")?;
-        tokio::select! {
-            status = cargo.wait() => {
-                if !status?.success() {
-                    bail!("tests failed");
-                }
-                Ok(())
-            }
-            name = os::interrupted() => {
-                if let Some(group) = cargo.id() {
-                    let _gone_already = killpg(Pid::from_raw(group.cast_signed()), Signal::SIGKILL);
-                }
-                cargo.wait().await?;
-                bail!("stopped by {}", name?)
-            }
-        }
+            .envs(self.variables());
+        Ok(Job {
+            name: "examples".to_owned(),
+            tests: 1,
+            command,
+        })
     }
 
     /// For trials within this process.

@@ -22,10 +22,10 @@ use clap::ValueEnum;
 use tokio_postgres::Client;
 
 use crate::context::Context;
-use crate::os;
 use crate::prefix::Prefix;
 use crate::test::TestRun;
 use check::Findings;
+use loyalty_testkit::os;
 
 /// What a server has in production; the tests' clusters have it off.
 pub const DURABLE: &str = "fsync = on\nfull_page_writes = on\nsynchronous_commit = on\n";

@@ -5,15 +5,15 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use tokio_postgres::Client;
 
-use crate::cluster::Cluster;
 use crate::context::{Context, DATABASE, Settings};
 use crate::demo;
-use crate::keys;
 use crate::post;
-use crate::postgrest;
 use crate::prefix::Prefix;
-use crate::testkit::authenticator_uri;
-use crate::token::{Claims, Role, sign};
+use loyalty_testkit::authenticator_uri;
+use loyalty_testkit::cluster::Cluster;
+use loyalty_testkit::keys;
+use loyalty_testkit::postgrest;
+use loyalty_testkit::token::{Claims, Role, sign};
 
 /// Starts what does not run and makes what is not there; then changes nothing.
 pub async fn up(context: &Context, fresh: bool) -> Result<()> {

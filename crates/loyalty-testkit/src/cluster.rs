@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::os::{Owner, log_tail, run, wait_until};
+use crate::os::{Owner, PATIENCE, log_tail, run, wait_until};
 
 /// The superuser of every private cluster, whoever runs it.
 pub const SUPERUSER: &str = "postgres";
@@ -115,7 +115,7 @@ impl Cluster {
     pub fn start_without_waiting(&self) -> Result<()> {
         self.start_and("--no-wait")?;
         let pid_file = self.data.join("postmaster.pid");
-        if !wait_until(Duration::from_secs(20), || {
+        if !wait_until(PATIENCE, || {
             fs::read_to_string(&pid_file).is_ok_and(|text| text.lines().count() > 1)
         }) {
             bail!("PostgreSQL does not start on port {}", self.port);
@@ -272,7 +272,7 @@ fn kill_tree(first: i32) -> Result<()> {
     let ended = |pid: &i32| parent_and_state(*pid).is_none_or(|(_, state)| state == 'Z');
     let start = Instant::now();
     while !killed.iter().all(ended) {
-        if start.elapsed() > Duration::from_secs(20) {
+        if start.elapsed() > PATIENCE {
             bail!("killed processes do not end: {killed:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -315,6 +315,6 @@ fn socket_dir(dir: &Path) -> PathBuf {
     if wanted.as_os_str().len() <= SOCKET_DIR_LIMIT {
         return wanted;
     }
-    let key = crate::prefix::short_hash(dir.to_string_lossy().as_bytes());
+    let key = crate::os::short_hash(dir.to_string_lossy().as_bytes());
     PathBuf::from(format!("/tmp/pg_loyalty-{key}"))
 }

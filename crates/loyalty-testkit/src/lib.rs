@@ -3,8 +3,8 @@
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
-//! use loyalty_dev::testkit::TestDb;
-//! use loyalty_dev::token::{Claims, Role};
+//! use loyalty_testkit::TestDb;
+//! use loyalty_testkit::token::{Claims, Role};
 //!
 //! let db = TestDb::create("refund").await?;
 //! let client = db.connect().await?;
@@ -14,6 +14,16 @@
 //! # Ok(()) }
 //! ```
 //! Everything is removed when its value is dropped, also by a panic.
+
+pub mod cluster;
+pub mod http;
+pub mod keys;
+pub mod mail;
+pub mod os;
+pub mod plans;
+pub mod postgrest;
+pub mod service;
+pub mod token;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,11 +35,9 @@ use serde::Serialize;
 use tokio_postgres::{Client, Config};
 
 use crate::cluster::{Cluster, SUPERUSER, connect, superuser_config};
-use crate::context::{path_variable, variable};
-use crate::keys;
-use crate::os::{self, Owner, plain_command, run};
+pub use crate::os::PATIENCE;
+use crate::os::{Owner, path_variable, plain_command, run, variable};
 use crate::postgrest::{Postgrest, Settings, pre_request};
-use crate::token;
 
 /// The cluster that `./dev test` started, found by its `LOYALTY_TEST_…`
 /// environment variables.
@@ -254,6 +262,17 @@ impl Drop for Api {
     fn drop(&mut self) {
         report(self.postgrest.stop());
     }
+}
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.ancestors().nth(2).unwrap_or(crate_dir)
+}
+
+/// The mail relay's program, as `./dev test` built it.
+pub fn relay_program() -> Result<PathBuf> {
+    path_variable("LOYALTY_TEST_RELAY").context("these tests are run by: ./dev test")
 }
 
 /// Another, empty cluster with the same PostgreSQL and the extension's files,

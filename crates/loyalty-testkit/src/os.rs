@@ -12,7 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown, geteuid};
+use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// What takes longer never comes: far more than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The user that server processes run as: whoever calls, except that
 /// PostgreSQL refuses root, so root's servers run as `postgres`.
@@ -168,11 +172,29 @@ pub fn any_free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
+/// What `./dev` found or installed, handed over in an environment variable.
+pub fn variable(name: &str) -> Result<String> {
+    std::env::var(name)
+        .with_context(|| format!("{name} is not set; call this tool through ./dev, which sets it"))
+}
+
+pub fn path_variable(name: &str) -> Result<PathBuf> {
+    Ok(PathBuf::from(variable(name)?))
+}
+
 /// `bytes` random bytes in hexadecimal.
 pub fn random_hex(bytes: usize) -> Result<String> {
     let mut buffer = vec![0u8; bytes];
     getrandom::fill(&mut buffer).map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
     Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Eight hexadecimal digits, to tell names apart.
+pub fn short_hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Whether `pid` runs and was started with `mark` among its arguments; a pid

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::os::{Owner, end_process, is_running, log_tail, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::http;
+use crate::os::{Owner, PATIENCE, end_process, is_running, log_tail, wait_until};
 
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -128,10 +127,5 @@ impl Service {
 
 /// Whether an address answers, and with no error.
 pub fn answers(url: &str) -> bool {
-    ureq::get(url)
-        .config()
-        .timeout_global(Some(Duration::from_secs(2)))
-        .build()
-        .call()
-        .is_ok()
+    http::get(url, "", Duration::from_secs(2)).is_ok()
 }

@@ -2,7 +2,7 @@
 
 use crate::{account, client, number, program, together};
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::assert_sound;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;

@@ -9,16 +9,13 @@
 //! `LOYALTY_DOCS_WRITE=1 ./dev test docs` writes what the examples print into the pages; read
 //! the difference before you keep it.
 
-#[path = "docs/json.rs"]
 mod json;
-#[path = "docs/page.rs"]
 mod page;
-#[path = "docs/session.rs"]
 mod session;
 
 use anyhow::{Context as _, Result, ensure};
 use json::tidy_json;
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::{PG_CRON, points_cluster};
 use page::{anchors, blocks, links, output_of, pages, read, repository, steps_of, trimmed};
 use session::{Place, Stage};
@@ -153,7 +150,7 @@ fn fails(output: &str) -> bool {
 
 /// The demo's own program on the real clock, as `./dev up` makes it.
 fn tour() -> Result<&'static str> {
-    let demo = include_str!("../crates/loyalty-dev/sql/demo.sql");
+    let demo = include_str!("../../../crates/loyalty-dev/sql/demo.sql");
     let start = demo
         .find("-- A program that lives by the real clock")
         .context("the demo has no program on the real clock")?;

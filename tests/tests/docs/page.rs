@@ -2,16 +2,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// The section of functions that callers do not use: each a name in backquotes, or its
 /// beginning and an ellipsis.
 pub const STEPS: &str = "## Steps of other functions";
 
-pub fn repository() -> &'static Path {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests)
-}
+pub use loyalty_testkit::repository;
 
 pub fn read(page: &str) -> Result<String> {
     std::fs::read_to_string(repository().join(page)).with_context(|| page.to_owned())

@@ -2,15 +2,13 @@
 
 use crate::page::Block;
 use anyhow::{Context as _, Result, bail};
-use loyalty_dev::testkit::{Api, FreshCluster, TestDb, TestServer};
-use loyalty_dev::token::{Claims, Role};
+use loyalty_testkit::PATIENCE;
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{Api, FreshCluster, TestDb, TestServer};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// psql or bash, fed block by block.
 struct Session {

@@ -1,12 +1,11 @@
 //! The corpus of `./dev fuzz`, replayed: what was found once stays mended, and whoever changes a
 //! parser runs it over text that reaches its corners.
 
-#[path = "../fuzz/src/target/mod.rs"]
+#[path = "../../../fuzz/src/target/mod.rs"]
 mod target;
 
 use anyhow::{Result, ensure};
 use std::panic::catch_unwind;
-use std::path::Path;
 
 use target::TARGETS;
 
@@ -15,7 +14,7 @@ const LONGEST: usize = 4_096;
 
 #[test]
 fn every_target_has_a_corpus_and_stands_it() -> Result<()> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let corpus = loyalty_testkit::repository().join("fuzz/corpus");
     let mut kept: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(&corpus)? {
         kept.push(entry?.file_name().to_string_lossy().into_owned());

@@ -2,7 +2,7 @@
 
 use crate::world::{World, points_of};
 use anyhow::{Context, Result, bail};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 use std::io::{Read, Write};

@@ -3,8 +3,8 @@
 
 use crate::world::{World, points_of};
 use anyhow::{Context, Result};
-use loyalty_dev::token::{self, Claims, Role};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
+use loyalty_testkit::token::{self, Claims, Role};
 use serde_json::{Value, json};
 
 /// base64url of `{"alg":"none","typ":"JWT"}`

@@ -1,7 +1,7 @@
 //! What the catalog says of both schemas: pinned search paths, who may call what, comments.
 
 use anyhow::Result;
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use tokio_postgres::Client;
 
 const SCHEMAS: &str =
@@ -145,7 +145,7 @@ async fn requests_only_read_tables() -> Result<()> {
                    from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
                   where c.relnamespace in SCHEMAS
                     and a.grantee <> c.relowner
-                    -- figures only: tests/metrics.rs
+                    -- figures only: tests/tests/metrics/
                     and not (a.grantee = 'loyalty_monitor'::regrole and a.privilege_type = 'SELECT'
                              and c.relname = 'metrics')
                     and (a.grantee not in ('loyalty_member'::regrole, 'loyalty_family'::regrole,

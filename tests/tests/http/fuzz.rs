@@ -3,11 +3,8 @@
 //!
 //! Of a fixed seed here; `./dev fuzz api --seconds N` goes on with new ones.
 
-#[path = "fuzz/page.rs"]
 mod page;
-#[path = "fuzz/request.rs"]
 mod request;
-#[path = "fuzz/value.rs"]
 mod value;
 
 use std::collections::BTreeMap;
@@ -15,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use loyalty_dev::testkit::{Api, TestDb};
-use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::{assert_sound, http};
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{Api, TestDb};
+use loyalty_testkit::{PATIENCE, http};
+use loyalty_tests::assert_sound;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -32,8 +30,6 @@ const REQUESTS: usize = 3_000;
 const WORKERS: usize = 4;
 /// Complaints that it ends with before its time.
 const ENOUGH: usize = 20;
-/// A request that nobody answers within is one that hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Who was refused a hundred times is to be heard again. Rows in use are left: a deadlock with
 /// this statement would be of the test's own making.
 const FORGIVE: &str = "delete from loyalty.throttle where ctid = any (array(

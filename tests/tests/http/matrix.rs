@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_tests::rows;
@@ -361,7 +360,7 @@ fn entries(text: &str) -> BTreeMap<&str, &str> {
 #[tokio::test]
 async fn p12_who_may_do_what() -> Result<()> {
     let world = World::start("matrix").await?;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("http/matrix.txt");
+    let path = loyalty_testkit::repository().join("tests/tests/http/matrix.txt");
     let found = matrix(&world).await?;
     if std::env::var_os("LOYALTY_MATRIX_WRITE").is_some() {
         std::fs::write(&path, &found)?;
@@ -381,12 +380,12 @@ async fn p12_who_may_do_what() -> Result<()> {
     }
     ensure!(
         wrong.is_empty(),
-        "tests/http/matrix.txt (LOYALTY_MATRIX_WRITE=1 writes it anew; read the difference):\n  {}",
+        "tests/tests/http/matrix.txt (LOYALTY_MATRIX_WRITE=1 writes it anew; read the difference):\n  {}",
         wrong.join("\n  ")
     );
     ensure!(
         found == expected,
-        "tests/http/matrix.txt is written in another way"
+        "tests/tests/http/matrix.txt is written in another way"
     );
     Ok(())
 }

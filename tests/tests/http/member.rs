@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use anyhow::{Context as _, Result};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 

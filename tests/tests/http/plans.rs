@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::plans::{Asker, SMALL, read_whole, request};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
+use loyalty_testkit::plans::{Asker, SMALL, read_whole, request};
 use loyalty_tests::rows;
 use serde_json::{Value, json};
 use tokio_postgres::Client;

@@ -2,7 +2,7 @@
 
 use crate::world::{World, points_of};
 use anyhow::{Result, bail};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;

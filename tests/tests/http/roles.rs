@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::{rows, sqlstate};
 use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};

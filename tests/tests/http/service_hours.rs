@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use anyhow::{Result, ensure};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use reqwest::Method;
 use serde_json::json;
 

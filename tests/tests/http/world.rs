@@ -1,9 +1,9 @@
 //! Two programs, three members, PostgREST in front, and the test clock over all of it.
 
 use anyhow::Result;
-use loyalty_dev::testkit::{Api, TestDb};
-use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http::{self, Answer};
+use loyalty_testkit::http::{self, Answer};
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{Api, TestDb};
 use loyalty_tests::{assert_sound, set_database_clock};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};

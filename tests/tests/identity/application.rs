@@ -1,7 +1,7 @@
 //! Forgotten login IDs (A6, C13): the application, staff's answer, and the mail that follows.
 
 use anyhow::{Context, Result, ensure};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use serde_json::{Value, json};
 
 use crate::recovery::NEW;

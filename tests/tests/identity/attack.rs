@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use loyalty_dev::token::{self, Claims, Role};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
+use loyalty_testkit::token::{self, Claims, Role};
 use serde_json::{Value, json};
 
 use crate::world::{PASSWORD, Session, World};

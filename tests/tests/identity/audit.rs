@@ -1,7 +1,7 @@
 //! The audit: who did what, when and from where; only ever added to.
 
 use anyhow::{Context as _, Result};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 

@@ -2,9 +2,9 @@
 //! of SQL or a 5xx, and nothing of anybody else changes.
 
 use anyhow::{Result, ensure};
+use loyalty_testkit::http::{Answer, percent};
 use loyalty_tests::assert_sound;
 use loyalty_tests::hostile;
-use loyalty_tests::http::{Answer, percent};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use loyalty_dev::os::Owner;
-use loyalty_dev::testkit::{FreshCluster, TestServer};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
+use loyalty_testkit::os::Owner;
+use loyalty_testkit::{FreshCluster, TestServer};
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
@@ -137,7 +137,7 @@ async fn keys_and_tokens_are_stored_as_hashes_only() -> Result<()> {
         .await?
         .ok()?;
     let code = world.mail_to("hanako@example.com").await?.code()?;
-    let dump = loyalty_dev::os::run(&mut world.db.program("pg_dump"))?;
+    let dump = loyalty_testkit::os::run(&mut world.db.program("pg_dump"))?;
     for secret in ["secret-H1", "SECRET-H1", &registration, PASSWORD] {
         // the test's own table of members has the keys as they were handed out
         let found = dump

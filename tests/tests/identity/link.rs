@@ -1,7 +1,7 @@
 //! One login for several services (A1, A5), and registrations that meet each other.
 
 use anyhow::{Context, Result};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use loyalty_tests::until_one_waits;
 use serde_json::{Value, json};
 use tokio_postgres::Client;

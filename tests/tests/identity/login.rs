@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use loyalty_dev::testkit::TestServer;
-use loyalty_tests::http::Answer;
+use loyalty_testkit::TestServer;
+use loyalty_testkit::http::Answer;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -293,9 +293,9 @@ async fn a_token_that_was_tampered_with_opens_nothing() -> Result<()> {
     world.enrol(&world.hanako, Some(HANAKO)).await?;
     let session = world.logged_in(HANAKO, "coin").await?;
     let mut claims = claims(&session.access)?;
-    let old = loyalty_dev::token::sign(&claims, "another secret of thirty-two bytes!")?;
+    let old = loyalty_testkit::token::sign(&claims, "another secret of thirty-two bytes!")?;
     claims["role"] = json!("loyalty_operator");
-    let raised = loyalty_dev::token::sign(&claims, "another secret of thirty-two bytes!")?;
+    let raised = loyalty_testkit::token::sign(&claims, "another secret of thirty-two bytes!")?;
     let (parts, forged): (Vec<_>, Vec<_>) = (
         session.access.split('.').collect(),
         raised.split('.').collect(),

@@ -1,7 +1,7 @@
 //! Login by member number, and another login ID later (S8).
 
 use anyhow::Result;
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use serde_json::{Value, json};
 
 use crate::world::{Member, PASSWORD, Session, World};

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use loyalty_dev::mail::{Catcher, Caught, Options};
-use loyalty_dev::testkit::{TestDb, TestServer};
+use loyalty_testkit::mail::{Catcher, Caught, Options};
+use loyalty_testkit::{TestDb, TestServer, relay_program};
 use mail_parser::MessageParser;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -153,7 +153,7 @@ fn relay(db: &TestDb, catcher: &Catcher, sms_url: &str) -> Result<Child> {
         db.name()
     );
     let smtp = catcher.address();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loyalty-relay"));
+    let mut command = Command::new(relay_program()?);
     command
         .env_clear()
         .args(["--database", &connection, "--poll", "3600"])

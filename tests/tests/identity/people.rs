@@ -1,7 +1,7 @@
 //! Tokens of people, a program that has something for families, and calls at the same time.
 
 use anyhow::{Context as _, Result};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Forgotten passwords (A6, C12), with the mails as people get them.
 
 use anyhow::{Context, Result, ensure};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use loyalty_tests::until_one_waits;
 use serde_json::json;
 

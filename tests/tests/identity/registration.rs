@@ -1,7 +1,7 @@
 //! Registration as a person meets it: keys, login ID, code, name (A1–A4, C8, C10, C11).
 
 use anyhow::{Context, Result, ensure};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use serde_json::{Value, json};
 
 use crate::world::{Member, PASSWORD, Session, World};

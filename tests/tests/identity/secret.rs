@@ -8,11 +8,11 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use loyalty_dev::mail::{Catcher, Options};
-use loyalty_dev::os::{Owner, run};
-use loyalty_dev::postgrest::{Postgrest, Settings};
-use loyalty_dev::testkit::{FreshCluster, TestServer, authenticator_uri};
-use loyalty_tests::http::{self, Answer};
+use loyalty_testkit::http::{self, Answer};
+use loyalty_testkit::mail::{Catcher, Options};
+use loyalty_testkit::os::{Owner, run};
+use loyalty_testkit::postgrest::{Postgrest, Settings};
+use loyalty_testkit::{FreshCluster, TestServer, authenticator_uri};
 use mail_parser::MessageParser;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -108,7 +108,7 @@ impl World {
             fresh.cluster().socket_dir.display(),
             fresh.cluster().port,
         );
-        let relay = Command::new(env!("CARGO_BIN_EXE_loyalty-relay"))
+        let relay = Command::new(loyalty_testkit::relay_program()?)
             .env_clear()
             .env("RUST_LOG", "trace")
             .args([
@@ -248,7 +248,7 @@ fn token_in(text: &str) -> Result<String> {
 async fn converse(world: &mut World) -> Result<()> {
     let login_id = "hanako@example.com";
     let admin = json!({"role": "loyalty_admin", "program": "coin", "exp": 4_102_444_800_i64});
-    let admin = loyalty_dev::token::sign(&admin, &world.jwt_secret)?;
+    let admin = loyalty_testkit::token::sign(&admin, &world.jwt_secret)?;
     let proof = admin.rsplit('.').next().context("no signature")?.to_owned();
     world.secret("administrator's token", &proof);
     let key_1 = world.secret("key 1", "KEYONE7Q");
@@ -500,7 +500,7 @@ async fn secrets_are_left_nowhere() -> Result<()> {
 /// The settings that the test above goes by are those that a DBA is told to make.
 #[test]
 fn the_documented_settings_are_these() -> Result<()> {
-    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
+    let page = loyalty_testkit::repository().join("docs/operations.md");
     let page = std::fs::read_to_string(page)?;
     for setting in ROLE_SETTINGS {
         ensure!(

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use loyalty_dev::os::Owner;
-use loyalty_dev::testkit::TestServer;
+use loyalty_testkit::TestServer;
+use loyalty_testkit::os::Owner;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 

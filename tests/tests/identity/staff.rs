@@ -1,7 +1,7 @@
 //! Roles (P12): given, taken and recorded; granters and their budget; two administrators.
 
 use anyhow::{Context as _, Result};
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use loyalty_tests::{assert_sound, until_one_waits};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};

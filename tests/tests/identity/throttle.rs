@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
-use loyalty_tests::http::Answer;
+use loyalty_testkit::http::Answer;
 use serde_json::json;
 
 use crate::world::{PASSWORD, Session, World};

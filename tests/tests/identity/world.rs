@@ -1,11 +1,9 @@
 //! Two programs whose members register and log in over HTTP, and read what they are mailed.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use loyalty_dev::testkit::{Api, TestDb};
-use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http::{self, Answer};
+use loyalty_testkit::http::{self, Answer};
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{Api, TestDb};
 use loyalty_tests::set_database_clock;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -13,8 +11,7 @@ use tokio_postgres::Client;
 
 use crate::mailbox::{Mailbox, Message};
 
-/// For what has to happen, however slow the machine is just now.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub use loyalty_testkit::PATIENCE;
 /// Noon of the day that the tests begin on, in Tokyo.
 pub const START: &str = "2026-06-15 12:00+09";
 /// A password that both programs take.

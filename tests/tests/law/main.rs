@@ -1,11 +1,10 @@
 //! Breaking the ledger's laws on purpose: what the guards refuse, as the tables' owner and as
 //! each role (laws 1 and 3); and, in `law/verify.rs`, what is forced in past them.
 
-#[path = "law/verify.rs"]
 mod verify;
 
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::{RICH_LEDGER, sqlstate};
 use tokio_postgres::Client;
 

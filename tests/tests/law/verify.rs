@@ -13,7 +13,7 @@
 
 use crate::columns;
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::{RICH_LEDGER, sqlstate};
 use std::collections::BTreeSet;
 use tokio_postgres::Client;

@@ -1,20 +1,12 @@
 //! Where to look first: an example of each law of the ledger and of each function of the contract.
 
-#[path = "ledger/account.rs"]
 mod account;
-#[path = "ledger/addition.rs"]
 mod addition;
-#[path = "ledger/calendar.rs"]
 mod calendar;
-#[path = "ledger/hold.rs"]
 mod hold;
-#[path = "ledger/law.rs"]
 mod law;
-#[path = "ledger/meeting.rs"]
 mod meeting;
-#[path = "ledger/refund.rs"]
 mod refund;
-#[path = "ledger/rights.rs"]
 mod rights;
 
 use anyhow::{Context as _, Result};

@@ -1,7 +1,7 @@
 //! What the catalog must not have. Pinned search paths, EXECUTE and comments: `http/catalog.rs`.
 
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::{RICH_LEDGER, sqlstate};
 
 use crate::{Lint, found};

@@ -2,13 +2,11 @@
 //! object that it complains of, each exception has its reason, and each lint is shown something
 //! bad to see that it notices.
 
-#[path = "lint/catalog.rs"]
 mod catalog;
-#[path = "lint/plpgsql.rs"]
 mod plpgsql;
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use tokio_postgres::Client;
 
 /// What a query names and may, and why.

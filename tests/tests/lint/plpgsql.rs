@@ -1,7 +1,7 @@
 //! Every function and trigger function through `plpgsql_check`, with all it can warn of.
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::{TestDb, TestServer};
+use loyalty_testkit::{TestDb, TestServer};
 use loyalty_tests::{RICH_LEDGER, assert_sound};
 use tokio_postgres::Client;
 

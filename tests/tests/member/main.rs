@@ -1,15 +1,10 @@
 //! Members' records: written one by one, loaded from CSV in any encoding, by COPY; what is
 //! refused, and that a refusal leaves nothing half-written.
 
-#[path = "member/import.rs"]
 mod import;
-#[path = "member/malformed.rs"]
 mod malformed;
-#[path = "member/model.rs"]
 mod model;
-#[path = "member/record.rs"]
 mod record;
-#[path = "member/upload.rs"]
 mod upload;
 
 use anyhow::{Result, bail};

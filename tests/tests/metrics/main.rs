@@ -2,15 +2,14 @@
 //! and the files made for it ask for nothing that is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::{PATIENCE, TestDb};
 use tokio_postgres::Client;
 
-const DASHBOARD: &str = include_str!("../docs/examples/grafana-dashboard.json");
-const ALERTS: &str = include_str!("../docs/examples/prometheus-alerts.yaml");
-const EXPORTER: &str = include_str!("../docs/examples/query-exporter.yaml");
+const DASHBOARD: &str = include_str!("../../../docs/examples/grafana-dashboard.json");
+const ALERTS: &str = include_str!("../../../docs/examples/prometheus-alerts.yaml");
+const EXPORTER: &str = include_str!("../../../docs/examples/query-exporter.yaml");
 
 /// Value by `metric{labels}`, as in Prometheus' text.
 async fn figures(client: &Client) -> Result<BTreeMap<String, f64>> {
@@ -252,7 +251,7 @@ async fn whoever_waits_for_a_lock_is_counted() -> Result<()> {
             .batch_execute("select loyalty.spend_fifo(1, 1)")
             .await
     });
-    let seen = tokio::time::timeout(Duration::from_secs(20), async {
+    let seen = tokio::time::timeout(PATIENCE, async {
         loop {
             let figures = figures(&client).await?;
             if figures.get("loyalty_lock_waits") == Some(&1.0)

@@ -4,21 +4,15 @@
 //! `LOYALTY_MODEL_CASES` cases of up to `LOYALTY_MODEL_STEPS` steps; `LOYALTY_MODEL_SEED`, which a
 //! failure prints beside the fewest steps that lead to it, plays other ones.
 
-#[path = "model/compare.rs"]
 mod compare;
-#[path = "model/operation.rs"]
 mod operation;
-#[path = "model/reference.rs"]
 mod reference;
-#[path = "model/request.rs"]
 mod request;
-#[path = "model/step.rs"]
 mod step;
-#[path = "model/world.rs"]
 mod world;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::assert_sound;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};

@@ -513,7 +513,7 @@ async fn queueing_wakes_the_relay_once() -> Result<()> {
     for statement in script.split_inclusive(';') {
         psql.arg("-c").arg(statement);
     }
-    let told = loyalty_dev::os::run(&mut psql)?;
+    let told = loyalty_testkit::os::run(&mut psql)?;
     assert_eq!(
         told.matches("Asynchronous notification \"loyalty_notice\"")
             .count(),

@@ -1,16 +1,10 @@
 //! Notices (C18): what is queued for whom and when, what becomes of it, and the texts.
 
-#[path = "notice/delivery.rs"]
 mod delivery;
-#[path = "notice/login.rs"]
 mod login;
-#[path = "notice/occasion.rs"]
 mod occasion;
-#[path = "notice/preference.rs"]
 mod preference;
-#[path = "notice/setting.rs"]
 mod setting;
-#[path = "notice/template.rs"]
 mod template;
 
 use anyhow::{Context as _, Result, ensure};

@@ -2,7 +2,7 @@
 
 use crate::{Club, queue};
 use anyhow::Result;
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::rows;
 
 /// From 7 days before the last day through that day: eight mails. What lapses later is not in

@@ -2,7 +2,7 @@
 
 use crate::Club;
 use anyhow::Result;
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::{Refusal, sqlstate};
 
 #[tokio::test]

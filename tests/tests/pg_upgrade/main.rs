@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::cluster::Cluster;
-use loyalty_dev::keys;
-use loyalty_dev::os::{Owner, any_free_port, run};
-use loyalty_dev::testkit::{FAST_SETTINGS, TestServer};
+use loyalty_testkit::cluster::Cluster;
+use loyalty_testkit::keys;
+use loyalty_testkit::os::{Owner, any_free_port, run};
+use loyalty_testkit::{FAST_SETTINGS, TestServer};
 use loyalty_tests::answer::{Stored, answers, fill, go_on, same_rows, similar, stored};
 use loyalty_tests::catalog::{catalog, differences_but_wording};
 use loyalty_tests::{assert_sound, points_cluster};

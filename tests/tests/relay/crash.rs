@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use loyalty_dev::mail::{Act, Step};
+use loyalty_testkit::mail::{Act, Step};
 use nix::sys::signal::Signal;
 
 use crate::world::{

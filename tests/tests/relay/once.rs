@@ -1,7 +1,7 @@
 //! `--once`, for those who have cron.
 
 use anyhow::Result;
-use loyalty_dev::mail::{Act, Step};
+use loyalty_testkit::mail::{Act, Step};
 
 use crate::world::{Setup, World, assert_each_got_one, catcher, member};
 
@@ -44,11 +44,11 @@ async fn it_says_when_it_cannot_work() -> Result<()> {
         assert_eq!((noted.attempts, noted.is_leased), (0, false), "{address}");
     }
     catcher.come_up()?;
-    let nobody = Setup::new("host=127.0.0.1 port=1 user=nobody dbname=nothing");
+    let nobody = Setup::new("host=127.0.0.1 port=1 user=nobody dbname=nothing")?;
     let nobody = nobody.smtp(catcher.address()).arg("--smtp-tls", "none");
     assert_eq!(nobody.once().await?.0, Some(3), "no database");
     let no_rights = world.connection()?.replace("loyalty_relay", "loyalty_anon");
-    let stranger = Setup::new(&no_rights).smtp(catcher.address());
+    let stranger = Setup::new(&no_rights)?.smtp(catcher.address());
     let (code, _) = stranger.arg("--smtp-tls", "none").once().await?;
     assert_eq!(code, Some(3), "not a relay");
     let (code, _) = world.relay()?.once().await?;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use loyalty_dev::mail::{Catcher, Options, Tls};
-use loyalty_dev::os::Owner;
-use loyalty_dev::testkit::{FreshCluster, TestServer};
+use loyalty_testkit::mail::{Catcher, Options, Tls};
+use loyalty_testkit::os::Owner;
+use loyalty_testkit::{FreshCluster, TestServer};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -217,20 +217,20 @@ async fn the_database_is_reached_by_tls_and_password() -> Result<()> {
         )
         .await?;
     let catcher = crate::world::catcher().await?;
-    let relay = |port: u16, password: &str| {
-        Setup::new(&format!(
+    let relay = |port: u16, password: &str| -> Result<Setup> {
+        Ok(Setup::new(&format!(
             "host=localhost port={port} dbname=postgres user=mail_relay sslmode=require"
-        ))
+        ))?
         .smtp(catcher.address())
         .arg("--smtp-tls", "none")
-        .env("LOYALTY_RELAY_DATABASE_PASSWORD", password)
+        .env("LOYALTY_RELAY_DATABASE_PASSWORD", password))
     };
     let port = fresh.cluster().port;
-    let stranger = relay(port, "correct horse");
+    let stranger = relay(port, "correct horse")?;
     assert_eq!(stranger.once().await?.0, Some(3), "not trusted");
-    let wrong = relay(port, "battery staple").arg("--ca-file", &identity.file());
+    let wrong = relay(port, "battery staple")?.arg("--ca-file", &identity.file());
     assert_eq!(wrong.once().await?.0, Some(3), "wrong password");
-    let right = relay(port, "correct horse").arg("--ca-file", &identity.file());
+    let right = relay(port, "correct horse")?.arg("--ca-file", &identity.file());
     assert_eq!(
         right.once().await?,
         (Some(0), "sent 2, refused 0, deferred 0\n".into())

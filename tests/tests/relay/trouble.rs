@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use loyalty_dev::mail::{Act, Step};
+use loyalty_testkit::mail::{Act, Step};
 
 use crate::world::{
     PATIENCE, World, assert_each_got_one, assert_none_lost, by_recipient, catcher, member,

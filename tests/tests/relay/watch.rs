@@ -1,7 +1,7 @@
 //! What the relay tells those who watch it.
 
 use anyhow::Result;
-use loyalty_dev::mail::{Act, Step};
+use loyalty_testkit::mail::{Act, Step};
 
 use crate::world::{World, catcher, member};
 

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use loyalty_dev::mail::{Catcher, Caught, Options};
-use loyalty_dev::testkit::{TestDb, TestServer};
-use loyalty_tests::http;
+use loyalty_testkit::http;
+use loyalty_testkit::mail::{Catcher, Caught, Options};
+use loyalty_testkit::{TestDb, TestServer, relay_program};
 use mail_parser::MessageParser;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,8 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
-/// For what has to happen, however slow the machine is just now.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub use loyalty_testkit::PATIENCE;
 
 /// No test waits for the next look by the clock: what must happen is announced, or comes by
 /// itself.
@@ -132,7 +131,7 @@ impl World {
     }
 
     pub fn relay(&self) -> Result<Setup> {
-        Ok(Setup::new(&self.connection()?))
+        Setup::new(&self.connection()?)
     }
 
     /// A relay that sends to a catcher, in the clear.
@@ -157,8 +156,8 @@ pub struct Setup {
 static RELAYS: AtomicU32 = AtomicU32::new(0);
 
 impl Setup {
-    pub fn new(connection: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_loyalty-relay"));
+    pub fn new(connection: &str) -> Result<Self> {
+        let mut command = Command::new(relay_program()?);
         command
             .env_clear()
             .args(["--database", connection, "--log", "debug"])
@@ -174,11 +173,11 @@ impl Setup {
             .kill_on_drop(true);
         let number = RELAYS.fetch_add(1, Ordering::Relaxed);
         let name = format!("relay-{}-{number}.log", std::process::id());
-        let dir = TestServer::get().map_or_else(|_| std::env::temp_dir(), |s| s.dir.clone());
-        Self {
+        let dir = &TestServer::get()?.dir;
+        Ok(Self {
             command,
             log: dir.join(name),
-        }
+        })
     }
 
     pub fn smtp(self, server: SocketAddr) -> Self {

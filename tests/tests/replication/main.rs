@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use loyalty_dev::os::{plain_command, run};
-use loyalty_dev::testkit::{FreshCluster, TestServer};
+use loyalty_testkit::os::{plain_command, run};
+use loyalty_testkit::{FreshCluster, TestServer};
 use loyalty_tests::answer::{fill, same_rows, stored};
 use loyalty_tests::{assert_sound, points_cluster, sqlstate};
 use tokio::sync::watch;
@@ -15,7 +15,7 @@ use tokio_postgres::{Client, Config};
 
 /// The commands of the guide's section, in its order.
 fn steps() -> Result<Vec<String>> {
-    let guide = include_str!("../docs/operations.md");
+    let guide = include_str!("../../../docs/operations.md");
     let (_, section) = guide
         .split_once("\n## Move to another cluster\n")
         .context("no such section")?;
@@ -84,7 +84,7 @@ async fn write_on(
             return Ok(acknowledged);
         };
         if session.as_ref().is_none_or(Client::is_closed) {
-            session = loyalty_dev::cluster::connect(&config).await.ok();
+            session = loyalty_testkit::cluster::connect(&config).await.ok();
         }
         let Some(client) = &session else {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -2,8 +2,8 @@
 //! answers; and the extension comes, goes and comes again without a trace.
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::os::run;
-use loyalty_dev::testkit::{FreshCluster, TestDb, TestServer};
+use loyalty_testkit::os::run;
+use loyalty_testkit::{FreshCluster, TestDb, TestServer};
 use loyalty_tests::answer::{answers, as_in, fill, go_on, same_rows, similar, stored};
 use loyalty_tests::{PG_CRON, RICH_LEDGER, points_cluster, sqlstate};
 use std::path::PathBuf;

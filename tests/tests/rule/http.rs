@@ -2,9 +2,9 @@
 
 use crate::{ANNIVERSARY, Program};
 use anyhow::{Context as _, Result};
-use loyalty_dev::testkit::Api;
-use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http::{self, Answer};
+use loyalty_testkit::Api;
+use loyalty_testkit::http::{self, Answer};
+use loyalty_testkit::token::{Claims, Role};
 use loyalty_tests::set_database_clock;
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,19 +1,12 @@
 //! Rules and events: the guide's examples day by day, what is refused, what a change may do,
 //! purchases and their refunds, and all of it over HTTP.
 
-#[path = "rule/change.rs"]
 mod change;
-#[path = "rule/event.rs"]
 mod event;
-#[path = "rule/explain.rs"]
 mod explain;
-#[path = "rule/guide.rs"]
 mod guide;
-#[path = "rule/http.rs"]
 mod http;
-#[path = "rule/step.rs"]
 mod step;
-#[path = "rule/terms.rs"]
 mod terms;
 
 use anyhow::{Context as _, Result};

@@ -2,9 +2,9 @@
 
 use super::world::{program, tick_at};
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::{Api, TestDb};
-use loyalty_dev::token::{Claims, Role};
-use loyalty_tests::http::{self, Answer};
+use loyalty_testkit::http::{self, Answer};
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{Api, TestDb};
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@
 
 use super::world::{Available, Ledger, ledger, number, program, sound, tick_at};
 use anyhow::{Context as _, Result, bail, ensure};
-use loyalty_dev::testkit::{FreshCluster, TestDb};
+use loyalty_testkit::{FreshCluster, TestDb};
 use loyalty_tests::assert_sound;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;

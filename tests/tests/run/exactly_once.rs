@@ -4,7 +4,7 @@ use super::world::{
     Available, Ledger, START, ledger, number, program, set_clock, sound, texts, tick_at, tick_days,
 };
 use anyhow::{Context, Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use tokio_postgres::Client;
 
 async fn world(label: &str, members: i64) -> Result<(TestDb, Client)> {

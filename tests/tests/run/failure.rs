@@ -5,7 +5,7 @@ use super::world::{
     Available, Ledger, ledger, number, program, refused, set_clock, sound, texts, tick_at,
 };
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::sqlstate;
 use tokio_postgres::Client;
 

@@ -2,7 +2,7 @@
 
 use super::world::{number, program, refused, set_clock, sound, texts, tick_at};
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use tokio_postgres::Client;
 
 async fn world(label: &str) -> Result<(TestDb, Client)> {

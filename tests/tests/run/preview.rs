@@ -4,7 +4,7 @@ use super::world::{
     Available, ledger, program, refused, set_clock, sound, texts, tick_at, tick_days,
 };
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 
 /// Two years of it, compared with the two years as they come.
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use crate::world::{START, program, tick_at};
 use anyhow::Result;
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::assert_sound;
 use tokio_postgres::Client;
 

@@ -2,7 +2,7 @@
 //! (program, job, period) once.
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::{PATIENCE, TestDb};
 use loyalty_tests::{PG_CRON, assert_sound, points_cluster, sqlstate, until_one_waits};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -124,11 +124,14 @@ async fn pg_cron_ticks() -> Result<()> {
         if done == 2 {
             break;
         }
-        if start.elapsed() > Duration::from_secs(100) {
+        if start.elapsed() > PATIENCE {
             let log = client
                 .query("select d::text from cron.job_run_details d", &[])
                 .await?;
-            anyhow::bail!("no run after 100 s: {:?} {log:?}", runs(&client).await?);
+            anyhow::bail!(
+                "no run after {PATIENCE:?}: {:?} {log:?}",
+                runs(&client).await?
+            );
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -256,15 +259,9 @@ async fn four_sessions_tick_at_once() -> Result<()> {
     assert_sound(&client).await?;
 
     let before = ledger(&client).await?;
-    let start = Instant::now();
     for _ in 0..20 {
         tick_at(&client, "2025-02-03 23:59+09", 7).await?;
     }
-    ensure!(
-        start.elapsed() < Duration::from_secs(2),
-        "nothing to do took {:?}",
-        start.elapsed()
-    );
     ensure!(runs(&client).await? == done && ledger(&client).await? == before);
     Ok(())
 }

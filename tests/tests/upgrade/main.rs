@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::os::run;
-use loyalty_dev::testkit::{TestDb, TestServer};
-use loyalty_dev::token::{Claims, Role};
+use loyalty_testkit::http;
+use loyalty_testkit::os::run;
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{TestDb, TestServer};
 use loyalty_tests::answer::{answers, as_in, fill, go_on, same_rows, similar, stored};
 use loyalty_tests::catalog::{catalog, differences, differences_but_wording};
-use loyalty_tests::{RICH_LEDGER, assert_sound, http, points_cluster, rows};
+use loyalty_tests::{RICH_LEDGER, assert_sound, points_cluster, rows};
 use tokio_postgres::Client;
 
 const FIRST: &str = "create extension pg_loyalty version '0.1.0'";
@@ -20,7 +21,7 @@ const UPDATE: &str = "alter extension pg_loyalty update";
 /// The SQL of releases, as their checksums were when they were made.
 #[test]
 fn upgrade_finds_released_scripts_as_they_were() -> Result<()> {
-    let sql = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql");
+    let sql = loyalty_testkit::repository().join("sql");
     let check = |dir: &std::path::Path| {
         run(Command::new("sha256sum")
             .args(["--check", "--strict", "--quiet", "released.sha256"])
@@ -548,7 +549,7 @@ async fn by_sql(
 
 /// A member's requests, through connections that PostgREST keeps.
 async fn by_http(
-    api: &loyalty_dev::testkit::Api,
+    api: &loyalty_testkit::Api,
     account: i64,
     number: usize,
     over: &AtomicBool,

@@ -11,9 +11,9 @@ use super::load;
 use super::progress::Progress;
 use super::report::{Line, Report, Target, Unit, median};
 use super::scratch::Scratch;
-use crate::postgrest::{Postgrest, Settings, pre_request};
-use crate::testkit::authenticator_uri;
-use crate::{os, token};
+use loyalty_testkit::authenticator_uri;
+use loyalty_testkit::postgrest::{Postgrest, Settings, pre_request};
+use loyalty_testkit::{http, os, token};
 
 const DATABASE: &str = "bench_access";
 const PROGRAM: &str = "coin";
@@ -174,14 +174,11 @@ async fn requests(
     let progress = Progress::phase("asking for a balance over HTTP", u64::from(plan.rounds))?;
     let (mut measured, mut base) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
-        let (with, without) = tokio::task::block_in_place(|| -> Result<_> {
-            let (mut with, mut without) = (Vec::new(), Vec::new());
-            for _ in 0..count {
-                without.push(plain_api.get(&path, &plain)?);
-                with.push(guarded_api.get(&path, &session)?);
-            }
-            Ok((with, without))
-        })?;
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            without.push(plain_api.get(&path, &plain).await?);
+            with.push(guarded_api.get(&path, &session).await?);
+        }
         measured.push(median(&with));
         base.push(median(&without));
         progress.advance(1);
@@ -206,7 +203,7 @@ async fn requests(
 /// PostgREST, ended with the value.
 struct Api {
     postgrest: Postgrest,
-    agent: ureq::Agent,
+    client: reqwest::Client,
     url: String,
 }
 
@@ -224,10 +221,7 @@ impl Api {
         let postgrest = Postgrest::at(&scratch.postgrest, &scratch.dir, name, &scratch.owner);
         let api = Self {
             postgrest,
-            agent: ureq::Agent::config_builder()
-                .timeout_global(Some(Duration::from_secs(10)))
-                .build()
-                .into(),
+            client: http::client().timeout(Duration::from_secs(10)).build()?,
             url: format!("http://127.0.0.1:{}", settings.port),
         };
         api.postgrest.start(&settings)?;
@@ -235,16 +229,18 @@ impl Api {
     }
 
     /// Milliseconds that an answer with one row took.
-    fn get(&self, path: &str, token: &str) -> Result<f64> {
+    async fn get(&self, path: &str, token: &str) -> Result<f64> {
         let start = Instant::now();
         let body = self
-            .agent
+            .client
             .get(format!("{}{path}", self.url))
-            .header("Authorization", &format!("Bearer {token}"))
-            .call()
+            .bearer_auth(token)
+            .send()
+            .await?
+            .error_for_status()
             .with_context(|| format!("GET {path} failed"))?
-            .body_mut()
-            .read_to_string()?;
+            .text()
+            .await?;
         let time = start.elapsed().as_secs_f64() * 1_000.0;
         if body.matches("\"available\"").count() != 1 {
             bail!("GET {path} answered {body}");

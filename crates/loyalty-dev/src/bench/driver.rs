@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use super::progress::Progress;
 use super::scratch::Scratch;
-use crate::cluster::{Cluster, connect};
-use crate::testkit::client_program;
+use loyalty_testkit::client_program;
+use loyalty_testkit::cluster::{Cluster, connect};
 
 /// One run of pgbench.
 pub struct Pgbench<'a> {

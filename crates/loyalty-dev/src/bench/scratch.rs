@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 
 use super::report::grouped;
-use crate::cluster::Cluster;
 use crate::context::Context;
-use crate::keys;
-use crate::os::{self, Owner};
+use loyalty_testkit::cluster::Cluster;
+use loyalty_testkit::keys;
+use loyalty_testkit::os::{self, Owner};
 
 /// Time enough that no checkpoint falls into a measurement; the rest is
 /// PostgreSQL's own, and durability is on.

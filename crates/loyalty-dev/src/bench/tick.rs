@@ -169,7 +169,7 @@ async fn in_new_sessions(scratch: &Scratch, sql: &str, clock: &str) -> Result<f6
     config.options(format!("-c loyalty.clock={}", clock.replace(' ', "\\ ")));
     let mut times = Vec::new();
     for _ in 0..SESSIONS {
-        let session = crate::cluster::connect(&config).await?;
+        let session = loyalty_testkit::cluster::connect(&config).await?;
         let start = Instant::now();
         session.batch_execute(sql).await?;
         times.push(start.elapsed().as_secs_f64() * 1_000.0);

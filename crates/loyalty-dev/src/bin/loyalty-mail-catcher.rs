@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use loyalty_dev::mail::{Catcher, Options, Store, page};
+use loyalty_testkit::mail::{Catcher, Options, Store, page};
 use tokio::net::TcpListener;
 
 #[derive(Parser)]

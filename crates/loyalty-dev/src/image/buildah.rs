@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::os::{self, create_dir, plain_command, wait_until};
+use loyalty_testkit::os::{self, create_dir, plain_command, wait_until};
 
 /// How long a container's program may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);

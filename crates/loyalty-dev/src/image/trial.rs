@@ -16,10 +16,13 @@ use nix::unistd::{Pid, chown};
 use super::buildah::{Buildah, Container, Running};
 use super::name;
 use crate::compose::Compose;
-use crate::context::{Context, path_variable};
-use crate::os::{self, any_free_port, create_dir, log_tail, plain_command, wait_until};
+use crate::context::Context;
 use crate::package::{SMOKE, VERSION};
-use crate::service::answers;
+use loyalty_testkit::http::get;
+use loyalty_testkit::os::{
+    self, any_free_port, create_dir, log_tail, path_variable, plain_command, wait_until,
+};
+use loyalty_testkit::service::answers;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -211,7 +214,7 @@ impl Trial<'_> {
                 log_tail(&self.log("api"), 8)
             );
         }
-        let page = ureq::get(&url).call()?.into_body().read_to_string()?;
+        let page = get(&url, "", PATIENCE)?;
         ensure!(
             page.contains("\"/balance\""),
             "the OpenAPI page has no balance"
@@ -221,11 +224,7 @@ impl Trial<'_> {
             "select loyalty.sign_token(json_build_object('role', 'loyalty_operator', \
              'exp', extract(epoch from now())::bigint + 60)::text)",
         )?;
-        let answer = ureq::get(format!("{url}/balance?select=balance"))
-            .header("Authorization", format!("Bearer {token}"))
-            .call()?
-            .into_body()
-            .read_to_string()?;
+        let answer = get(&format!("{url}/balance?select=balance"), &token, PATIENCE)?;
         ensure!(answer == "[{\"balance\":300}]", "the API says {answer}");
         Ok(())
     }
@@ -264,11 +263,7 @@ impl Trial<'_> {
         healthy("relay", &mut relaying, || {
             os::run(&mut relay.command(&[], &check)).is_ok()
         })?;
-        let arrived = || {
-            let answer = ureq::get(&url).call().ok();
-            let text = answer.and_then(|answer| answer.into_body().read_to_string().ok());
-            text.is_some_and(|text| text.contains("yui@example.com"))
-        };
+        let arrived = || get(&url, "", PATIENCE).is_ok_and(|text| text.contains("yui@example.com"));
         ensure!(
             wait_until(PATIENCE, arrived),
             "no mail arrives:\n{}",

@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::chroot;
-use crate::context::{Context, path_variable};
-use crate::os::{create_dir, plain_command, run};
+use crate::context::Context;
 use crate::package;
+use loyalty_testkit::os::{create_dir, path_variable, plain_command, run};
 
 /// Where the sources are, and what is built of them stays, inside.
 const SOURCES: &str = "pg_loyalty";

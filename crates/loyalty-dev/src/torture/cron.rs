@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use super::check::Findings;
 use super::{DURABLE, Effort, Outcome, Tally};
-use crate::testkit::FreshCluster;
+use loyalty_testkit::FreshCluster;
 
 const MEMBERS: i32 = 1_000;
 const FIRST_DAY: &str = "2025-01-10 09:00+09";

@@ -14,10 +14,10 @@ use tokio_postgres::{Client, Config};
 use super::check::{Findings, balances, compare_books};
 use super::load::{self, Fate, Receipt, Record, Request};
 use super::{DURABLE, Effort, Outcome, Tally, http, until};
-use crate::cluster::{SUPERUSER, connect};
-use crate::os;
-use crate::testkit::{FreshCluster, TestDb};
-use crate::token::{Claims, Role};
+use loyalty_testkit::cluster::{SUPERUSER, connect};
+use loyalty_testkit::os;
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{FreshCluster, TestDb};
 
 const ACCOUNTS: i32 = 50;
 

@@ -18,10 +18,10 @@ use super::check::{balances, compare};
 use super::kill::{ACCOUNTS, CLERKS};
 use super::load::{Clerk, Fate, Shift, clerks, open_accounts, settle};
 use super::{DURABLE, Effort, Outcome, Tally};
-use crate::cluster::{Cluster, connect};
-use crate::os::{Owner, plain_command};
-use crate::testkit::FreshCluster;
 use crate::up::shell_word;
+use loyalty_testkit::FreshCluster;
+use loyalty_testkit::cluster::{Cluster, connect};
+use loyalty_testkit::os::{Owner, plain_command};
 
 /// Room for a database, and for some segments of the WAL.
 const TABLES_SIZE: &str = "64m";

@@ -9,9 +9,9 @@ use tokio_postgres::{Client, Config};
 use super::check::{balances, compare};
 use super::load::{Shift, clerks, open_accounts};
 use super::{DURABLE, Effort, Outcome, Tally, http};
-use crate::cluster::connect;
-use crate::testkit::{FreshCluster, TestDb};
-use crate::token::{Claims, Role};
+use loyalty_testkit::cluster::connect;
+use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::{FreshCluster, TestDb};
 
 const TILL: &str = "till 7";
 

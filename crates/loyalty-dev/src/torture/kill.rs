@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::check::{balances, compare};
 use super::load::{Shift, clerks, open_accounts, settle};
 use super::{DURABLE, Effort, Outcome, Tally};
-use crate::testkit::FreshCluster;
+use loyalty_testkit::FreshCluster;
 
 /// So few that clerks meet at their wallets.
 pub const ACCOUNTS: i32 = 24;

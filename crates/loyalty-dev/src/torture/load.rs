@@ -11,7 +11,7 @@ use fastrand::Rng;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
 
-use crate::cluster::connect;
+use loyalty_testkit::cluster::connect;
 
 /// What a clerk asks for. Of what it refers to it says the key: the number came with the answer.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,9 +11,9 @@ use super::check::{Findings, read_journal};
 use super::kill::{ACCOUNTS, CLERKS};
 use super::load::{Clerk, Fate, Receipt, Shift, clerks, open_accounts};
 use super::{DURABLE, Effort, Outcome, Tally, until};
-use crate::cluster::Cluster;
-use crate::os::{self, run};
-use crate::testkit::FreshCluster;
+use loyalty_testkit::FreshCluster;
+use loyalty_testkit::cluster::Cluster;
+use loyalty_testkit::os::{self, run};
 
 const RESTORE_POINT: &str = "before the import";
 
@@ -207,7 +207,7 @@ struct Archive {
 
 impl Archive {
     fn new() -> Result<Self> {
-        let server = crate::testkit::TestServer::get()?;
+        let server = loyalty_testkit::TestServer::get()?;
         let dir = server.dir.join(format!("archive-{}", os::random_hex(4)?));
         let archive = Self { dir };
         os::Owner::current()?.private_dir(&archive.dir)?;
@@ -306,7 +306,7 @@ fn back_up(cluster: &Cluster, place: &Path) -> Result<()> {
         .command(cluster.bin.join("pg_basebackup"))
         .args([
             "--username",
-            crate::cluster::SUPERUSER,
+            loyalty_testkit::cluster::SUPERUSER,
             "--checkpoint",
             "fast",
         ])

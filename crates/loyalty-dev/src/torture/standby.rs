@@ -8,7 +8,7 @@ use super::check::{balances, compare};
 use super::kill::{ACCOUNTS, CLERKS};
 use super::load::{Shift, clerks, open_accounts, settle};
 use super::{DURABLE, Effort, Outcome, Tally, until};
-use crate::testkit::FreshCluster;
+use loyalty_testkit::FreshCluster;
 
 /// With a synchronous standby each acknowledged operation is on it. With an asynchronous one,
 /// those of the last moment may be missing, which clients that ask again by their keys make

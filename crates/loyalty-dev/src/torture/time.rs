@@ -10,8 +10,8 @@ use tokio_postgres::{Client, Config};
 use super::check::{Balances, balances, compare};
 use super::load::{Clerk, Shift, clerks, open_accounts};
 use super::{DURABLE, Effort, Outcome, Tally};
-use crate::cluster::Cluster;
-use crate::testkit::FreshCluster;
+use loyalty_testkit::FreshCluster;
+use loyalty_testkit::cluster::Cluster;
 
 /// Ten minutes to midnight in Tokyo, where the points of January lapse.
 const BEFORE_MIDNIGHT: i64 = 1_769_871_000;

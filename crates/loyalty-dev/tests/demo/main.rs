@@ -1,7 +1,6 @@
 //! The demo of `./dev up`, four years by the test clock, compared to the point with a
 //! calculation of its own (C2 to C7, C18).
 
-#[path = "demo/model.rs"]
 mod model;
 
 use std::collections::BTreeMap;
@@ -10,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use chrono::NaiveDate;
 use loyalty_dev::demo;
-use loyalty_dev::testkit::TestDb;
+use loyalty_testkit::TestDb;
 use loyalty_tests::assert_sound;
 use model::{Notice, Run, Story, day};
 use tokio_postgres::Client;

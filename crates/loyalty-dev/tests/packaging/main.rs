@@ -8,13 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::compose::Compose;
-use loyalty_dev::testkit::TestServer;
-use loyalty_dev::{image, os, package};
-
-fn repository() -> &'static Path {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests)
-}
+use loyalty_dev::{image, package};
+use loyalty_testkit::{TestServer, os, repository};
 
 fn read(path: &str) -> Result<String> {
     fs::read_to_string(repository().join(path)).with_context(|| path.to_owned())

@@ -2,10 +2,10 @@
 //! Durability is on here; the other tests' clusters have it off.
 
 use anyhow::{Result, ensure};
-use loyalty_dev::testkit::TestDb;
 use loyalty_dev::torture::check::{Findings, balances, compare_books};
 use loyalty_dev::torture::load::{Fate, Record, Shift, clerks, open_accounts};
 use loyalty_dev::torture::{Effort, Outcome, cron, cut, disk, hang, kill, recovery, standby, time};
+use loyalty_testkit::TestDb;
 use loyalty_tests::World;
 use std::time::Duration;
 use tokio_postgres::Client;

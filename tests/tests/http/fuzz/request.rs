@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use loyalty_tests::http::percent;
+use loyalty_testkit::http::percent;
 use rand::Rng;
 use rand::rngs::StdRng;
 use reqwest::Method;

@@ -14,7 +14,7 @@ use super::shape::Platform;
 use crate::bench::progress::Progress;
 use crate::bench::report::median;
 use crate::bench::scratch::Scratch;
-use crate::plans::{self, Asker};
+use loyalty_testkit::plans::{self, Asker};
 
 const CLIENTS: [usize; 2] = [1, 8];
 
@@ -180,7 +180,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     async fn open(calls: &'a Calls, call: Call) -> Result<Self> {
-        let client = crate::cluster::connect(&calls.config).await?;
+        let client = loyalty_testkit::cluster::connect(&calls.config).await?;
         let statement = client.prepare(&call.sql()).await?;
         let asker = match call {
             Call::Page | Call::Statement | Call::Find => Some(Asker::new(&client).await?),

@@ -10,7 +10,7 @@ use super::figures::Figures;
 use crate::bench::progress::Progress;
 use crate::bench::report::grouped;
 use crate::bench::scratch::Scratch;
-use crate::testkit::client_program;
+use loyalty_testkit::client_program;
 
 /// What must come back as it was.
 const TABLES: [&str; 4] = ["account", "entry", "wallet", "member"];

@@ -9,7 +9,7 @@ use super::figures::Figures;
 use super::fill::member_no;
 use super::shape::Platform;
 use crate::bench::progress::Progress;
-use crate::plans::{Asker, read_whole, request};
+use loyalty_testkit::plans::{Asker, read_whole, request};
 
 /// Who asks and for what; {account} and {member} are of a program that the asker is of.
 const REQUESTS: [(&str, &str); 23] = [

@@ -1,7 +1,10 @@
-//! HTTP to PostgREST and to the relay.
+//! HTTP to PostgREST, to the relay and to the mail catcher's page.
 
+use std::thread;
+use std::time::Duration;
+
+use crate::Api;
 use anyhow::{Context as _, Result, ensure};
-use loyalty_dev::testkit::Api;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder};
 use serde_json::Value;
@@ -11,6 +14,29 @@ pub fn client() -> ClientBuilder {
     // the relay's reqwest has TLS, and wants this and authorities also where nothing is encrypted
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     ClientBuilder::new().tls_certs_only([])
+}
+
+/// The body of a page, whoever asks: also within a runtime, whose threads must not wait.
+/// An empty token sends none; an error answered is one here too.
+pub fn get(url: &str, token: &str, patience: Duration) -> Result<String> {
+    let ask = async {
+        let mut request = client().timeout(patience).build()?.get(url);
+        if !token.is_empty() {
+            request = request.bearer_auth(token);
+        }
+        Ok(request.send().await?.error_for_status()?.text().await?)
+    };
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(ask)
+        });
+        asking
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// As a part of a URL.
