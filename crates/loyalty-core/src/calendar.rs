@@ -7,7 +7,6 @@
 
 use crate::month::Month;
 use chrono::{Datelike, Days, NaiveDate, Weekday};
-use std::fmt;
 use std::sync::OnceLock;
 
 pub const FIRST_YEAR: i32 = 1955;
@@ -52,33 +51,18 @@ pub enum Closure {
     YearEnd,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CalendarError {
     /// The day lies outside `FIRST_YEAR..=LAST_YEAR`, or a search ran out of it.
+    #[error("day {day} is outside the business calendar")]
     OutOfRange { day: NaiveDate },
     /// Not in 1–31.
+    #[error("there is no day {day_of_month} in a month")]
     BadDayOfMonth { day_of_month: u32 },
     /// `MAX_CLOSED_DAYS` closed days in a row, beginning with `from`.
+    #[error("no business day found on or after {from}")]
     NoBusinessDay { from: NaiveDate },
 }
-
-impl fmt::Display for CalendarError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CalendarError::OutOfRange { day } => {
-                write!(f, "day {day} is outside the business calendar")
-            }
-            CalendarError::BadDayOfMonth { day_of_month } => {
-                write!(f, "there is no day {day_of_month} in a month")
-            }
-            CalendarError::NoBusinessDay { from } => {
-                write!(f, "no business day found on or after {from}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for CalendarError {}
 
 impl CalendarError {
     /// The way out, in a sentence.

@@ -9,35 +9,37 @@ pub const FILE_BYTES: usize = 64 * 1024 * 1024;
 pub const ROWS: u32 = 1_000_000;
 pub const COLUMNS: usize = 200;
 /// Why a file cannot be read at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    TooLarge {
-        bytes: usize,
-    },
+    #[error("It has {bytes} bytes; {FILE_BYTES} are taken.")]
+    TooLarge { bytes: usize },
+    #[error("{0:?} is no encoding known here.")]
     UnknownEncoding(String),
+    #[error("{place}: {} is not {encoding}.", hexadecimal(.bytes))]
     Undecodable {
         encoding: &'static str,
         place: Place,
         bytes: Vec<u8>,
     },
+    #[error("{0}: a zero byte.")]
     ZeroByte(Place),
+    #[error("It has no row at all.")]
     Empty,
+    #[error("It has {0} columns; {COLUMNS} are taken.")]
     TooManyColumns(usize),
+    #[error("Row 1, column {place}: heading {heading:?} {flaw}.")]
     Heading {
         place: usize,
         heading: String,
         flaw: String,
     },
-    TwiceInHeader {
-        heading: String,
-        places: [usize; 2],
-    },
-    NoMemberNo {
-        headings: String,
-    },
-    OpenQuote {
-        row: u32,
-    },
+    #[error("Row 1: {heading} is the heading of column {} and of column {}.", places[0], places[1])]
+    TwiceInHeader { heading: String, places: [usize; 2] },
+    #[error("Row 1: no column has the heading member_no; there are {headings}.")]
+    NoMemberNo { headings: String },
+    #[error("Row {row}: a quote is opened and not closed.")]
+    OpenQuote { row: u32 },
+    #[error("It has more than {ROWS} rows.")]
     TooManyRows,
 }
 
@@ -59,6 +61,11 @@ impl fmt::Display for Place {
     }
 }
 
+fn hexadecimal(bytes: &[u8]) -> String {
+    let bytes: Vec<String> = bytes.iter().map(|b| format!("0x{b:02X}")).collect();
+    bytes.join(" ")
+}
+
 impl Place {
     /// The place after a text of so many bytes in its file.
     fn after(text: &str, byte: usize) -> Self {
@@ -68,48 +75,6 @@ impl Place {
             line,
             character: 1 + last.chars().count(),
             byte,
-        }
-    }
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Unreadable::TooLarge { bytes } => {
-                write!(f, "It has {bytes} bytes; {FILE_BYTES} are taken.")
-            }
-            Unreadable::UnknownEncoding(name) => write!(f, "{name:?} is no encoding known here."),
-            Unreadable::Undecodable {
-                encoding,
-                place,
-                bytes,
-            } => {
-                let bytes: Vec<String> = bytes.iter().map(|b| format!("0x{b:02X}")).collect();
-                write!(f, "{place}: {} is not {encoding}.", bytes.join(" "))
-            }
-            Unreadable::ZeroByte(place) => write!(f, "{place}: a zero byte."),
-            Unreadable::Empty => write!(f, "It has no row at all."),
-            Unreadable::TooManyColumns(columns) => {
-                write!(f, "It has {columns} columns; {COLUMNS} are taken.")
-            }
-            Unreadable::Heading {
-                place,
-                heading,
-                flaw,
-            } => write!(f, "Row 1, column {place}: heading {heading:?} {flaw}."),
-            Unreadable::TwiceInHeader { heading, places } => write!(
-                f,
-                "Row 1: {heading} is the heading of column {} and of column {}.",
-                places[0], places[1]
-            ),
-            Unreadable::NoMemberNo { headings } => write!(
-                f,
-                "Row 1: no column has the heading member_no; there are {headings}."
-            ),
-            Unreadable::OpenQuote { row } => {
-                write!(f, "Row {row}: a quote is opened and not closed.")
-            }
-            Unreadable::TooManyRows => write!(f, "It has more than {ROWS} rows."),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::wallet::{HOLDS_PER_ACCOUNT, LOTS_PER_ACCOUNT};
 use std::ffi::CStr;
-use std::fmt;
 
 /// A day, counted from 2000-01-01.
 pub type Day = i32;
@@ -180,47 +179,25 @@ impl Entry {
 }
 
 /// Why an operation cannot be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    NotEnough {
-        wanted: i64,
-        available: i64,
-    },
+    #[error("{wanted} points wanted, {available} available")]
+    NotEnough { wanted: i64, available: i64 },
     /// More points than the balance can count.
+    #[error("the balance would pass the largest bigint")]
     Overflow,
+    #[error("more than {LOTS_PER_ACCOUNT} lots")]
     TooManyLots,
+    #[error("more than {HOLDS_PER_ACCOUNT} open holds")]
     TooManyHolds,
+    #[error("the hold is no longer open")]
     HoldNotOpen,
-    CaptureOverHold {
-        wanted: i64,
-        held: i64,
-    },
+    #[error("{wanted} points wanted, {held} held")]
+    CaptureOverHold { wanted: i64, held: i64 },
     /// More than is left of the operation.
-    OverLimit {
-        wanted: i64,
-        left: i64,
-    },
+    #[error("{wanted} points wanted, {left} left of the operation")]
+    OverLimit { wanted: i64, left: i64 },
     /// All of the operation was given or taken back before.
+    #[error("nothing is left of the operation")]
     NothingLeft,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::NotEnough { wanted, available } => {
-                write!(f, "{wanted} points wanted, {available} available")
-            }
-            Refusal::Overflow => f.write_str("the balance would pass the largest bigint"),
-            Refusal::TooManyLots => write!(f, "more than {LOTS_PER_ACCOUNT} lots"),
-            Refusal::TooManyHolds => write!(f, "more than {HOLDS_PER_ACCOUNT} open holds"),
-            Refusal::HoldNotOpen => f.write_str("the hold is no longer open"),
-            Refusal::CaptureOverHold { wanted, held } => {
-                write!(f, "{wanted} points wanted, {held} held")
-            }
-            Refusal::OverLimit { wanted, left } => {
-                write!(f, "{wanted} points wanted, {left} left of the operation")
-            }
-            Refusal::NothingLeft => f.write_str("nothing is left of the operation"),
-        }
-    }
 }

@@ -90,35 +90,18 @@ enum Kind {
     Inactivity { months: u16 },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpiryError {
     /// A fixed expiry day that is already past when the points are granted.
+    #[error("expiry day {fixed_on} is before the day of the grant, {granted_on}")]
     FixedBeforeGrant {
         fixed_on: NaiveDate,
         granted_on: NaiveDate,
     },
     /// The grant or its expiry lies outside the years 1 to 9999.
+    #[error("expiry of a grant on {granted_on} is out of range")]
     OutOfRange { granted_on: NaiveDate },
 }
-
-impl fmt::Display for ExpiryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ExpiryError::FixedBeforeGrant {
-                fixed_on,
-                granted_on,
-            } => write!(
-                f,
-                "expiry day {fixed_on} is before the day of the grant, {granted_on}"
-            ),
-            ExpiryError::OutOfRange { granted_on } => {
-                write!(f, "expiry of a grant on {granted_on} is out of range")
-            }
-        }
-    }
-}
-
-impl std::error::Error for ExpiryError {}
 
 impl ExpiryPolicy {
     pub const NEVER: ExpiryPolicy = ExpiryPolicy(Kind::Never);
@@ -188,27 +171,30 @@ impl fmt::Display for ExpiryPolicy {
 }
 
 /// What is wrong with a policy's text. Positions count characters from 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
+    #[error("expiry policy is empty")]
     Empty,
     /// `found` is `None` at the end of the text.
+    #[error(
+        "expiry policy: expected {expected} at position {position}, found {}",
+        .found.as_ref().map_or("the end".to_owned(), |word| format!("\"{word}\""))
+    )]
     Unexpected {
         position: usize,
         expected: &'static str,
         found: Option<String>,
     },
-    ZeroCount {
-        position: usize,
-    },
-    CountTooLarge {
-        position: usize,
-        unit: Unit,
-    },
+    #[error("expiry policy: the number at position {position} must be at least 1")]
+    ZeroCount { position: usize },
+    #[error(
+        "expiry policy: the number at position {position} exceeds {} {}s",
+        .unit.max_count(), .unit.singular()
+    )]
+    CountTooLarge { position: usize, unit: Unit },
     /// Well formed, but no such day.
-    NoSuchDate {
-        position: usize,
-        found: String,
-    },
+    #[error("expiry policy: there is no day {found} (position {position})")]
+    NoSuchDate { position: usize, found: String },
 }
 
 impl PolicyError {
@@ -227,46 +213,6 @@ impl PolicyError {
         FORMS
     }
 }
-
-impl fmt::Display for PolicyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PolicyError::Empty => f.write_str("expiry policy is empty"),
-            PolicyError::Unexpected {
-                position,
-                expected,
-                found,
-            } => {
-                write!(
-                    f,
-                    "expiry policy: expected {expected} at position {position}, found "
-                )?;
-                match found {
-                    Some(word) => write!(f, "\"{word}\""),
-                    None => f.write_str("the end"),
-                }
-            }
-            PolicyError::ZeroCount { position } => write!(
-                f,
-                "expiry policy: the number at position {position} must be at least 1"
-            ),
-            PolicyError::CountTooLarge { position, unit } => write!(
-                f,
-                "expiry policy: the number at position {position} exceeds {} {}s",
-                unit.max_count(),
-                unit.singular()
-            ),
-            PolicyError::NoSuchDate { position, found } => {
-                write!(
-                    f,
-                    "expiry policy: there is no day {found} (position {position})"
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for PolicyError {}
 
 impl FromStr for ExpiryPolicy {
     type Err = PolicyError;

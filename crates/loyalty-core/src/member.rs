@@ -2,7 +2,6 @@
 
 use chrono::{Datelike, NaiveDate};
 use email_address::{EmailAddress, Options};
-use std::fmt;
 use unicode_normalization::UnicodeNormalization;
 
 /// The most characters that a value of a column has.
@@ -43,58 +42,34 @@ pub enum Column {
 }
 
 /// Why a value cannot be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
+    #[error("is empty")]
     Missing,
+    #[error("has {characters} characters; {limit} are taken")]
     TooLong { characters: usize, limit: usize },
+    #[error("has the control character U+{:04X}", u32::from(*.0))]
     Control(char),
+    #[error("has U+FFFD, which is what is left of text read in a wrong encoding")]
     Undecoded,
+    #[error("begins with {}, so a spreadsheet would run it as a formula", shown(*.0))]
     Formula(char),
+    #[error("has {}, which is no katakana", shown(*.0))]
     Katakana(char),
+    #[error("{0:?} is no day; write 2024-06-20 or 2024/06/20")]
     Day(String),
+    #[error("{0:?} is not in the years {first} to {last}", first = YEARS.start(), last = YEARS.end())]
     DayOutOfRange(String),
+    #[error("lies in the future")]
     BornInFuture,
+    #[error("{0:?} is no e-mail address")]
     Email(String),
+    #[error(
+        "{0:?} is no telephone number; those outside of Japan begin with + and the country code"
+    )]
     Phone(String),
+    #[error("{0:?} is no language tag such as ja, en or zh-TW")]
     Language(String),
-}
-
-impl fmt::Display for Flaw {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Flaw::Missing => write!(f, "is empty"),
-            Flaw::TooLong { characters, limit } => {
-                write!(f, "has {characters} characters; {limit} are taken")
-            }
-            Flaw::Control(c) => write!(f, "has the control character U+{:04X}", u32::from(*c)),
-            Flaw::Undecoded => write!(
-                f,
-                "has U+FFFD, which is what is left of text read in a wrong encoding"
-            ),
-            Flaw::Formula(c) => write!(
-                f,
-                "begins with {}, so a spreadsheet would run it as a formula",
-                shown(*c)
-            ),
-            Flaw::Katakana(c) => write!(f, "has {}, which is no katakana", shown(*c)),
-            Flaw::Day(given) => {
-                write!(f, "{given:?} is no day; write 2024-06-20 or 2024/06/20")
-            }
-            Flaw::DayOutOfRange(given) => {
-                let (first, last) = (YEARS.start(), YEARS.end());
-                write!(f, "{given:?} is not in the years {first} to {last}")
-            }
-            Flaw::BornInFuture => write!(f, "lies in the future"),
-            Flaw::Email(given) => write!(f, "{given:?} is no e-mail address"),
-            Flaw::Phone(given) => write!(
-                f,
-                "{given:?} is no telephone number; those outside of Japan begin with + and the country code"
-            ),
-            Flaw::Language(given) => {
-                write!(f, "{given:?} is no language tag such as ja, en or zh-TW")
-            }
-        }
-    }
 }
 
 fn shown(c: char) -> String {

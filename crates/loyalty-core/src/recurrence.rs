@@ -6,66 +6,28 @@
 use crate::calendar::{Calendar, CalendarError, FIRST_YEAR, LAST_YEAR, MAX_CLOSED_DAYS};
 use crate::month::Month;
 use chrono::{Datelike, NaiveDate};
-use std::fmt;
 
 pub const MAX_INTERVAL_MONTHS: u32 = 1_200;
 
 /// A rolled pay day can lie so many months after its own.
 const MAX_ROLL_MONTHS: i32 = (MAX_CLOSED_DAYS / 28) as i32;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecurrenceError {
     /// Not in 1–`MAX_INTERVAL_MONTHS`.
-    BadInterval {
-        months: u32,
-    },
+    #[error("interval of {months} months is not between 1 and {MAX_INTERVAL_MONTHS}")]
+    BadInterval { months: u32 },
     /// A payment is numbered from 1.
-    BadNumber {
-        number: u32,
-    },
+    #[error("there is no payment number {number}")]
+    BadNumber { number: u32 },
     /// The first pay day would come before the last fact it is for.
+    #[error("first payment on {nominal_on} is before the cut-off, {last_fact_on}")]
     FirstPaymentBeforeCutOff {
         nominal_on: NaiveDate,
         last_fact_on: NaiveDate,
     },
-    Calendar(CalendarError),
-}
-
-impl fmt::Display for RecurrenceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RecurrenceError::BadInterval { months } => write!(
-                f,
-                "interval of {months} months is not between 1 and {MAX_INTERVAL_MONTHS}"
-            ),
-            RecurrenceError::BadNumber { number } => {
-                write!(f, "there is no payment number {number}")
-            }
-            RecurrenceError::FirstPaymentBeforeCutOff {
-                nominal_on,
-                last_fact_on,
-            } => write!(
-                f,
-                "first payment on {nominal_on} is before the cut-off, {last_fact_on}"
-            ),
-            RecurrenceError::Calendar(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for RecurrenceError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            RecurrenceError::Calendar(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<CalendarError> for RecurrenceError {
-    fn from(error: CalendarError) -> Self {
-        RecurrenceError::Calendar(error)
-    }
+    #[error(transparent)]
+    Calendar(#[from] CalendarError),
 }
 
 /// A whole number of months, from one to a hundred years.

@@ -58,7 +58,8 @@ const OUTPUT_LIMIT: usize = 256 * 1024;
 const FUEL: u64 = 50_000;
 
 /// What is wrong with a template, or why it cannot be filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}: {message}", .part.name(), .line.map_or(String::new(), |line| format!(" line {line}")))]
 pub struct Problem {
     pub part: Part,
     /// From 1; `None` where it is the text as a whole.
@@ -66,18 +67,6 @@ pub struct Problem {
     pub message: String,
     pub hint: String,
 }
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.part.name())?;
-        if let Some(line) = self.line {
-            write!(f, " line {line}")?;
-        }
-        write!(f, ": {}", self.message)
-    }
-}
-
-impl std::error::Error for Problem {}
 
 /// Checks one text of a template for a kind of notice: syntax, variables, and that it can be
 /// filled in whatever a member's record leaves out.

@@ -90,8 +90,7 @@ fn build(context: &Context) -> Result<PathBuf> {
     cargo
         .current_dir(&context.repo)
         .args(["build", "--quiet"])
-        .args(["--package", RELAY, "--bin", RELAY])
-        .args(["--package", "loyalty-dev", "--bin", CATCHER]);
+        .args(["--bin", RELAY, "--bin", CATCHER]);
     run_visible(&mut cargo).context("the relay does not build")?;
     // cargo runs this very program from there.
     let here = std::env::current_exe()?;

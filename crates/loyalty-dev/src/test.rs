@@ -329,8 +329,7 @@ impl TestRun {
         let mut command = os::cargo_command(path_variable("LOYALTY_CARGO")?);
         command
             .current_dir(&self.context.repo)
-            .args(["test", "--quiet", "--workspace", "--doc"])
-            .args(["--exclude", EXTENSION_PACKAGE])
+            .args(["test", "--quiet", "--doc"])
             .envs(self.variables());
         Ok(Job {
             name: "examples".to_owned(),

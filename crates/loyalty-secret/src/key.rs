@@ -28,30 +28,17 @@ impl Key {
 }
 
 /// Why a set cannot be used. Never says what is in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadKeys {
+    #[error("it is no JWK set: {{\"keys\": [{{\"kty\": \"oct\", \"k\": …}}]}}")]
     NotASet,
+    #[error("it has no key of kty oct")]
     NoSymmetricKey,
+    #[error("k of key {0} is not base64url")]
     NotBase64(usize),
+    #[error("key {0} has less than {SHORTEST} bytes")]
     TooShort(usize),
 }
-
-impl std::fmt::Display for BadKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            BadKeys::NotASet => {
-                f.write_str("it is no JWK set: {\"keys\": [{\"kty\": \"oct\", \"k\": …}]}")
-            }
-            BadKeys::NoSymmetricKey => f.write_str("it has no key of kty oct"),
-            BadKeys::NotBase64(place) => write!(f, "k of key {place} is not base64url"),
-            BadKeys::TooShort(place) => {
-                write!(f, "key {place} has less than {SHORTEST} bytes")
-            }
-        }
-    }
-}
-
-impl std::error::Error for BadKeys {}
 
 #[derive(Deserialize)]
 struct Set {

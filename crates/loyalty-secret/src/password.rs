@@ -63,31 +63,22 @@ pub struct Policy {
 }
 
 /// Why a password cannot be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
+    #[error("the password may have ASCII letters, digits and punctuation only")]
     NotAscii,
+    #[error("the password may have ASCII letters and digits only")]
     Symbols,
+    #[error("the password needs at least {0} characters")]
     TooShort(usize),
+    #[error("the password may have at most {LONGEST} characters")]
     TooLong,
+    #[error("the password needs at least {0} letters")]
     FewLetters(usize),
+    #[error("the password needs at least {0} digits")]
     FewDigits(usize),
+    #[error("the password must not contain the login ID")]
     IsLoginId,
-}
-
-impl std::fmt::Display for Flaw {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Flaw::NotAscii => {
-                f.write_str("the password may have ASCII letters, digits and punctuation only")
-            }
-            Flaw::Symbols => f.write_str("the password may have ASCII letters and digits only"),
-            Flaw::TooShort(least) => write!(f, "the password needs at least {least} characters"),
-            Flaw::TooLong => write!(f, "the password may have at most {LONGEST} characters"),
-            Flaw::FewLetters(least) => write!(f, "the password needs at least {least} letters"),
-            Flaw::FewDigits(least) => write!(f, "the password needs at least {least} digits"),
-            Flaw::IsLoginId => f.write_str("the password must not contain the login ID"),
-        }
-    }
 }
 
 impl Policy {

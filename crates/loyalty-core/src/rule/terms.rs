@@ -314,22 +314,13 @@ pub const EXAMPLES: [(&str, &str); 6] = [
 ];
 
 /// What is wrong with terms, and where: a JSON path such as `$.table[1].years`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TermsError {
+    #[error("there is no such kind of rule")]
     NoSuchKind { kind: String },
+    #[error("terms of a rule are wrong at {path}")]
     Wrong { path: String, problem: String },
 }
-
-impl fmt::Display for TermsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TermsError::NoSuchKind { .. } => f.write_str("there is no such kind of rule"),
-            TermsError::Wrong { path, .. } => write!(f, "terms of a rule are wrong at {path}"),
-        }
-    }
-}
-
-impl std::error::Error for TermsError {}
 
 impl TermsError {
     fn wrong(path: &str, problem: impl Into<String>) -> TermsError {

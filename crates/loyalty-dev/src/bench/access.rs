@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use super::Plan;
-use super::load;
+use super::load::{self, milliseconds, value};
 use super::progress::Progress;
-use super::report::{Line, Report, Target, Unit, median};
+use super::report::{Report, Target, Unit, median};
 use super::scratch::Scratch;
 use loyalty_testkit::authenticator_uri;
 use loyalty_testkit::postgrest::{Postgrest, Settings, pre_request};
-use loyalty_testkit::{http, os, token};
+use loyalty_testkit::token::{self, Claims, Role};
+use loyalty_testkit::{http, os};
 
 const DATABASE: &str = "bench_access";
 const PROGRAM: &str = "coin";
@@ -71,15 +72,13 @@ async fn timed(client: &Client, sql: &str, arguments: [&str; 2]) -> Result<(f64,
     let row = client
         .query_one(sql, &[&arguments[0], &arguments[1]])
         .await?;
-    Ok((start.elapsed().as_secs_f64() * 1_000.0, row.get(0)))
+    Ok((milliseconds(start), row.get(0)))
 }
 
 /// A login against the password's hash alone, and a known login ID against an unknown one.
 async fn logins(client: &Client, plan: &Plan, report: &mut Report) -> Result<()> {
-    let hash: String = client
-        .query_one("select password_hash from loyalty.credential", &[])
-        .await?
-        .get(0);
+    let hash = "select password_hash from loyalty.credential";
+    let hash: String = value(client, hash, &[]).await?;
     let progress = Progress::phase("logging in", u64::from(plan.rounds))?;
     let [mut login, mut bare, mut known, mut unknown] = [const { Vec::new() }; 4];
     for _ in 0..plan.rounds {
@@ -119,14 +118,14 @@ async fn logins(client: &Client, plan: &Plan, report: &mut Report) -> Result<()>
         ("login", "Argon2id alone", login, bare),
         ("wrong password", "unknown login ID", known, unknown),
     ] {
-        report.lines.push(Line {
-            name: name.to_owned(),
-            compared_with: compared_with.to_owned(),
-            unit: Unit::Milliseconds,
+        report.line(
+            name,
+            compared_with,
+            Unit::Milliseconds,
             measured,
             base,
-            target: None,
-        });
+            None,
+        );
     }
     Ok(())
 }
@@ -149,19 +148,11 @@ async fn requests(
         ))
         .await?;
     let secret = scratch.jwt_secret.as_str();
-    let session: String = client
-        .query_one(
-            "select loyalty.start_session(l.identity_id, l.program_id, 'loyalty_member', l.account_id, false)
-                    ->> 'access_token'
-               from loyalty.identity_link l",
-            &[],
-        )
-        .await?
-        .get(0);
-    let ends = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)?
-        .as_secs()
-        + 3_600;
+    let session = "select loyalty.start_session(l.identity_id, l.program_id, 'loyalty_member',
+                          l.account_id, false) ->> 'access_token'
+                     from loyalty.identity_link l";
+    let session: String = value(client, session, &[]).await?;
+    let ends = Claims::new(Role::Member, 3_600)?.exp;
     // as long as the other token: its signature is checked as well
     let mut claims: Value = json!({"role": PLAIN_ROLE, "program": PROGRAM, "account_id": account_id, "exp": ends,
                                    "iss": "loyalty", "sub": "identity:1", "sid": 1});
@@ -184,14 +175,9 @@ async fn requests(
         progress.advance(1);
     }
     progress.end();
-    report.lines.push(Line {
-        name: "balance over HTTP".to_owned(),
-        compared_with: "no row security".to_owned(),
-        unit: Unit::Milliseconds,
-        measured,
-        base,
-        target: Some(Target::AtMost(1.15)),
-    });
+    let (name, that) = ("balance over HTTP", "no row security");
+    let target = Some(Target::AtMost(1.15));
+    report.line(name, that, Unit::Milliseconds, measured, base, target);
     report.notes.push(
         "Balance over HTTP: through PostgREST with a session's token, the session and the rows checked; \
          against a role that sees all rows, with no check before the request."
@@ -241,7 +227,7 @@ impl Api {
             .with_context(|| format!("GET {path} failed"))?
             .text()
             .await?;
-        let time = start.elapsed().as_secs_f64() * 1_000.0;
+        let time = milliseconds(start);
         if body.matches("\"available\"").count() != 1 {
             bail!("GET {path} answered {body}");
         }

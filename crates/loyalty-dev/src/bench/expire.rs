@@ -7,9 +7,10 @@ use tokio_postgres::Client;
 
 use super::Plan;
 use super::driver::Ids;
-use super::load::{self, Item};
+use super::load::{self, Item, settle, value};
+use super::program::set_clock;
 use super::progress::Progress;
-use super::report::{Line, Report, Target, Unit, grouped, median};
+use super::report::{Report, Target, Unit, grouped, median};
 use super::scratch::Scratch;
 
 const DATABASE: &str = "bench_expire";
@@ -49,22 +50,11 @@ pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Res
     progress.end();
 
     let base = median(&bare);
-    report.lines.push(Line {
-        name: "expire, one lot an account".to_owned(),
-        compared_with: "bare update".to_owned(),
-        unit: Unit::PerSecond,
-        measured: one,
-        base: bare,
-        target: Some(Target::AtLeast(0.4)),
-    });
-    report.lines.push(Line {
-        name: "expire, ten lots an account".to_owned(),
-        compared_with: "bare update".to_owned(),
-        unit: Unit::PerSecond,
-        measured: vec![ten],
-        base: vec![base],
-        target: None,
-    });
+    let (that, unit) = ("bare update", Unit::PerSecond);
+    let target = Some(Target::AtLeast(0.4));
+    report.line("expire, one lot an account", that, unit, one, bare, target);
+    let name = "expire, ten lots an account";
+    report.line(name, that, unit, vec![ten], vec![base], None);
     report.notes.push(format!(
         "Expiry: {} lots in one call, against one UPDATE of as many rows; {rounds} rounds, \
          ten lots once.",
@@ -101,26 +91,15 @@ async fn grant_lots(scratch: &Scratch, ids: Ids, days: Vec<String>) -> Result<()
     let count = ids.count() * days.len() as i64;
     let what = format!("granting {} lots each", days.len());
     let items = days.into_iter().flat_map(move |day| {
-        ids.all().map(move |account_id| Item {
-            account_id,
-            points: 100,
-            day: Some(("expires_on", day.clone())),
-        })
+        ids.all()
+            .map(move |id| Item::new(id, 100, Some(("expires_on", day.clone()))))
     });
     load::grant(scratch, DATABASE, &what, count, items).await
 }
 
-/// What the last run left behind is swept up, and every page is written, so
-/// that each run starts alike.
-async fn settle(client: &Client) -> Result<()> {
-    client.batch_execute("vacuum").await?;
-    client.batch_execute("checkpoint").await?;
-    Ok(())
-}
-
 /// Rows a second.
 async fn update(client: &Client, rows: i64) -> Result<f64> {
-    settle(client).await?;
+    settle(client, "vacuum").await?;
     let start = Instant::now();
     let updated = client
         .execute("update bare_big set balance = balance - 1", &[])
@@ -134,16 +113,12 @@ async fn update(client: &Client, rows: i64) -> Result<f64> {
 
 /// Lots a second.
 async fn expire(client: &Client, program: &str, clock: &str, lots: i64) -> Result<f64> {
-    settle(client).await?;
-    client
-        .execute("select set_config('loyalty.clock', $1, false)", &[&clock])
-        .await?;
+    settle(client, "vacuum").await?;
+    set_clock(client, clock).await?;
     let start = Instant::now();
-    let row = client
-        .query_one("select lots from loyalty.expire($1)", &[&program])
-        .await?;
+    let expire = "select lots from loyalty.expire($1)";
+    let booked: i64 = value(client, expire, &[&program]).await?;
     let rate = lots as f64 / start.elapsed().as_secs_f64();
-    let booked: i64 = row.get(0);
     if booked != lots {
         bail!("expire booked {booked} lots, not {lots}");
     }

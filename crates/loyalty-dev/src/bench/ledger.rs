@@ -2,15 +2,14 @@
 //! database; and what its grants take on disk.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 
 use super::driver::{Bulk, Ids, Pgbench, Script};
-use super::load::{self, CALL_ITEMS, Item};
+use super::load::{self, CALL_ITEMS, Item, settle, value};
 use super::progress::Progress;
-use super::report::{Line, Report, Size, Target, Unit, grouped};
+use super::report::{Report, Size, Target, Unit, grouped};
 use super::scratch::Scratch;
 use super::{Plan, Topic};
 
@@ -30,101 +29,155 @@ const CALLS_PER_SECOND: usize = 20;
 /// Bulk calls to find out how many clients are best.
 const TRIAL_CALLS: usize = 40;
 
+/// One of what is measured in turn, in each round.
+struct Case {
+    name: &'static str,
+    /// It is wanted for any of these.
+    topics: &'static [Topic],
+    call: Call,
+}
+
+#[derive(Clone, Copy)]
+enum Call {
+    /// A statement of pgbench.
+    Single {
+        script: &'static Script,
+        clients: u32,
+        of: Of,
+        durable: bool,
+    },
+    /// A function that takes a thousand items.
+    Many {
+        function: &'static str,
+        order: Order,
+        /// As many as do the most, unless told.
+        clients: Option<usize>,
+    },
+}
+
+/// Whose accounts.
+#[derive(Clone, Copy)]
+enum Of {
+    Members,
+    OneGrant,
+    SmallGrants,
+}
+
+/// Accounts of a call: any, or those that follow the call before, as a job has them that goes
+/// through all members.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    Any,
+    InARow,
+}
+
+const fn single(script: &'static Script, clients: u32, of: Of, durable: bool) -> Call {
+    Call::Single {
+        script,
+        clients,
+        of,
+        durable,
+    }
+}
+
+const fn many(function: &'static str, order: Order, clients: Option<usize>) -> Call {
+    Call::Many {
+        function,
+        order,
+        clients,
+    }
+}
+
 /// The order within a round: what is compared is measured close together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Measure {
-    Update,
-    Spend,
-    Grant,
-    Select,
-    Balance,
-    GrantMany,
-    SpendMany,
-    BareMany,
-    GrantRow,
-    SpendRow,
-    LoneSpend,
-    LoneGrant,
-    LoneGrantMany,
-    LoneSpendMany,
-    AfterOneGrant { durable: bool },
-    AfterSmallGrants { durable: bool },
+#[rustfmt::skip]
+const CASES: [Case; 18] = [
+    Case { name: "update", topics: &[Topic::Spend, Topic::Grant], call: single(&UPDATE, CLIENTS, Of::Members, true) },
+    Case { name: "spend", topics: &[Topic::Spend, Topic::Bulk], call: single(&SPEND, CLIENTS, Of::Members, true) },
+    Case { name: "grant", topics: &[Topic::Grant, Topic::Bulk], call: single(&GRANT, CLIENTS, Of::Members, true) },
+    Case { name: "select", topics: &[Topic::Balance], call: single(&SELECT, CLIENTS, Of::Members, true) },
+    Case { name: "balance", topics: &[Topic::Balance], call: single(&BALANCE, CLIENTS, Of::Members, true) },
+    Case { name: "grant_many", topics: &[Topic::Bulk], call: many("loyalty.grant_many", Order::Any, None) },
+    Case { name: "spend_many", topics: &[Topic::Bulk], call: many("loyalty.spend_many", Order::Any, None) },
+    Case { name: "bare_many", topics: &[Topic::Bulk], call: many("bare_many", Order::Any, None) },
+    Case { name: "grant_row", topics: &[Topic::Bulk], call: many("loyalty.grant_many", Order::InARow, None) },
+    Case { name: "spend_row", topics: &[Topic::Bulk], call: many("loyalty.spend_many", Order::InARow, None) },
+    Case { name: "lone_spend", topics: &[Topic::Bulk], call: single(&SPEND, 1, Of::Members, true) },
+    Case { name: "lone_grant", topics: &[Topic::Bulk], call: single(&GRANT, 1, Of::Members, true) },
+    Case { name: "lone_grant_many", topics: &[Topic::Bulk], call: many("loyalty.grant_many", Order::Any, Some(1)) },
+    Case { name: "lone_spend_many", topics: &[Topic::Bulk], call: many("loyalty.spend_many", Order::Any, Some(1)) },
+    Case { name: "one_grant", topics: &[Topic::SmallGrants], call: single(&SPEND, 1, Of::OneGrant, true) },
+    Case { name: "small_grants", topics: &[Topic::SmallGrants], call: single(&SPEND, 1, Of::SmallGrants, true) },
+    Case { name: "one_grant_fast", topics: &[Topic::SmallGrants], call: single(&SPEND, 1, Of::OneGrant, false) },
+    Case { name: "small_grants_fast", topics: &[Topic::SmallGrants], call: single(&SPEND, 1, Of::SmallGrants, false) },
+];
+
+/// Lines of the table: of a topic, its name, what it is held against, and the two cases.
+#[rustfmt::skip]
+const LINES: [(Topic, &str, &str, &str, &str, Option<Target>); 13] = [
+    (Topic::Spend, "spend_fifo with a key", "bare update", "spend", "update", Some(Target::AtLeast(0.6))),
+    (Topic::Grant, "grant with a key", "bare update", "grant", "update", Some(Target::AtLeast(0.6))),
+    (Topic::Balance, "balance", "bare select", "balance", "select", Some(Target::AtLeast(0.7))),
+    (Topic::Bulk, "grant_many, items", "grant", "grant_many", "grant", Some(Target::AtLeast(10.0))),
+    (Topic::Bulk, "  the same", "bare statements", "grant_many", "bare_many", None),
+    (Topic::Bulk, "  accounts in a row", "grant", "grant_row", "grant", Some(Target::AtLeast(10.0))),
+    (Topic::Bulk, "  by one client", "grant by one", "lone_grant_many", "lone_grant", Some(Target::AtLeast(10.0))),
+    (Topic::Bulk, "spend_many, items", "spend_fifo", "spend_many", "spend", Some(Target::AtLeast(10.0))),
+    (Topic::Bulk, "  the same", "bare statements", "spend_many", "bare_many", None),
+    (Topic::Bulk, "  accounts in a row", "spend_fifo", "spend_row", "spend", Some(Target::AtLeast(10.0))),
+    (Topic::Bulk, "  by one client", "spend_fifo by one", "lone_spend_many", "lone_spend", Some(Target::AtLeast(10.0))),
+    (Topic::SmallGrants, "spend after small grants", "after one grant", "small_grants", "one_grant", Some(Target::AtMost(1.5))),
+    (Topic::SmallGrants, "  synchronous_commit off", "after one grant", "small_grants_fast", "one_grant_fast", None),
+];
+
+const fn script(name: &'static str, statement: &'static str) -> Script {
+    Script { name, statement }
 }
 
-use Measure::{
-    AfterOneGrant, AfterSmallGrants, Balance, BareMany, Grant, GrantMany, GrantRow, LoneGrant,
-    LoneGrantMany, LoneSpend, LoneSpendMany, Select, Spend, SpendMany, SpendRow, Update,
-};
-
-impl Measure {
-    /// The function that takes a thousand items, if that is what it calls.
-    fn of_many(self) -> Option<&'static str> {
-        match self {
-            GrantMany | GrantRow | LoneGrantMany => Some("loyalty.grant_many"),
-            SpendMany | SpendRow | LoneSpendMany => Some("loyalty.spend_many"),
-            BareMany => Some("bare_many"),
-            _ => None,
-        }
-    }
-
-    /// Whether a call's accounts follow each other, as those of a job that goes through all
-    /// members; otherwise they are any.
-    fn in_a_row(self) -> bool {
-        matches!(self, GrantRow | SpendRow)
-    }
-}
-
-const UPDATE: Script = Script {
-    name: "update",
-    statement: "update bare set balance = balance + 1 where id = :id",
-};
-pub const SPEND: Script = Script {
-    name: "spend",
-    statement: "select loyalty.spend_fifo(:id, 1, 'bench', :a || '-' || :b)",
-};
-const GRANT: Script = Script {
-    name: "grant",
-    statement: "select loyalty.grant(:id, 1, 'bench', idempotency_key => :a || '-' || :b)",
-};
-const SELECT: Script = Script {
-    name: "select",
-    statement: "select balance from bare where id = :id",
-};
-const BALANCE: Script = Script {
-    name: "balance",
-    statement: "select * from loyalty.balance(:id)",
-};
+const UPDATE: Script = script(
+    "update",
+    "update bare set balance = balance + 1 where id = :id",
+);
+pub const SPEND: Script = script(
+    "spend",
+    "select loyalty.spend_fifo(:id, 1, 'bench', :a || '-' || :b)",
+);
+const GRANT: Script = script(
+    "grant",
+    "select loyalty.grant(:id, 1, 'bench', idempotency_key => :a || '-' || :b)",
+);
+const SELECT: Script = script("select", "select balance from bare where id = :id");
+const BALANCE: Script = script("balance", "select * from loyalty.balance(:id)");
 
 pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Result<()> {
     let client = scratch.create_database(DATABASE).await?;
     let ids = load_members(scratch, &client, plan).await?;
-    settle(&client).await?;
+    settle(&client, "vacuum analyze").await?;
     if plan.wants(Topic::Size) {
         report.size = Some(size(&client, plan).await?);
     }
-    let measures = measures(plan);
-    if !measures.is_empty() {
+    let is_wanted = |case: &&Case| case.topics.iter().any(|topic| plan.wants(*topic));
+    let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
+    if !cases.is_empty() {
         let mut rounds = Rounds {
             scratch,
             plan,
-            ids,
-            one_grant: ids,
-            small_grants: ids,
-            bulk_clients: HashMap::new(),
+            accounts: [ids; 3],
+            best: HashMap::new(),
         };
         if plan.wants(Topic::SmallGrants) {
-            load_small_grants(scratch, &client, plan, &mut rounds, report).await?;
+            let (one, many) = load_small_grants(scratch, &client, plan, report).await?;
+            rounds.accounts = [ids, one, many];
         }
         load::bare_table(&client, "bare", ids).await?;
         if plan.wants(Topic::Bulk) {
             load::bare_many(&client).await?;
         }
         fill_log(&client, plan, report).await?;
-        settle(&client).await?;
-        let samples = rounds.run(&measures).await?;
+        settle(&client, "vacuum analyze").await?;
+        let samples = rounds.run(&cases).await?;
         rounds.lines(&samples, report)?;
     }
-    verify(&client, report).await?;
+    load::verify(&client, report).await?;
     drop(client);
     scratch.drop_database(DATABASE).await
 }
@@ -135,23 +188,16 @@ async fn load_members(scratch: &Scratch, client: &Client, plan: &Plan) -> Result
     let ids = load::program(client, PROGRAM, plan.accounts).await?;
     let mut passes = Vec::new();
     for months_ago in (0..LOTS).rev() {
-        let day: String = client
-            .query_one(
-                "select (loyalty.today($1) - make_interval(months => $2))::date::text",
-                &[&PROGRAM, &months_ago],
-            )
-            .await?
-            .get(0);
+        let day = "select (loyalty.today($1) - make_interval(months => $2))::date::text";
+        let day: String = value(client, day, &[&PROGRAM, &months_ago]).await?;
         let mut accounts: Vec<i64> = ids.all().collect();
         fastrand::shuffle(&mut accounts);
         passes.push((accounts, day));
     }
     let items = passes.into_iter().flat_map(|(accounts, day)| {
-        accounts.into_iter().map(move |account_id| Item {
-            account_id,
-            points: PLENTY,
-            day: Some(("granted_on", day.clone())),
-        })
+        accounts
+            .into_iter()
+            .map(move |id| Item::new(id, PLENTY, Some(("granted_on", day.clone()))))
     });
     let count = ids.count() * i64::from(LOTS);
     load::grant(scratch, DATABASE, "granting 3 lots each", count, items).await?;
@@ -164,62 +210,39 @@ async fn load_small_grants(
     scratch: &Scratch,
     client: &Client,
     plan: &Plan,
-    rounds: &mut Rounds<'_>,
     report: &mut Report,
-) -> Result<()> {
+) -> Result<(Ids, Ids)> {
     let one = load::accounts_of(client, PROGRAM, "one", plan.small_accounts).await?;
     let many = load::accounts_of(client, PROGRAM, "many", plan.small_accounts).await?;
-    let small_grants = plan.small_grants;
-    let single = one.all().map(move |account_id| Item {
-        account_id,
-        points: SMALL_GRANT * small_grants,
-        day: None,
-    });
-    let days: Vec<String> = client
+    let all_at_once = SMALL_GRANT * plan.small_grants;
+    let single = one.all().map(move |id| Item::new(id, all_at_once, None));
+    let days = client
         .query(
             "select (loyalty.today($1) - (floor(random() * 1095))::integer)::text\n\
              from generate_series(1, $2::bigint)\n\
              order by 1",
             &[&PROGRAM, &plan.small_grants],
         )
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    let items = single.chain(days.into_iter().flat_map(move |day| {
-        many.all().map(move |account_id| Item {
-            account_id,
-            points: SMALL_GRANT,
-            day: Some(("granted_on", day.clone())),
-        })
+        .await?;
+    let items = single.chain(days.into_iter().flat_map(move |row| {
+        let day: String = row.get(0);
+        many.all()
+            .map(move |id| Item::new(id, SMALL_GRANT, Some(("granted_on", day.clone()))))
     }));
     let count = one.count() + many.count() * plan.small_grants;
     load::grant(scratch, DATABASE, "granting little by little", count, items).await?;
-    let lots: i64 = client
-        .query_one("select count(*) from loyalty.lots($1)", &[&many.first])
-        .await?
-        .get(0);
+    let lots = "select count(*) from loyalty.lots($1)";
+    let lots: i64 = value(client, lots, &[&many.first]).await?;
     report.notes.push(format!(
         "Small grants: {} accounts of each kind; {} grants of an account are {lots} lots.",
         plan.small_accounts,
         grouped(plan.small_grants as f64),
     ));
-    rounds.one_grant = one;
-    rounds.small_grants = many;
-    Ok(())
+    Ok((one, many))
 }
 
 /// What the measurements write of the log for each second of a round, at the most.
 const LOG_MIB_A_SECOND: u64 = 160;
-
-/// Leaves nothing of the loading for the measurements to pay.
-async fn settle(client: &Client) -> Result<()> {
-    let progress = Progress::phase("vacuum, analyze, checkpoint", 0)?;
-    client.batch_execute("vacuum analyze").await?;
-    client.batch_execute("checkpoint").await?;
-    progress.end();
-    Ok(())
-}
 
 /// Makes files of the write-ahead log to write over, as a server has them that has been in use for
 /// a while. Else each file is made anew by whoever needs it, which is mostly a call of many.
@@ -272,74 +295,41 @@ async fn size(client: &Client, plan: &Plan) -> Result<Size> {
     })
 }
 
-fn measures(plan: &Plan) -> Vec<Measure> {
-    let bulk = plan.wants(Topic::Bulk);
-    let spend = plan.wants(Topic::Spend);
-    let grant = plan.wants(Topic::Grant);
-    let balance = plan.wants(Topic::Balance);
-    let small = plan.wants(Topic::SmallGrants);
-    [
-        (Update, spend || grant),
-        (Spend, spend || bulk),
-        (Grant, grant || bulk),
-        (Select, balance),
-        (Balance, balance),
-        (GrantMany, bulk),
-        (SpendMany, bulk),
-        (BareMany, bulk),
-        (GrantRow, bulk),
-        (SpendRow, bulk),
-        (LoneSpend, bulk),
-        (LoneGrant, bulk),
-        (LoneGrantMany, bulk),
-        (LoneSpendMany, bulk),
-        (AfterOneGrant { durable: true }, small),
-        (AfterSmallGrants { durable: true }, small),
-        (AfterOneGrant { durable: false }, small),
-        (AfterSmallGrants { durable: false }, small),
-    ]
-    .into_iter()
-    .filter_map(|(measure, wanted)| wanted.then_some(measure))
-    .collect()
-}
-
-/// A rate of each measure a round.
-type Samples = HashMap<Measure, Vec<f64>>;
+/// A rate of each case a round.
+type Samples = HashMap<&'static str, Vec<f64>>;
 
 struct Rounds<'a> {
     scratch: &'a Scratch,
     plan: &'a Plan,
-    ids: Ids,
-    one_grant: Ids,
-    small_grants: Ids,
+    /// Of each kind of [`Of`].
+    accounts: [Ids; 3],
     /// How many clients make the most of bulk calls.
-    bulk_clients: HashMap<Measure, usize>,
+    best: HashMap<&'static str, usize>,
 }
 
 impl Rounds<'_> {
-    async fn run(&mut self, measures: &[Measure]) -> Result<Samples> {
-        let steps = measures.len() * (self.plan.rounds as usize + 1);
+    async fn run(&mut self, cases: &[&Case]) -> Result<Samples> {
+        let steps = cases.len() * (self.plan.rounds as usize + 1);
         let progress = Progress::phase("measuring", steps as u64)?;
         // First calls and first touches of pages are not what is compared.
         progress.now("warming up");
-        for &measure in measures {
-            if let Some(function) = measure.of_many() {
-                let clients = match measure {
-                    LoneGrantMany | LoneSpendMany => 1,
-                    _ => self.best_clients(function, measure).await?,
-                };
-                self.bulk_clients.insert(measure, clients);
-            } else {
-                self.rate(measure, 1).await?;
+        for case in cases {
+            match case.call {
+                Call::Many { clients: None, .. } => {
+                    let best = self.best_clients(case).await?;
+                    self.best.insert(case.name, best);
+                }
+                Call::Many { .. } => {}
+                Call::Single { .. } => drop(self.rate(case, 1).await?),
             }
             progress.advance(1);
         }
         let mut samples = Samples::new();
         for round in 1..=self.plan.rounds {
-            for &measure in measures {
-                progress.now(&format!("round {round}: {measure:?}"));
-                let rate = self.rate(measure, self.plan.seconds).await?;
-                samples.entry(measure).or_default().push(rate);
+            for case in cases {
+                progress.now(&format!("round {round}: {}", case.name));
+                let rate = self.rate(case, self.plan.seconds).await?;
+                samples.entry(case.name).or_default().push(rate);
                 progress.advance(1);
             }
         }
@@ -348,31 +338,27 @@ impl Rounds<'_> {
     }
 
     /// Transactions, or items of bulk calls, a second.
-    async fn rate(&self, measure: Measure, seconds: u32) -> Result<f64> {
-        if let Some(function) = measure.of_many() {
-            let clients = self.bulk_clients.get(&measure).copied();
-            let calls = CALLS_PER_SECOND * seconds as usize;
-            let clients = clients.context("bulk calls are warmed up first")?;
-            return self.bulk_rate(function, measure, clients, calls).await;
-        }
-        let (script, clients, ids, durable) = match measure {
-            Update => (&UPDATE, CLIENTS, self.ids, true),
-            Spend => (&SPEND, CLIENTS, self.ids, true),
-            Grant => (&GRANT, CLIENTS, self.ids, true),
-            Select => (&SELECT, CLIENTS, self.ids, true),
-            Balance => (&BALANCE, CLIENTS, self.ids, true),
-            AfterOneGrant { durable } => (&SPEND, 1, self.one_grant, durable),
-            AfterSmallGrants { durable } => (&SPEND, 1, self.small_grants, durable),
-            LoneSpend => (&SPEND, 1, self.ids, true),
-            LoneGrant => (&GRANT, 1, self.ids, true),
-            _ => bail!("{measure:?} is no call of pgbench"),
+    async fn rate(&self, case: &Case, seconds: u32) -> Result<f64> {
+        let (script, clients, of, durable) = match case.call {
+            Call::Many { clients, .. } => {
+                let clients = clients.or_else(|| self.best.get(case.name).copied());
+                let clients = clients.context("bulk calls are warmed up first")?;
+                let calls = CALLS_PER_SECOND * seconds as usize;
+                return self.bulk_rate(case, clients, calls).await;
+            }
+            Call::Single {
+                script,
+                clients,
+                of,
+                durable,
+            } => (script, clients, of, durable),
         };
         Pgbench {
             database: DATABASE,
             script,
             clients,
             seconds,
-            ids,
+            ids: self.accounts[of as usize],
             synchronous_commit: durable,
         }
         .rate(self.scratch)
@@ -381,12 +367,10 @@ impl Rounds<'_> {
 
     /// Calls of a thousand items are work for the cores more than waits for
     /// the disk: on few cores fewer clients can do more.
-    async fn best_clients(&self, function: &'static str, measure: Measure) -> Result<usize> {
+    async fn best_clients(&self, case: &Case) -> Result<usize> {
         let mut best = (0.0, 0);
         for clients in [2, 4, CLIENTS as usize] {
-            let rate = self
-                .bulk_rate(function, measure, clients, TRIAL_CALLS)
-                .await?;
+            let rate = self.bulk_rate(case, clients, TRIAL_CALLS).await?;
             if rate > best.0 {
                 best = (rate, clients);
             }
@@ -394,35 +378,27 @@ impl Rounds<'_> {
         Ok(best.1)
     }
 
-    async fn bulk_rate(
-        &self,
-        function: &'static str,
-        measure: Measure,
-        clients: usize,
-        calls: usize,
-    ) -> Result<f64> {
-        let accounts: Vec<i64> = self.ids.all().collect();
+    async fn bulk_rate(&self, case: &Case, clients: usize, calls: usize) -> Result<f64> {
+        let Call::Many {
+            function, order, ..
+        } = case.call
+        else {
+            bail!("{} is no bulk call", case.name);
+        };
+        let ids = self.accounts[Of::Members as usize];
         // All texts are made before the clock starts.
-        let texts: Vec<String> = (0..calls)
-            .map(|call| {
-                let chosen: Vec<i64> = if measure.in_a_row() {
-                    let all = accounts.iter().cycle();
-                    let from = call * CALL_ITEMS % accounts.len();
-                    all.skip(from).take(CALL_ITEMS).copied().collect()
-                } else {
-                    fastrand::choose_multiple(accounts.iter().copied(), CALL_ITEMS)
-                };
-                let items: Vec<Item> = chosen
-                    .into_iter()
-                    .map(|account_id| Item {
-                        account_id,
-                        points: 1,
-                        day: None,
-                    })
-                    .collect();
-                load::call(&items)
-            })
-            .collect();
+        let text = |call: usize| {
+            let chosen: Vec<i64> = match order {
+                Order::InARow => {
+                    let from = call * CALL_ITEMS % ids.count().unsigned_abs() as usize;
+                    ids.all().cycle().skip(from).take(CALL_ITEMS).collect()
+                }
+                Order::Any => fastrand::choose_multiple(ids.all(), CALL_ITEMS),
+            };
+            let items: Vec<Item> = chosen.iter().map(|&id| Item::new(id, 1, None)).collect();
+            load::call(&items)
+        };
+        let texts: Vec<String> = (0..calls).map(text).collect();
         let took = Bulk {
             cluster: &self.scratch.cluster,
             database: DATABASE,
@@ -436,125 +412,37 @@ impl Rounds<'_> {
     }
 
     fn lines(&self, samples: &Samples, report: &mut Report) -> Result<()> {
-        let taken = |measure: Measure| -> Result<Vec<f64>> {
-            let rates = samples.get(&measure);
-            rates
-                .cloned()
-                .with_context(|| format!("{measure:?} was not measured"))
-        };
-        let mut line = |name: &str, against: &str, measured, base, target: Option<f64>| {
-            report.lines.push(Line {
-                name: name.to_owned(),
-                compared_with: against.to_owned(),
-                unit: Unit::PerSecond,
-                measured: taken(measured)?,
-                base: taken(base)?,
-                target: target.map(Target::AtLeast),
-            });
-            anyhow::Ok(())
-        };
-        let plan = self.plan;
-        if plan.wants(Topic::Spend) {
-            let name = "spend_fifo with a key";
-            line(name, "bare update", Spend, Update, Some(0.6))?;
-        }
-        if plan.wants(Topic::Grant) {
-            line("grant with a key", "bare update", Grant, Update, Some(0.6))?;
-        }
-        if plan.wants(Topic::Balance) {
-            line("balance", "bare select", Balance, Select, Some(0.7))?;
-        }
-        if plan.wants(Topic::Bulk) {
-            for (name, single, many, row, lone, lone_many) in [
-                (
-                    "grant",
-                    Grant,
-                    GrantMany,
-                    GrantRow,
-                    LoneGrant,
-                    LoneGrantMany,
-                ),
-                (
-                    "spend",
-                    Spend,
-                    SpendMany,
-                    SpendRow,
-                    LoneSpend,
-                    LoneSpendMany,
-                ),
-            ] {
-                let against = if name == "spend" { "spend_fifo" } else { name };
-                line(
-                    &format!("{name}_many, items"),
-                    against,
-                    many,
-                    single,
-                    Some(10.0),
-                )?;
-                line("  the same", "bare statements", many, BareMany, None)?;
-                line("  accounts in a row", against, row, single, Some(10.0))?;
-                let by_one = format!("{against} by one");
-                line("  by one client", &by_one, lone_many, lone, Some(10.0))?;
+        for (topic, name, against, measured, base, target) in LINES {
+            if !self.plan.wants(topic) {
+                continue;
             }
-            let clients = |measure| self.bulk_clients.get(&measure).copied().unwrap_or(0);
+            // Of those with small grants it is the time that is told.
+            let is_time = topic == Topic::SmallGrants;
+            let taken = |case: &str| -> Result<Vec<f64>> {
+                let rates = samples.get(case).with_context(|| format!("no {case}"))?;
+                let shown = |rate: &f64| if is_time { 1_000.0 / rate } else { *rate };
+                Ok(rates.iter().map(shown).collect())
+            };
+            let unit = if is_time {
+                Unit::Milliseconds
+            } else {
+                Unit::PerSecond
+            };
+            report.line(name, against, unit, taken(measured)?, taken(base)?, target);
+        }
+        if self.plan.wants(Topic::Bulk) {
+            let best = |case| self.best.get(case).copied().unwrap_or(0);
             report.notes.push(format!(
                 "Bulk calls of 1,000 items: grant_many by {} clients, spend_many by {}, \
                  bare statements by {}, in a row {} and {}, the best of 2, 4 and {CLIENTS}; \
                  all else by {CLIENTS} clients of pgbench where it does not say one.",
-                clients(GrantMany),
-                clients(SpendMany),
-                clients(BareMany),
-                clients(GrantRow),
-                clients(SpendRow),
+                best("grant_many"),
+                best("spend_many"),
+                best("bare_many"),
+                best("grant_row"),
+                best("spend_row"),
             ));
-        }
-        if plan.wants(Topic::SmallGrants) {
-            for (durable, name, target) in [
-                (true, "spend after small grants", Some(Target::AtMost(1.5))),
-                (false, "  synchronous_commit off", None),
-            ] {
-                let times = |measure| -> Result<Vec<f64>> {
-                    Ok(taken(measure)?.iter().map(|rate| 1_000.0 / rate).collect())
-                };
-                report.lines.push(Line {
-                    name: name.to_owned(),
-                    compared_with: "after one grant".to_owned(),
-                    unit: Unit::Milliseconds,
-                    measured: times(AfterSmallGrants { durable })?,
-                    base: times(AfterOneGrant { durable })?,
-                    target,
-                });
-            }
         }
         Ok(())
     }
-}
-
-/// Whether the ledger still holds together after all that.
-pub async fn verify(client: &Client, report: &mut Report) -> Result<()> {
-    let progress = Progress::phase("verify()", 0)?;
-    let entries: i64 = client
-        .query_one("select count(*) from loyalty.entry", &[])
-        .await?
-        .get(0);
-    let start = Instant::now();
-    let found = client
-        .query("select v::text from loyalty.verify() v limit 20", &[])
-        .await?;
-    let took = start.elapsed();
-    progress.end();
-    report.notes.push(format!(
-        "verify() over the {} entries of this: {} in {:.0} s.",
-        grouped(entries as f64),
-        if found.is_empty() {
-            "nothing found"
-        } else {
-            "LAWS BROKEN"
-        },
-        took.max(Duration::from_secs(1)).as_secs_f64(),
-    ));
-    report
-        .findings
-        .extend(found.iter().map(|row| row.get::<_, String>(0)));
-    Ok(())
 }

@@ -1,12 +1,15 @@
 //! Accounts and points to measure with.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
+use tokio_postgres::types::{FromSql, ToSql};
 
 use super::driver::{Bulk, Ids};
 use super::progress::Progress;
+use super::report::{Report, grouped};
 use super::scratch::Scratch;
 
 /// Accounts opened in one call.
@@ -112,6 +115,55 @@ pub async fn bare_many(client: &Client) -> Result<()> {
     Ok(())
 }
 
+/// The first value of the one row that a query has.
+pub async fn value<T>(client: &Client, sql: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<T>
+where
+    T: for<'a> FromSql<'a>,
+{
+    let row = client.query_one(sql, arguments).await;
+    Ok(row.with_context(|| sql.to_owned())?.try_get(0)?)
+}
+
+/// What was done before is swept up by this kind of vacuum, and every page is written, so that
+/// each measurement starts alike.
+pub async fn settle(client: &Client, vacuum: &str) -> Result<()> {
+    let progress = Progress::phase("vacuum, checkpoint", 0)?;
+    client.batch_execute(vacuum).await?;
+    client.batch_execute("checkpoint").await?;
+    progress.end();
+    Ok(())
+}
+
+/// Whether the ledger still holds together after all that.
+pub async fn verify(client: &Client, report: &mut Report) -> Result<()> {
+    let progress = Progress::phase("verify()", 0)?;
+    let entries: i64 = value(client, "select count(*) from loyalty.entry", &[]).await?;
+    let start = Instant::now();
+    let found = client.query(VERIFY, &[]).await?;
+    let took = start.elapsed().max(Duration::from_secs(1));
+    progress.end();
+    report.notes.push(format!(
+        "verify() over the {} entries of this: {} in {:.0} s.",
+        grouped(entries as f64),
+        if found.is_empty() {
+            "nothing found"
+        } else {
+            "LAWS BROKEN"
+        },
+        took.as_secs_f64(),
+    ));
+    let found = found.iter().map(|row| row.get::<_, String>(0));
+    report.findings.extend(found);
+    Ok(())
+}
+
+pub const VERIFY: &str = "select v::text from loyalty.verify() v limit 20";
+
+/// Milliseconds since then.
+pub fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1_000.0
+}
+
 /// One item of a call.
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -119,6 +171,16 @@ pub struct Item {
     pub points: i64,
     /// `granted_on` or `expires_on` with its day.
     pub day: Option<(&'static str, String)>,
+}
+
+impl Item {
+    pub fn new(account_id: i64, points: i64, day: Option<(&'static str, String)>) -> Self {
+        Self {
+            account_id,
+            points,
+            day,
+        }
+    }
 }
 
 /// The JSON of one call, a new key for each item.
@@ -200,11 +262,7 @@ mod tests {
     use super::{Calls, Item, call, key};
 
     fn item(account_id: i64) -> Item {
-        Item {
-            account_id,
-            points: 5,
-            day: Some(("granted_on", "2027-01-31".to_owned())),
-        }
+        Item::new(account_id, 5, Some(("granted_on", "2027-01-31".to_owned())))
     }
 
     #[test]

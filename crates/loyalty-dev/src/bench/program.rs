@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use tokio_postgres::Client;
 
 use super::driver::Ids;
-use super::load;
+use super::load::{self, value};
 use super::progress::Progress;
 use super::scratch::Scratch;
 
@@ -48,18 +48,9 @@ pub async fn load(client: &Client, members: i64) -> Result<Ids> {
 
 /// From now on the program sends balance mails.
 pub async fn send_balances(client: &Client) -> Result<()> {
-    client
-        .execute(
-            "select loyalty.set_notice_sender($1, email => 'Sample Club <points@example.com>')",
-            &[&PROGRAM],
-        )
-        .await?;
-    client
-        .execute(
-            "select loyalty.set_notice($1, 'balance', is_enabled => true)",
-            &[&PROGRAM],
-        )
-        .await?;
+    let both = "select loyalty.set_notice_sender($1, email => 'Sample Club <points@example.com>'),
+                       loyalty.set_notice($1, 'balance', is_enabled => true)";
+    client.execute(both, &[&PROGRAM]).await?;
     Ok(())
 }
 
@@ -109,10 +100,7 @@ pub async fn set_clock(client: &Client, clock: &str) -> Result<()> {
 
 /// A session of its own for a tick, at the same time as another.
 pub async fn session_like(scratch: &Scratch, database: &str, other: &Client) -> Result<Client> {
-    let clock: String = other
-        .query_one("select current_setting('loyalty.clock')", &[])
-        .await?
-        .get(0);
+    let clock: String = value(other, "select current_setting('loyalty.clock')", &[]).await?;
     let session = scratch.cluster.connect(database).await?;
     set_clock(&session, &clock).await?;
     Ok(session)

@@ -25,14 +25,14 @@ pub const GROWTH: Place = Place {
 };
 
 /// One figure, measured and compared round by round.
-pub struct Line {
-    pub name: String,
-    pub compared_with: String,
-    pub unit: Unit,
+struct Line {
+    name: String,
+    compared_with: String,
+    unit: Unit,
     /// One of each a round; rates or times, as the unit says.
-    pub measured: Vec<f64>,
-    pub base: Vec<f64>,
-    pub target: Option<Target>,
+    measured: Vec<f64>,
+    base: Vec<f64>,
+    target: Option<Target>,
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +59,7 @@ pub struct Size {
 
 pub struct Report {
     surroundings: String,
-    pub lines: Vec<Line>,
+    lines: Vec<Line>,
     pub size: Option<Size>,
     /// Sentences below the table.
     pub notes: Vec<String>,
@@ -76,6 +76,25 @@ impl Report {
             notes: Vec::new(),
             findings: Vec::new(),
         }
+    }
+
+    pub fn line(
+        &mut self,
+        name: &str,
+        compared_with: &str,
+        unit: Unit,
+        measured: Vec<f64>,
+        base: Vec<f64>,
+        target: Option<Target>,
+    ) {
+        self.lines.push(Line {
+            name: name.to_owned(),
+            compared_with: compared_with.to_owned(),
+            unit,
+            measured,
+            base,
+            target,
+        });
     }
 
     pub fn text(&self) -> String {
@@ -99,18 +118,8 @@ impl Report {
     }
 
     fn ratio_rows(&self) -> Vec<Vec<String>> {
-        let heads = [
-            "this",
-            "against that",
-            "this",
-            "that",
-            "ratio",
-            "min",
-            "max",
-            "target",
-            "",
-        ];
-        let mut rows = vec![heads.map(str::to_owned).to_vec()];
+        let heads = "this|against that|this|that|ratio|min|max|target|";
+        let mut rows = vec![heads.split('|').map(str::to_owned).collect::<Vec<_>>()];
         for line in &self.lines {
             let ratios: Vec<f64> = line
                 .measured
@@ -251,6 +260,15 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The time that so many of a hundred stay under.
+pub fn percentile(times: &[f64], percent: f64) -> Result<f64> {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
+    let time = sorted.get(place.saturating_sub(1));
+    time.copied().context("nothing was measured")
+}
+
 /// A whole number with a comma before each three digits.
 pub fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
@@ -287,18 +305,22 @@ fn replaced(page: &str, place: Place, output: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, Place, RATIOS, Report, Target, Unit, grouped, median, replaced, table};
+    use super::{
+        Place, RATIOS, Report, Target, Unit, grouped, median, percentile, replaced, table,
+    };
 
     fn report(target: Target) -> Report {
         let mut report = Report::new("surroundings\n".to_owned());
-        report.lines.push(Line {
-            name: "spend".to_owned(),
-            compared_with: "update".to_owned(),
-            unit: Unit::PerSecond,
-            measured: vec![600.0, 1_400.0, 650.0],
-            base: vec![1_000.0, 2_000.0, 1_000.0],
-            target: Some(target),
-        });
+        let measured = vec![600.0, 1_400.0, 650.0];
+        let base = vec![1_000.0, 2_000.0, 1_000.0];
+        report.line(
+            "spend",
+            "update",
+            Unit::PerSecond,
+            measured,
+            base,
+            Some(target),
+        );
         report
     }
 
@@ -334,6 +356,15 @@ mod tests {
     fn medians_of_odd_and_even_counts() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn of_a_hundred_times_one_may_be_longer() -> anyhow::Result<()> {
+        let times: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(percentile(&times, 99.0)?, 99.0);
+        assert_eq!(percentile(&[7.0], 99.0)?, 7.0);
+        assert!(percentile(&[], 99.0).is_err());
+        Ok(())
     }
 
     #[test]

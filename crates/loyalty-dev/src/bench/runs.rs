@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use tokio_postgres::Client;
 
 use super::driver::{Ids, Steady};
-use super::load::{self, Item};
+use super::load::{self, Item, settle, value};
 use super::program::{self, NOTICE_JOB, RULE_JOB};
 use super::progress::Progress;
-use super::report::{Line, Report, Target, Unit, grouped, median};
+use super::report::{Report, Target, Unit, grouped, median, percentile};
 use super::scratch::Scratch;
 use super::watch::{self, Memory, Run};
 use super::{Plan, Topic, ledger};
@@ -52,7 +52,7 @@ pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Res
         grouped(members.count() as f64),
         bench.rounds,
     ));
-    ledger::verify(&bench.client, report).await?;
+    load::verify(&bench.client, report).await?;
     drop(bench);
     scratch.drop_database(DATABASE).await
 }
@@ -68,11 +68,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     async fn load_spenders(&self, accounts: i64) -> Result<Ids> {
         let ids = load::program(&self.client, SPENDERS, accounts).await?;
-        let items = ids.all().map(|account_id| Item {
-            account_id,
-            points: PLENTY,
-            day: None,
-        });
+        let items = ids.all().map(|id| Item::new(id, PLENTY, None));
         let what = "granting to those who spend";
         load::grant(self.scratch, DATABASE, what, ids.count(), items).await?;
         Ok(ids)
@@ -94,23 +90,26 @@ impl Bench<'_> {
             undisturbed.push(before);
             disturbed.push(during);
         }
-        report.lines.push(Line {
-            name: "rule run, members".to_owned(),
-            compared_with: "bare insert".to_owned(),
-            unit: Unit::PerSecond,
-            measured: paid,
-            base: bare,
-            target: Some(Target::AtLeast(0.3)),
-        });
+        let (that, target) = ("bare insert", Some(Target::AtLeast(0.3)));
+        report.line(
+            "rule run, members",
+            that,
+            Unit::PerSecond,
+            paid,
+            bare,
+            target,
+        );
         memory_line("rule run, memory", &memories, report);
-        report.lines.push(Line {
-            name: "spend during a run, p99".to_owned(),
-            compared_with: "undisturbed".to_owned(),
-            unit: Unit::Milliseconds,
-            measured: disturbed,
-            base: undisturbed,
-            target: Some(Target::AtMost(5.0)),
-        });
+        let (name, that) = ("spend during a run, p99", "undisturbed");
+        let target = Some(Target::AtMost(5.0));
+        report.line(
+            name,
+            that,
+            Unit::Milliseconds,
+            disturbed,
+            undisturbed,
+            target,
+        );
         report.notes.push(format!(
             "Spends during a run: {SPENDS_PER_SECOND} a second by {CLIENTS} clients, in another program."
         ));
@@ -128,14 +127,9 @@ impl Bench<'_> {
             memories.push(run.memory);
             bare.push(self.rate(self.insert_notices().await?));
         }
-        report.lines.push(Line {
-            name: "balance mails queued".to_owned(),
-            compared_with: "bare insert".to_owned(),
-            unit: Unit::PerSecond,
-            measured: queued,
-            base: bare,
-            target: Some(Target::AtLeast(0.3)),
-        });
+        let (name, that) = ("balance mails queued", "bare insert");
+        let target = Some(Target::AtLeast(0.3));
+        report.line(name, that, Unit::PerSecond, queued, bare, target);
         memory_line("balance mails, memory", &memories, report);
         Ok(())
     }
@@ -147,7 +141,7 @@ impl Bench<'_> {
     /// One tick that has one period of a job to do, over all members.
     async fn runs_of(&self, job: &str, what: &str) -> Result<Run> {
         program::come_due(&self.client, job).await?;
-        settle(&self.client).await?;
+        settle(&self.client, "vacuum").await?;
         let session = program::session_like(self.scratch, DATABASE, &self.client).await?;
         let progress = Progress::phase(what, self.members.count().unsigned_abs())?;
         let run = watch::tick(&session, &self.client, job, self.members.count(), &progress).await?;
@@ -220,16 +214,13 @@ impl Bench<'_> {
     /// How long the statements take, in one transaction.
     async fn timed(&self, sql: &str, sources: &[&str]) -> Result<Duration> {
         for table in sources {
-            let rows: i64 = self
-                .client
-                .query_one(&format!("select count(*) from source_{table}"), &[])
-                .await?
-                .get(0);
+            let count = format!("select count(*) from source_{table}");
+            let rows: i64 = value(&self.client, &count, &[]).await?;
             if rows != self.members.count() {
                 bail!("the run left {rows} rows in loyalty.{table}, not one a member");
             }
         }
-        settle(&self.client).await?;
+        settle(&self.client, "vacuum").await?;
         let progress = Progress::phase("bare insert", 0)?;
         let start = Instant::now();
         self.client
@@ -244,7 +235,7 @@ impl Bench<'_> {
     async fn spends(&self, ids: Ids, round: u32) -> Result<(f64, f64)> {
         let what = format!("round {round}: run while others spend");
         program::come_due(&self.client, RULE_JOB).await?;
-        settle(&self.client).await?;
+        settle(&self.client, "vacuum").await?;
         let session = program::session_like(self.scratch, DATABASE, &self.client).await?;
         let progress = Progress::phase(&what, self.members.count().unsigned_abs())?;
         let spending = Steady {
@@ -265,58 +256,25 @@ impl Bench<'_> {
         let times = spending.stop().await?;
         progress.end();
         Ok((
-            percentile_99(times.between(before, from))?,
-            percentile_99(times.between(from, to))?,
+            percentile(&times.between(before, from), 99.0)?,
+            percentile(&times.between(from, to), 99.0)?,
         ))
     }
-}
-
-/// What the last run left behind is swept up, and every page is written, so that each
-/// measurement starts alike.
-async fn settle(client: &Client) -> Result<()> {
-    let progress = Progress::phase("vacuum, checkpoint", 0)?;
-    client.batch_execute("vacuum").await?;
-    client.batch_execute("checkpoint").await?;
-    progress.end();
-    Ok(())
 }
 
 /// A run that keeps what it is done with takes more at its end than at a quarter.
 fn memory_line(name: &str, memories: &[Memory], report: &mut Report) {
     let all = |of: fn(&Memory) -> f64| memories.iter().map(of).collect::<Vec<f64>>();
-    report.lines.push(Line {
-        name: name.to_owned(),
-        compared_with: "at a quarter of it".to_owned(),
-        unit: Unit::Mebibytes,
-        measured: all(|memory| memory.at_the_end),
-        base: all(|memory| memory.at_a_quarter),
-        target: Some(Target::AtMost(1.1)),
-    });
+    report.line(
+        name,
+        "at a quarter of it",
+        Unit::Mebibytes,
+        all(|memory| memory.at_the_end),
+        all(|memory| memory.at_a_quarter),
+        Some(Target::AtMost(1.1)),
+    );
     report.notes.push(format!(
         "{name}: {:.1} MiB of its own when the session had only connected.",
         median(&all(|memory| memory.at_start)),
     ));
-}
-
-fn percentile_99(mut times: Vec<f64>) -> Result<f64> {
-    times.sort_by(f64::total_cmp);
-    let place = (times.len() as f64 * 0.99).ceil() as usize;
-    match times.get(place.saturating_sub(1)) {
-        Some(time) => Ok(*time),
-        None => bail!("nothing was spent while it was measured"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::percentile_99;
-
-    #[test]
-    fn of_a_hundred_times_one_may_be_longer() -> anyhow::Result<()> {
-        let times: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!(percentile_99(times)?, 99.0);
-        assert_eq!(percentile_99(vec![7.0])?, 7.0);
-        assert!(percentile_99(Vec::new()).is_err());
-        Ok(())
-    }
 }

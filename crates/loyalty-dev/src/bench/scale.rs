@@ -18,6 +18,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use tokio_postgres::Client;
 
+use super::load::value;
 use super::progress::Progress;
 use super::report::grouped;
 use super::scratch::{Scratch, Sizes};
@@ -211,7 +212,7 @@ async fn durable(client: &Client, on: bool) -> Result<()> {
     if on {
         nix::unistd::sync();
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        let shown: String = client.query_one("show fsync", &[]).await?.get(0);
+        let shown: String = value(client, "show fsync", &[]).await?;
         if shown != "on" {
             bail!("fsync is {shown}");
         }
@@ -237,10 +238,7 @@ async fn sizes(client: &Client, figures: &mut Figures) -> Result<()> {
     for row in rows {
         figures.disk(row.get(0), row.get::<_, i64>(1) as f64);
     }
-    let all: i64 = client
-        .query_one("select pg_database_size(current_database())", &[])
-        .await?
-        .get(0);
+    let all: i64 = value(client, "select pg_database_size(current_database())", &[]).await?;
     figures.disk("database", all as f64);
     Ok(())
 }

@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use tokio_postgres::Client;
 
 use super::Plan;
+use super::load::{milliseconds, value};
 use super::program::set_clock;
 use super::progress::Progress;
-use super::report::{Line, Report, Target, Unit, grouped, median};
+use super::report::{Report, Target, Unit, grouped, median};
 use super::scratch::Scratch;
 
 const DATABASE: &str = "bench_tick";
@@ -19,6 +20,18 @@ const SESSIONS: usize = 20;
 
 /// Rows of the schedule for each program: expire, three rules, two notices.
 const JOBS: i64 = 6;
+
+/// All that recurs in a program.
+const RECURRING: &str = r#"select
+    loyalty.create_rule($1, 'yearly', 'anniversary',
+        '{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15}'),
+    loyalty.create_rule($1, 'referral', 'event',
+        '{"event": "referral", "points": {"member": 5000, "other": 5000},
+          "months_after": 1, "day_of_month": 15}'),
+    loyalty.create_rule($1, 'birthday', 'birthday', '{"points": 500, "day_of_month": 1}'),
+    loyalty.set_notice_sender($1, email => 'points@example.com'),
+    loyalty.set_notice($1, 'balance', is_enabled => true),
+    loyalty.set_notice($1, 'expiry', is_enabled => true)"#;
 
 const TICK: &str = "call loyalty.tick()";
 const NOTHING: &str = "call nothing()";
@@ -45,24 +58,11 @@ pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Res
         bail!("something became due while the tick was measured");
     }
     // What a session costs that has only begun is mostly the server's own.
-    for (name, measured, base, target) in [
-        (
-            "tick, nothing due",
-            ticks,
-            nothings,
-            Some(Target::Below(5.0)),
-        ),
-        ("  first of a session", first_ticks, first_nothings, None),
-    ] {
-        report.lines.push(Line {
-            name: name.to_owned(),
-            compared_with: "empty procedure".to_owned(),
-            unit: Unit::Milliseconds,
-            measured,
-            base,
-            target,
-        });
-    }
+    let (that, unit) = ("empty procedure", Unit::Milliseconds);
+    let target = Some(Target::Below(5.0));
+    report.line("tick, nothing due", that, unit, ticks, nothings, target);
+    let name = "  first of a session";
+    report.line(name, that, unit, first_ticks, first_nothings, None);
     report.notes.push(format!(
         "Ticks: {} programs with {JOBS} jobs each.",
         grouped(f64::from(programs)),
@@ -73,10 +73,7 @@ pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Res
 
 /// Programs with all that recurs, and nothing due.
 async fn load(client: &Client, programs: i32) -> Result<String> {
-    let clock: String = client
-        .query_one(&format!("select {CLOCK}"), &[])
-        .await?
-        .get(0);
+    let clock: String = value(client, &format!("select {CLOCK}"), &[]).await?;
     set_clock(client, &clock).await?;
     let progress = Progress::phase("making programs", programs.unsigned_abs().into())?;
     for number in 1..=programs {
@@ -84,43 +81,7 @@ async fn load(client: &Client, programs: i32) -> Result<String> {
         client
             .execute("select loyalty.create_program($1, $1)", &[&code])
             .await?;
-        for (rule, kind, terms) in [
-            (
-                "yearly",
-                "anniversary",
-                r#"{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15}"#,
-            ),
-            (
-                "referral",
-                "event",
-                r#"{"event": "referral", "points": {"member": 5000, "other": 5000}, "months_after": 1, "day_of_month": 15}"#,
-            ),
-            (
-                "birthday",
-                "birthday",
-                r#"{"points": 500, "day_of_month": 1}"#,
-            ),
-        ] {
-            client
-                .execute(
-                    "select loyalty.create_rule($1, $2, $3, $4::text::jsonb)",
-                    &[&code, &rule, &kind, &terms],
-                )
-                .await?;
-        }
-        client
-            .execute(
-                "select loyalty.set_notice_sender($1, email => 'points@example.com')",
-                &[&code],
-            )
-            .await?;
-        client
-            .execute(
-                "select loyalty.set_notice($1, kind, is_enabled => true)\n\
-                 from unnest('{balance,expiry}'::text[]) kind",
-                &[&code],
-            )
-            .await?;
+        client.execute(RECURRING, &[&code]).await?;
         progress.advance(1);
     }
     progress.end();
@@ -129,14 +90,9 @@ async fn load(client: &Client, programs: i32) -> Result<String> {
         .await?;
     client.batch_execute(TICK).await?;
     client.batch_execute("vacuum analyze").await?;
-    let planned: i64 = client
-        .query_one(
-            "select count(*) from loyalty.schedule\n\
-             where due_at > loyalty.now() and not is_paused",
-            &[],
-        )
-        .await?
-        .get(0);
+    let planned = "select count(*) from loyalty.schedule
+                    where due_at > loyalty.now() and not is_paused";
+    let planned: i64 = value(client, planned, &[]).await?;
     let due = is_due(client).await?;
     if planned != i64::from(programs) * JOBS || due != 0 {
         bail!("{planned} jobs are planned for {programs} programs, and {due} are due");
@@ -145,10 +101,7 @@ async fn load(client: &Client, programs: i32) -> Result<String> {
 }
 
 async fn is_due(client: &Client) -> Result<i64> {
-    let row = client
-        .query_one("select count(*) from loyalty.due_run", &[])
-        .await?;
-    Ok(row.get(0))
+    value(client, "select count(*) from loyalty.due_run", &[]).await
 }
 
 /// The median time of a call, in milliseconds.
@@ -157,7 +110,7 @@ async fn again_and_again(client: &Client, sql: &str) -> Result<f64> {
     for _ in 0..CALLS {
         let start = Instant::now();
         client.batch_execute(sql).await?;
-        times.push(start.elapsed().as_secs_f64() * 1_000.0);
+        times.push(milliseconds(start));
     }
     Ok(median(&times))
 }
@@ -172,7 +125,7 @@ async fn in_new_sessions(scratch: &Scratch, sql: &str, clock: &str) -> Result<f6
         let session = loyalty_testkit::cluster::connect(&config).await?;
         let start = Instant::now();
         session.batch_execute(sql).await?;
-        times.push(start.elapsed().as_secs_f64() * 1_000.0);
+        times.push(milliseconds(start));
     }
     Ok(median(&times))
 }

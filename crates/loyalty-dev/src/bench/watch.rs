@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
+use super::load::value;
 use super::progress::Progress;
 
 /// Often enough to see what a chunk takes before it gives it back.
@@ -38,65 +39,75 @@ pub async fn tick(
     members: i64,
     progress: &Progress,
 ) -> Result<Run> {
-    let pid: i32 = session
-        .query_one("select pg_backend_pid()", &[])
-        .await?
-        .get(0);
-    let at_start = own_memory(pid)?;
-    let mut memory = Memory {
-        at_start,
-        at_a_quarter: at_start,
-        at_the_end: at_start,
-    };
     let how_far = onlooker
-        .prepare("select members, paid, queued, failed, outcome from loyalty.run where job = $1 order by run_id desc limit 1")
+        .prepare(
+            "select members, paid + queued, failed, outcome from loyalty.run
+              where job = $1 order by run_id desc limit 1",
+        )
         .await?;
-    let mut looks = interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut count = 0_u32;
-    let mut looked_at = 0_i64;
-    let start = Instant::now();
+    let mut memory = Memory::default();
+    let (mut count, mut looked_at) = (0_u32, 0_i64);
     let ticking = session.batch_execute("call loyalty.tick()");
-    tokio::pin!(ticking);
-    let took = loop {
-        tokio::select! {
-            done = &mut ticking => {
-                let took = start.elapsed();
-                done?;
-                break took;
-            }
-            _ = looks.tick() => {}
+    let (_, took, most) = watched(session, ticking, async |most| {
+        if count == 0 {
+            memory.at_start = most;
         }
-        memory.at_the_end = memory.at_the_end.max(own_memory(pid)?);
         count += 1;
         if count.is_multiple_of(LOOKS_AT_MEMORY) {
             if let Some(row) = onlooker.query_opt(&how_far, &[&job]).await?
-                && row.get::<_, Option<String>>("outcome").is_none()
+                && row.get::<_, Option<String>>(3).is_none()
             {
-                let now: i64 = row.get("members");
+                let now: i64 = row.get(0);
                 progress.advance((now - looked_at).max(0).unsigned_abs());
                 looked_at = looked_at.max(now);
             }
-            if looked_at * 4 <= members {
-                memory.at_a_quarter = memory.at_the_end;
-            }
         }
-    };
+        if looked_at * 4 <= members {
+            memory.at_a_quarter = most;
+        }
+        Ok(())
+    })
+    .await?;
+    memory.at_the_end = most;
     progress.advance((members - looked_at).max(0).unsigned_abs());
     let row = onlooker.query_one(&how_far, &[&job]).await?;
-    let done: i64 = row.get::<_, i64>("paid") + row.get::<_, i64>("queued");
-    let failed: i64 = row.get("failed");
-    if row.get::<_, Option<String>>("outcome").as_deref() != Some("done")
-        || done != members
-        || failed != 0
-    {
+    let (done, failed): (i64, i64) = (row.get(1), row.get(2));
+    let outcome: Option<String> = row.get(3);
+    if outcome.as_deref() != Some("done") || done != members || failed != 0 {
         bail!("the run of {job} did {done} of {members} members, and {failed} failed");
     }
     Ok(Run { took, memory })
 }
 
+/// What a session does, how long it takes, and the most memory of its own meanwhile, in MiB,
+/// which `look` is told again and again, first before it begins.
+pub async fn watched<T>(
+    session: &Client,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    mut look: impl AsyncFnMut(f64) -> Result<()>,
+) -> Result<(T, Duration, f64)> {
+    let pid: i32 = value(session, "select pg_backend_pid()", &[]).await?;
+    let mut most = own_memory(pid)?;
+    look(most).await?;
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let start = Instant::now();
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                let took = start.elapsed();
+                return Ok((done?, took, most));
+            }
+            _ = looks.tick() => {}
+        }
+        most = most.max(own_memory(pid)?);
+        look(most).await?;
+    }
+}
+
 /// MiB of its own that a server process has now.
-pub fn own_memory(pid: i32) -> Result<f64> {
+fn own_memory(pid: i32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
     let kib: f64 = text

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use loyalty_testkit::os::{self, path_variable};
 use serde::Deserialize;
 
-use super::{EXTENSION_PACKAGE, Selection};
+use super::Selection;
 
 /// The program that tests of mails start, built along with them.
 const RELAY: &str = "loyalty-relay";
@@ -50,8 +50,7 @@ impl Built {
         let mut command = os::cargo_command(path_variable("LOYALTY_CARGO")?);
         command
             .current_dir(repo)
-            .args(["build", "--workspace", "--exclude", EXTENSION_PACKAGE])
-            .args(["--bin", RELAY])
+            .args(["build", "--bin", RELAY])
             .args(["--message-format", "json-render-diagnostics"]);
         if selection.files.is_empty() {
             command.arg("--tests");

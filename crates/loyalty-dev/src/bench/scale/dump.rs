@@ -7,6 +7,8 @@ use tokio_postgres::Client;
 
 use super::disk;
 use super::figures::Figures;
+use super::jobs::VACUUM;
+use crate::bench::load::{settle, value};
 use crate::bench::progress::Progress;
 use crate::bench::report::grouped;
 use crate::bench::scratch::Scratch;
@@ -29,7 +31,7 @@ pub async fn dump_and_restore(
 ) -> Result<()> {
     let members = figures.members as f64;
     let before = digests(&client).await?;
-    super::jobs::settle(&client).await?;
+    settle(&client, VACUUM).await?;
     let dir = scratch.dir.join("dump");
     let progress = Progress::phase("pg_dump", 0)?;
     let start = Instant::now();
@@ -87,16 +89,12 @@ async fn digests(client: &Client) -> Result<Vec<Digest>> {
     let mut digests = Vec::new();
     for table in TABLES {
         // A label of an enum has another number in each database.
-        let columns: String = client
-            .query_one(
-                "select string_agg(format('t.%I', a.attname) || case y.typtype when 'e' then '::text' else '' end,\n\
-                 ', ' order by a.attnum)\n\
-                 from pg_attribute a join pg_type y on y.oid = a.atttypid\n\
-                 where a.attrelid = to_regclass('loyalty.' || $1) and a.attnum > 0 and not a.attisdropped",
-                &[&table],
-            )
-            .await?
-            .get(0);
+        let columns = "select string_agg(format('t.%I', a.attname)
+                              || case y.typtype when 'e' then '::text' else '' end, ', ' order by a.attnum)
+                         from pg_attribute a join pg_type y on y.oid = a.atttypid
+                        where a.attrelid = to_regclass('loyalty.' || $1) and a.attnum > 0
+                              and not a.attisdropped";
+        let columns: String = value(client, columns, &[&table]).await?;
         let row = client
             .query_one(
                 &format!(

@@ -3,23 +3,26 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use super::calls;
 use super::figures::Figures;
 use super::shape::Platform;
+use crate::bench::load::{VERIFY, settle, value};
 use crate::bench::program::set_clock;
 use crate::bench::progress::Progress;
 use crate::bench::report::grouped;
 use crate::bench::scratch::Scratch;
-use crate::bench::watch::own_memory;
+use crate::bench::watch::watched;
 
 const RULE: &str = "anniversary";
 const TERMS: &str =
     r#"{"fact": "first_service_on", "every_years": 1, "points": 2000, "day_of_month": 15}"#;
 
 const WORK_METRICS: u32 = 20;
+
+/// What jobs write to.
+pub const VACUUM: &str = "vacuum loyalty.wallet, loyalty.entry, loyalty.run, loyalty.schedule";
 
 pub struct Jobs<'a> {
     pub scratch: &'a Scratch,
@@ -62,26 +65,20 @@ impl Jobs<'_> {
                 &[&RULE, &TERMS],
             )
             .await?;
-        let due: String = self
-            .client
-            .query_one(
-                "select (max(due_at) + interval '1 minute')::text from loyalty.schedule\n\
-                 where job = 'rule:' || $1",
-                &[&RULE],
-            )
-            .await?
-            .get(0);
+        let due = "select (max(due_at) + interval '1 minute')::text from loyalty.schedule
+                    where job = 'rule:' || $1";
+        let due: String = value(self.client, due, &[&RULE]).await?;
         // Not counted: the expiry runs of the days until then.
-        self.pause("true").await?;
+        self.change("pause_schedule", "true").await?;
         self.tick(&due, "the nights until the payments").await?;
 
         let largest = "p.code = 'p001'";
-        self.resume(largest).await?;
+        self.change("resume_schedule", largest).await?;
         let count = self.platform.sizes[0] as f64;
         self.payments(&due, "payments, largest program: a member", count, figures)
             .await?;
         if self.platform.sizes.len() > 1 {
-            self.resume("p.code <> 'p001'").await?;
+            self.change("resume_schedule", "p.code <> 'p001'").await?;
             let others = members - count;
             self.payments(&due, "payments, all others: a member", others, figures)
                 .await?;
@@ -118,23 +115,10 @@ impl Jobs<'_> {
 
     /// So long after the first of the next month where the programs are, or of one later.
     async fn clock(&self, months: &str, then: &str) -> Result<String> {
-        let row = self
-            .client
-            .query_one(
-                "select (timezone('Asia/Tokyo', date_trunc('month', timezone('Asia/Tokyo', now()))\n\
-                 + $1::text::interval) + $2::text::interval)::text",
-                &[&months, &then],
-            )
-            .await?;
-        Ok(row.get(0))
-    }
-
-    async fn pause(&self, programs: &str) -> Result<()> {
-        self.change("pause_schedule", programs).await
-    }
-
-    async fn resume(&self, programs: &str) -> Result<()> {
-        self.change("resume_schedule", programs).await
+        let moment =
+            "select (timezone('Asia/Tokyo', date_trunc('month', timezone('Asia/Tokyo', now()))
+                              + $1::text::interval) + $2::text::interval)::text";
+        value(self.client, moment, &[&months, &then]).await
     }
 
     async fn change(&self, function: &str, programs: &str) -> Result<()> {
@@ -149,39 +133,34 @@ impl Jobs<'_> {
 
     async fn last_run(&self) -> Result<i64> {
         let last = "select coalesce(max(run_id), 0) from loyalty.run";
-        Ok(self.client.query_one(last, &[]).await?.get(0))
+        value(self.client, last, &[]).await
     }
 
     async fn sum(&self, column: &str, after: i64) -> Result<i64> {
-        let row = self
-            .client
-            .query_one(
-                &format!(
-                    "select coalesce(sum({column}), 0)::bigint from loyalty.run\n\
-                     where run_id > $1 and (job <> 'expire' or period =\n\
-                     (select max(period) from loyalty.run where job = 'expire'))"
-                ),
-                &[&after],
-            )
-            .await?;
-        Ok(row.get(0))
+        let sum = format!(
+            "select coalesce(sum({column}), 0)::bigint from loyalty.run
+              where run_id > $1 and (job <> 'expire' or period =
+                    (select max(period) from loyalty.run where job = 'expire'))"
+        );
+        value(self.client, &sum, &[&after]).await
     }
 
     /// One tick by a session of its own, with the most memory that it took.
     async fn tick(&self, clock: &str, what: &str) -> Result<(Duration, f64)> {
-        settle(self.client).await?;
+        settle(self.client, VACUUM).await?;
         let session = self.scratch.cluster.connect(self.database).await?;
         set_clock(&session, clock).await?;
         let progress = Progress::phase(what, 0)?;
-        let done = watched(&session, session.batch_execute("call loyalty.tick()")).await?;
+        let ticking = session.batch_execute("call loyalty.tick()");
+        let (_, took, memory) = watched(&session, ticking, async |_| Ok(())).await?;
         progress.end();
-        Ok((done.1, done.2))
+        Ok((took, memory))
     }
 
     /// What an exporter asks for every few minutes, and what it asks for all the time; each after
     /// a first time that is not counted.
     pub async fn metrics(&self, figures: &mut Figures) -> Result<()> {
-        settle(self.client).await?;
+        settle(self.client, VACUUM).await?;
         let session = self.scratch.cluster.connect(self.database).await?;
         let progress = Progress::phase("points_metrics(), work_metrics()", 0)?;
         let points = "select count(*) from loyalty.points_metrics()";
@@ -208,14 +187,13 @@ impl Jobs<'_> {
 
     /// Everything replayed in one call.
     pub async fn verify(&self, figures: &mut Figures) -> Result<()> {
-        settle(self.client).await?;
-        let count = "select count(*) from loyalty.entry";
-        let entries: i64 = self.client.query_one(count, &[]).await?.get(0);
+        settle(self.client, VACUUM).await?;
+        let entries: i64 = value(self.client, "select count(*) from loyalty.entry", &[]).await?;
         let session = self.scratch.cluster.connect(self.database).await?;
         let before = self.temporary().await?;
         let progress = Progress::phase("verify()", 0)?;
-        let verify = "select v::text from loyalty.verify() v limit 20";
-        let (found, took, memory) = watched(&session, session.query(verify, &[])).await?;
+        let verifying = session.query(VERIFY, &[]);
+        let (found, took, memory) = watched(&session, verifying, async |_| Ok(())).await?;
         progress.end();
         drop(session);
         figures.bulk("verify(): an entry", entries as f64, took);
@@ -241,40 +219,6 @@ impl Jobs<'_> {
     async fn temporary(&self) -> Result<i64> {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let bytes = "select temp_bytes from pg_stat_database where datname = current_database()";
-        Ok(self.client.query_one(bytes, &[]).await?.get(0))
-    }
-}
-
-/// Leaves nothing of what was before for the measurement to pay.
-pub async fn settle(client: &Client) -> Result<()> {
-    client
-        .batch_execute("vacuum loyalty.wallet, loyalty.entry, loyalty.run, loyalty.schedule")
-        .await?;
-    client.batch_execute("checkpoint").await?;
-    Ok(())
-}
-
-/// What a session does, how long it takes, and the most memory of its own meanwhile, in MiB.
-async fn watched<T>(
-    session: &Client,
-    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<(T, Duration, f64)> {
-    let pid: i32 = session
-        .query_one("select pg_backend_pid()", &[])
-        .await?
-        .get(0);
-    let mut looks = interval(Duration::from_millis(20));
-    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut most = own_memory(pid)?;
-    let start = Instant::now();
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => {
-                let took = start.elapsed();
-                return Ok((done?, took, most));
-            }
-            _ = looks.tick() => most = most.max(own_memory(pid)?),
-        }
+        value(self.client, bytes, &[]).await
     }
 }
