@@ -14,6 +14,10 @@ mod application;
 mod attack;
 #[path = "identity/audit.rs"]
 mod audit;
+#[path = "identity/company.rs"]
+mod company;
+#[path = "identity/device.rs"]
+mod device;
 #[path = "identity/family.rs"]
 mod family;
 #[path = "identity/family_access.rs"]
