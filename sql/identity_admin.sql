@@ -55,7 +55,7 @@ as $$
 declare
     was_locked boolean := loyalty.is_locked(unlock_identity.identity_id);
 begin
-    perform loyalty.release_login(unlock_identity.identity_id);
+    perform loyalty.release_login(unlock_identity.identity_id, by_client => false);
     perform loyalty.audit('unlock_identity', unlock_identity.program_id, unlock_identity.identity_id,
         details => jsonb_build_object('was_locked', was_locked));
     return jsonb_build_object('identity_id', unlock_identity.identity_id, 'was_locked', was_locked);
@@ -113,7 +113,8 @@ as $$
 declare
     answer jsonb;
 begin
-    perform loyalty.release_login(close_identity.identity_id);
+    perform loyalty.release_login(close_identity.identity_id, by_client => false);
+    perform loyalty.forget_devices(close_identity.identity_id);
     answer := loyalty.set_identity_state('close_identity', close_identity.identity_id, close_identity.program_id,
         '{provisional,active,locked,suspended}', 'closed', close_identity.reason);
     update loyalty.family f

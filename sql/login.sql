@@ -63,19 +63,20 @@ begin atomic
 end;
 comment on function loyalty.is_locked is 'Whether a person was locked out by wrong passwords and has to be unlocked.';
 
-create function loyalty.release_login(identity_id bigint) returns void
+create function loyalty.release_login(identity_id bigint, by_client boolean default true) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    perform loyalty.attempt_succeeded('password', s), loyalty.attempt_succeeded('send', s)
+    perform loyalty.attempt_succeeded('password', s, by_client), loyalty.attempt_succeeded('send', s, by_client)
        from loyalty.login_subjects(release_login.identity_id) s;
     update loyalty.identity i
        set state = 'active', changed_at = loyalty.now()
      where i.identity_id = release_login.identity_id and i.state = 'locked';
 end
 $$;
-comment on function loyalty.release_login is 'Forgets a person''s wrong passwords, and unlocks who was locked.';
+comment on function loyalty.release_login is
+    'Forgets a person''s wrong passwords, and unlocks who was locked; by_client: the person did it, by a link, and what they got wrong at the address they are at is taken back from its count too.';
 
 create function loyalty.hold_attempts(token text) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -92,21 +93,43 @@ begin
           where c.challenge_id = split_part(token, '.', 1)::uuid
           order by t.scope, t.subject_hash
             for update of t;
+        perform loyalty.lock_devices(c.identity_id)
+           from loyalty.challenge c
+          where c.challenge_id = split_part(token, '.', 1)::uuid;
+        perform
+           from loyalty.throttle t
+          where t.scope in ('address', 'sender') and t.subject_hash = any (loyalty.client_hashes())
+          order by t.scope, t.subject_hash
+            for update;
     end if;
 end
 $$;
 comment on function loyalty.hold_attempts is
-    'Before a mailed link that forgets failures is looked at: holds what is counted of the person it is for. Attempts hold that first and the challenge or the person then, so nobody waits in a circle.';
+    'Before a mailed link that forgets failures is looked at: holds what is counted of the person it is for, their devices, and what is counted of the client. Attempts hold those first, in that order, and the challenge or the person then, so nobody waits in a circle.';
 
-create function loyalty.try_password(person loyalty.identity, subject text, password text) returns jsonb
+create function loyalty.try_password(
+    person loyalty.identity, subject text, password text, device_token text default null, is_signed_in boolean default false
+) returns jsonb
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    wait interval := loyalty.begin_attempt('password', subject);
+    blocked timestamptz := loyalty.lock_attempt('password', subject);
+    device bytea := loyalty.known_device(person.identity_id, try_password.device_token);
+    wait interval;
     stored text;
     is_right boolean;
 begin
+    if is_signed_in then
+        -- it is about their own password; the address is no matter
+        perform loyalty.lock_devices(person.identity_id);
+    elsif device is null then
+        blocked := greatest(blocked, loyalty.client_blocked_until('password', subject));
+    elsif blocked < 'infinity' then
+        -- what others got wrong holds no known device up, but a lock has to be opened first (C12)
+        blocked := null;
+    end if;
+    wait := loyalty.wait_until(blocked);
     if wait is not null then
         return loyalty.refuse_attempt(wait);
     end if;
@@ -119,7 +142,12 @@ begin
                              where c.identity_id = person.identity_id and c.password_hash = stored);
     end if;
     if not is_right then
-        if loyalty.attempt_failed('password', subject) = 'infinity' then
+        if device is not null then
+            blocked := loyalty.device_failed(device, subject);
+        else
+            blocked := loyalty.attempt_failed('password', subject, not is_signed_in);
+        end if;
+        if blocked = 'infinity' then
             update loyalty.identity i
                set state = 'locked', changed_at = loyalty.now()
              where i.identity_id = person.identity_id and i.state = 'active';
@@ -129,15 +157,17 @@ begin
     elsif person.state = 'locked' then
         return loyalty.refuse_attempt(interval '1 day');
     end if;
-    perform loyalty.attempt_succeeded('password', subject);
+    -- what others got wrong at the address is not explained by who was known anyway
+    perform loyalty.attempt_succeeded('password', subject, device is null and not is_signed_in);
     return null;
 end
 $$;
 comment on function loyalty.try_password is
-    'Null when it is the person''s password, else the refusal to answer with, which is counted under the subject: LY009 wrong, or nobody; LY008 too often, or locked. The tenth wrong one in a row locks.';
+    'Null when it is the person''s password, else the refusal to answer with, which is counted under the subject, or for a device that the person used before: LY009 wrong, or nobody; LY008 too often, or locked. The tenth wrong one in a row locks. is_signed_in: the person gives it again, and the client''s address does not count.';
 
 create function loyalty.prove_password(
-    login_id text, password text, program_id integer default null, out identity_id bigint, out refusal jsonb
+    login_id text, password text, program_id integer default null, device_token text default null,
+    out identity_id bigint, out refusal jsonb
 ) returns record
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -146,7 +176,8 @@ declare
 begin
     identity_id := person.identity_id;
     refusal := loyalty.try_password(
-        person, loyalty.login_subject(prove_password.login_id, prove_password.program_id), prove_password.password);
+        person, loyalty.login_subject(prove_password.login_id, prove_password.program_id), prove_password.password,
+        prove_password.device_token);
     if refusal is null and person.state = 'suspended' then
         refusal := loyalty.refuse('LY010', 'the login is suspended', null, 'Ask the program''s administrators.');
     end if;
@@ -221,7 +252,8 @@ create function loyalty.log_in(
     program text default null,
     remember boolean default false,
     role text default 'member',
-    account_id bigint default null
+    account_id bigint default null,
+    device_token text default null
 ) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -242,7 +274,7 @@ begin
     if within is not null and log_in.role <> 'operator' then
         perform loyalty.check_service_hours(within);
     end if;
-    proof := loyalty.prove_password(log_in.login_id, log_in.password, within);
+    proof := loyalty.prove_password(log_in.login_id, log_in.password, within, log_in.device_token);
     if proof.refusal is not null then
         -- one that had to wait was not looked at, and does not count
         if proof.refusal ->> 'code' <> 'LY008' then
@@ -288,14 +320,15 @@ begin
             jsonb_build_object('role', log_in.role), 'refused');
         return loyalty.refuse('LY010', 'not in that role', null, 'Ask the program''s administrators.');
     end if;
-    answer := loyalty.start_session(proof.identity_id, places.program_id, places.role, places.account_id, log_in.remember);
+    answer := loyalty.start_session(proof.identity_id, places.program_id, places.role, places.account_id, log_in.remember,
+        log_in.device_token);
     perform loyalty.audit('log_in', places.program_id, proof.identity_id, places.account_id,
         jsonb_build_object('role', places.role, 'session_id', answer ->> 'session_id'));
     return answer;
 end
 $$;
 comment on function loyalty.log_in is
-    'Logs a person in by e-mail address, phone, or member number where the program allows it, and password: what start_session answers. Refusals that count are answers: LY009 wrong (the same for an unknown ID), LY008 too often, LY010 no active member; 22023 when program is needed. Raises LY002, LY007, 22004, 22023.';
+    'Logs a person in by e-mail address, phone, or member number where the program allows it, and password: what start_session answers. device_token: what the last login on this device answered, so that others'' wrong passwords do not hold it up. Refusals that count are answers: LY009 wrong (the same for an unknown ID), LY008 too often, LY010 no active member; 22023 when program is needed. Raises LY002, LY007, 22004, 22023.';
 
 create function loyalty.refresh(refresh_token text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -304,6 +337,7 @@ as $$
 declare
     given loyalty.refresh_token;
     of_session loyalty.session;
+    successor text;
     why text;
 begin
     if refresh.refresh_token is null then
@@ -315,7 +349,13 @@ begin
        for update;
     select s.* into of_session from loyalty.session s where s.session_id = given.session_id for update;
     if of_session.ended_at is null and of_session.expires_at > loyalty.now() then
-        if given.used_at is not null then
+        if given.used_at > loyalty.now() - loyalty.refresh_grace() then
+            -- an answer was lost, or two asked at once: the same again, or what followed it since
+            successor := loyalty.newest_refresh_token(of_session.session_id, refresh.refresh_token);
+        elsif given.used_at is null then
+            successor := (loyalty.next_refresh_tokens(refresh.refresh_token))[1];
+        end if;
+        if successor is null then
             why := 'a refresh token came twice';
         elsif not exists (
                 select from loyalty.login_places(of_session.identity_id, of_session.program_id,
@@ -325,12 +365,14 @@ begin
             if of_session.role <> 'loyalty_operator' then
                 perform loyalty.check_service_hours(of_session.program_id);
             end if;
-            update loyalty.refresh_token t set used_at = loyalty.now() where t.token_hash = given.token_hash;
-            update loyalty.session s
-               set used_at = loyalty.now(), address = loyalty.client_address(),
-                   expires_at = loyalty.now() + loyalty.session_life(s.program_id, s.is_remembered)
-             where s.session_id = of_session.session_id;
-            return loyalty.session_tokens(of_session.session_id);
+            if given.used_at is null then
+                update loyalty.refresh_token t set used_at = loyalty.now() where t.token_hash = given.token_hash;
+                update loyalty.session s
+                   set used_at = loyalty.now(), address = loyalty.client_address(),
+                       expires_at = loyalty.now() + loyalty.session_life(s.program_id, s.is_remembered)
+                 where s.session_id = of_session.session_id;
+            end if;
+            return loyalty.session_tokens(of_session.session_id, successor);
         end if;
         update loyalty.session s set ended_at = loyalty.now() where s.session_id = of_session.session_id;
         perform loyalty.audit('refresh', of_session.program_id, of_session.identity_id, of_session.account_id,
@@ -340,7 +382,7 @@ begin
 end
 $$;
 comment on function loyalty.refresh is
-    'New tokens for a refresh token, which is good once: one that comes a second time ends the session, since either the person or somebody else holds a stolen one. Not good, not any more, or twice: the answer is LY009. Raises LY007, 22004.';
+    'New tokens for a refresh token, which is good once: for refresh_grace() after its first use it gives the same new one, for lost answers and for tabs that ask at once; one that comes later ends the session, since either the person or somebody else holds a stolen one. Not good, not any more, or too late: the answer is LY009. Raises LY007, 22004.';
 
 create function loyalty.own_sessions(identity_id bigint, session_id uuid default null) returns jsonb
     language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -398,13 +440,14 @@ as $$
 declare
     ended bigint := loyalty.end_sessions(log_out_everywhere.identity_id);
 begin
+    perform loyalty.forget_devices(log_out_everywhere.identity_id);
     perform loyalty.audit('log_out_everywhere', log_out_everywhere.program_id, log_out_everywhere.identity_id,
         details => jsonb_build_object('ended', ended));
     return jsonb_build_object('ended', ended);
 end
 $$;
 comment on function loyalty.log_out_everywhere is
-    'Ends all logins of a person, in every program: {ended}. program_id is for the audit.';
+    'Ends all logins of a person, in every program, and forgets their devices: {ended}. program_id is for the audit.';
 
 create function loyalty.change_password(
     identity_id bigint,
@@ -430,7 +473,7 @@ begin
     end if;
     perform loyalty.check_new_password(
         loyalty.access_policy_of(change_password.program_id), change_password.new_password, person.login_id);
-    refusal := loyalty.try_password(person, subject, change_password.old_password);
+    refusal := loyalty.try_password(person, subject, change_password.old_password, is_signed_in => true);
     if refusal is not null then
         if refusal ->> 'code' <> 'LY008' then
             perform loyalty.audit('change_password', change_password.program_id, person.identity_id, outcome => 'refused');

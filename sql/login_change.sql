@@ -19,7 +19,7 @@ begin
         perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a telephone number', null,
             'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.');
     end if;
-    wait := loyalty.begin_attempt('code', subject);
+    wait := loyalty.begin_attempt('code', subject, false);
     if wait is not null then
         return loyalty.refuse_attempt(wait);
     end if;
@@ -28,16 +28,16 @@ begin
       left join loyalty.credential c on c.identity_id = i.identity_id
      where i.identity_id = request_login_change.identity_id and i.state = 'active';
     if not loyalty.check_password(request_login_change.password, person.password_hash) then
-        perform loyalty.attempt_failed('code', subject);
+        perform loyalty.attempt_failed('code', subject, false);
         perform loyalty.audit('request_login_change', request_login_change.program_id,
             request_login_change.identity_id, request_login_change.account_id, outcome => 'refused');
         return loyalty.refuse('LY009', 'wrong password', null, 'Give the password of your login as it is now.');
     end if;
-    perform loyalty.attempt_succeeded('code', subject);
+    perform loyalty.attempt_succeeded('code', subject, false);
     if person.login_id = address then
         perform loyalty.raise('22023', 'login_id is the one you have', null, 'Give another one.');
     end if;
-    wait := loyalty.begin_attempt('send', address);
+    wait := loyalty.begin_attempt('send', address, false);
     if wait is not null then
         return loyalty.refuse_attempt(wait);
     end if;
@@ -130,6 +130,10 @@ begin
     delete from loyalty.throttle t where t.failed_at < before and t.blocked_until is distinct from 'infinity';
     get diagnostics purged = row_count;
     what := 'throttle';
+    return next;
+    delete from loyalty.device d where d.used_at < loyalty.now() - greatest(purge_access.older_than, loyalty.device_life());
+    get diagnostics purged = row_count;
+    what := 'device';
     return next;
     delete from loyalty.credential c
      using loyalty.identity i

@@ -36,7 +36,7 @@ revoke execute on function
 -- functions that need it only, and what is stored of them is read by nobody.
 revoke all on loyalty.credential, loyalty.member_key, loyalty.challenge, loyalty.throttle from loyalty_operator;
 revoke all on loyalty.registration from loyalty_operator;
-revoke all on loyalty.session, loyalty.refresh_token from loyalty_operator;
+revoke all on loyalty.session, loyalty.refresh_token, loyalty.device from loyalty_operator;
 revoke execute on function
     loyalty.hash_password(text),
     loyalty.check_password(text, text),
@@ -54,9 +54,23 @@ revoke execute on function
     loyalty.client_hashes(),
     loyalty.keep_failures(text, bytea[]),
     loyalty.end_family(text, loyalty.family),
-    loyalty.begin_attempt(text, text),
-    loyalty.attempt_failed(text, text, boolean),
-    loyalty.attempt_succeeded(text, text),
+    loyalty.client_scope(text),
+    loyalty.pair_hashes(text, text),
+    loyalty.wait_until(timestamptz),
+    loyalty.lock_attempt(text, text),
+    loyalty.client_blocked_until(text, text),
+    loyalty.begin_attempt(text, text, boolean),
+    loyalty.attempt_failed(text, text, boolean, integer),
+    loyalty.attempt_succeeded(text, text, boolean),
+    loyalty.count_for_client(text, text, integer),
+    loyalty.forgive_client(text, text),
+    loyalty.known_device(bigint, text),
+    loyalty.lock_devices(bigint),
+    loyalty.forget_devices(bigint),
+    loyalty.remember_device(bigint, text),
+    loyalty.device_failed(bytea, text),
+    loyalty.next_refresh_tokens(text),
+    loyalty.newest_refresh_token(uuid, text),
     loyalty.send_notice(integer, bigint, text, text, text, jsonb, interval, uuid),
     loyalty.new_challenge(text, integer, bigint, bigint, text, jsonb, interval),
     loyalty.challenge_code(uuid, text, integer),
@@ -76,9 +90,9 @@ revoke execute on function
     loyalty.send_code(loyalty.registration),
     loyalty.take_proof(loyalty.registration, text),
     loyalty.drop_provisional(bigint),
-    loyalty.session_tokens(uuid),
+    loyalty.session_tokens(uuid, text),
     loyalty.session_life(integer, boolean),
-    loyalty.start_session(bigint, integer, text, bigint, boolean),
+    loyalty.start_session(bigint, integer, text, bigint, boolean, text),
     loyalty.end_sessions(bigint, integer, text, bigint, uuid),
     loyalty.pad(timestamptz),
     loyalty.is_live_session(text, text),
@@ -87,10 +101,10 @@ revoke execute on function
     loyalty.find_login(text, integer),
     loyalty.login_subjects(bigint),
     loyalty.is_locked(bigint),
-    loyalty.release_login(bigint),
+    loyalty.release_login(bigint, boolean),
     loyalty.hold_attempts(text),
-    loyalty.try_password(loyalty.identity, text, text),
-    loyalty.prove_password(text, text, integer),
+    loyalty.try_password(loyalty.identity, text, text, text, boolean),
+    loyalty.prove_password(text, text, integer, text),
     loyalty.login_places(bigint, integer, text, bigint),
     loyalty.hold_place(bigint, integer, text, bigint),
     loyalty.reach(loyalty.identity, integer),
@@ -327,6 +341,7 @@ alter table loyalty.throttle enable row level security;
 alter table loyalty.challenge enable row level security;
 alter table loyalty.session enable row level security;
 alter table loyalty.refresh_token enable row level security;
+alter table loyalty.device enable row level security;
 alter table loyalty.login_application enable row level security;
 alter table loyalty.identity_provider enable row level security;
 alter table loyalty.identity_provider_link enable row level security;
@@ -411,6 +426,7 @@ select pg_catalog.pg_extension_config_dump('loyalty.throttle', '');
 select pg_catalog.pg_extension_config_dump('loyalty.challenge', '');
 select pg_catalog.pg_extension_config_dump('loyalty.session', '');
 select pg_catalog.pg_extension_config_dump('loyalty.refresh_token', '');
+select pg_catalog.pg_extension_config_dump('loyalty.device', '');
 select pg_catalog.pg_extension_config_dump('loyalty.login_application', '');
 select pg_catalog.pg_extension_config_dump('loyalty.login_application_application_id_seq', '');
 select pg_catalog.pg_extension_config_dump('loyalty.identity_provider', '');

@@ -41,6 +41,7 @@ begin
     perform from loyalty.identity i where i.identity_id = replace_password.identity_id for update;
     perform loyalty.set_password(replace_password.identity_id, replace_password.password);
     perform loyalty.end_sessions(replace_password.identity_id, except_session => replace_password.except_session);
+    perform loyalty.forget_devices(replace_password.identity_id);
     -- links that are still on their way would set another one
     update loyalty.challenge c
        set used_at = loyalty.now()
@@ -55,7 +56,7 @@ begin
 end
 $$;
 comment on function loyalty.replace_password is
-    'Stores a checked password, ends the person''s sessions but one and their links for other passwords, and tells them by mail.';
+    'Stores a checked password, ends the person''s sessions but one and their links for other passwords, forgets their devices, and tells them by mail.';
 
 create function loyalty.request_password_reset(login_id text, program text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp

@@ -205,7 +205,7 @@ begin
     perform loyalty.check_terms(policy, choose_login.terms_version);
     perform loyalty.check_new_password(policy, choose_login.password, address);
     if address is not null then
-        wait := loyalty.begin_attempt('send', address);
+        wait := loyalty.begin_attempt('send', address, false);
         if wait is not null then
             return loyalty.refuse_attempt(wait);
         end if;
@@ -260,7 +260,7 @@ declare
 begin
     perform loyalty.registration_stage(under_way, '{chosen}');
     select i.login_id into strict address from loyalty.identity i where i.identity_id = under_way.identity_id;
-    wait := loyalty.begin_attempt('send', address);
+    wait := loyalty.begin_attempt('send', address, false);
     if wait is not null then
         return loyalty.refuse_attempt(wait);
     end if;
@@ -296,7 +296,7 @@ begin
     end if;
     select i.login_id into strict address from loyalty.identity i where i.identity_id = under_way.identity_id;
     perform loyalty.attempt_succeeded('code', subject);
-    perform loyalty.attempt_succeeded('send', address);
+    perform loyalty.attempt_succeeded('send', address, false);
     perform loyalty.use_challenge(under_way.challenge_id);
     perform loyalty.audit('verify_code', under_way.program_id, under_way.identity_id, under_way.account_id);
     return loyalty.take_proof(under_way, address);

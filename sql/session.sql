@@ -1,6 +1,8 @@
 -- Logins. An access token (JWT) is good for minutes and is not stored; what keeps a login going
--- is its refresh token, of which the hash is stored, and which is good once: who uses an old
--- one, the person or a thief, ends the login. An ended session ends its access tokens too, at
+-- is its refresh token, of which the hash is stored, and which is good once: who uses one that was
+-- used a while ago, the person or a thief, ends the login. For some seconds it gives the same new one
+-- again, since answers get lost and tabs ask at once: the next token is made of the one before and a
+-- key outside of the database, so that it can be given again without being stored. An ended session ends its access tokens too, at
 -- their next request (loyalty.pre_request).
 
 create table loyalty.session (
@@ -63,12 +65,49 @@ end
 $$;
 comment on function loyalty.claim_identity_id is 'The person that the request''s token is for; null when it is for none.';
 
-create function loyalty.session_tokens(session_id uuid) returns jsonb
+create function loyalty.refresh_grace() returns interval
+    language sql immutable parallel safe
+    return interval '30 seconds';
+comment on function loyalty.refresh_grace is
+    'How long after its first use a refresh token gives the same new one again, for lost answers and for tabs that refresh at once. Later uses end the session.';
+
+create function loyalty.next_refresh_tokens(refresh_token text) returns text[]
+    language sql stable set search_path = pg_catalog, pg_temp
+    return (
+        select array_agg(translate(encode(k.hash, 'base64'), '+/=', '-_') order by k.number)
+          from unnest(loyalty.keyed_hashes('next refresh token', next_refresh_tokens.refresh_token))
+               with ordinality as k (hash, number));
+comment on function loyalty.next_refresh_tokens is
+    'What follows a refresh token: made with the key in use, then with those still believed.';
+
+create function loyalty.newest_refresh_token(session_id uuid, refresh_token text) returns text
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+declare
+    newest text := newest_refresh_token.refresh_token;
+    used_at timestamptz;
+begin
+    loop
+        select n.token, t.used_at into newest, used_at
+          from unnest(loyalty.next_refresh_tokens(newest)) n (token)
+          join loyalty.refresh_token t on t.token_hash = any (loyalty.keyed_hashes('refresh token', n.token))
+         where t.session_id = newest_refresh_token.session_id;
+        exit when not found or used_at is null;
+    end loop;
+    return newest;
+end
+$$;
+comment on function loyalty.newest_refresh_token is
+    'The token at the end of those that followed a used one; null when there is none.';
+
+create function loyalty.session_tokens(session_id uuid, refresh_token text default null) returns jsonb
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
 declare
     of_session record;
-    refresh_token text := loyalty.random_token();
+    refresh_token text := coalesce(session_tokens.refresh_token, loyalty.random_token());
     -- what PostgREST checks goes by the machine's clock
     issued bigint := extract(epoch from clock_timestamp())::bigint;
 begin
@@ -80,7 +119,8 @@ begin
       left join loyalty.access_policy a on a.program_id = s.program_id
      where s.session_id = session_tokens.session_id;
     insert into loyalty.refresh_token (token_hash, session_id, made_at)
-    values ((loyalty.keyed_hashes('refresh token', refresh_token))[1], of_session.session_id, loyalty.now());
+    values ((loyalty.keyed_hashes('refresh token', refresh_token))[1], of_session.session_id, loyalty.now())
+        on conflict (token_hash) do nothing;
     return jsonb_build_object(
         'access_token', loyalty.sign_token(jsonb_strip_nulls(jsonb_build_object(
             'iss', 'loyalty',
@@ -101,7 +141,8 @@ begin
         'role', substr(of_session.role, 9));
 end
 $$;
-comment on function loyalty.session_tokens is 'An access token and a new refresh token of a session, as log_in answers.';
+comment on function loyalty.session_tokens is
+    'A new access token of a session, with the refresh token given or a new one, as log_in answers.';
 
 create function loyalty.session_life(program_id integer, is_remembered boolean) returns interval
     language sql stable set search_path = pg_catalog, pg_temp
@@ -119,7 +160,8 @@ create function loyalty.start_session(
     program_id integer,
     role text,
     account_id bigint,
-    remember boolean
+    remember boolean,
+    device_token text default null
 ) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -135,11 +177,12 @@ begin
             loyalty.now(), loyalty.now(),
             loyalty.now() + loyalty.session_life(start_session.program_id, coalesce(start_session.remember, false)))
     returning session_id into started;
-    return loyalty.session_tokens(started);
+    return loyalty.session_tokens(started)
+        || jsonb_build_object('device_token', loyalty.remember_device(start_session.identity_id, start_session.device_token));
 end
 $$;
 comment on function loyalty.start_session is
-    'Logs a person in, who has proven who they are: {access_token, token_type, expires_in, refresh_token, refresh_expires_at, session_id, program, account_id, role}. role: member, family, granter, admin or operator. Checks nothing: that is the caller''s.';
+    'Logs a person in, who has proven who they are: {access_token, token_type, expires_in, refresh_token, refresh_expires_at, session_id, program, account_id, role, device_token}. role: member, family, granter, admin or operator. device_token: what the device was answered at its last login, if any. Checks nothing: that is the caller''s.';
 
 create function loyalty.end_sessions(identity_id bigint, program_id integer default null, role text default null, account_id bigint default null, except_session uuid default null)
     returns bigint

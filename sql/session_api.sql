@@ -20,25 +20,27 @@ create function loyalty_api.log_in(
     program text default null,
     remember boolean default false,
     role text default 'member',
-    account_id bigint default null
+    account_id bigint default null,
+    device_token text default null
 ) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.log_in(login_id, password, program, remember, role, account_id);
+    return loyalty.log_in(login_id, password, program, remember, role, account_id, device_token);
 end
 $$;
-comment on function loyalty_api.log_in(text, text, text, boolean, text, bigint) is
+comment on function loyalty_api.log_in(text, text, text, boolean, text, bigint, text) is
 $$Log in
 
-Answers with `access_token`, to be sent as `Authorization: Bearer …` for `expires_in` seconds, and `refresh_token`, for the next ones. 401 LY009 for a wrong password and for an unknown login ID alike; 403 LY010 when the password is right and the person is no active member of the program; 429 LY008 after too many wrong ones, with Retry-After.
+Answers with `access_token`, to be sent as `Authorization: Bearer …` for `expires_in` seconds, and `refresh_token`, for the next ones; `device_token` is to be kept on the device and sent with the next login from it, also after logging out. 401 LY009 for a wrong password and for an unknown login ID alike; 403 LY010 when the password is right and the person is no active member of the program; 429 LY008 after too many wrong ones, with Retry-After.
 
 - `login_id`: the e-mail address or phone, or the member number where the program allows it (then with program).
 - `password`: the password.
 - `program`: code of the program; may be left out by who is in one only.
 - `remember`: true for a login that lasts longer on this device.
 - `role`: member (when left out), family, granter, admin or operator.
-- `account_id`: which member's family, for who is of more than one.$$;
+- `account_id`: which member's family, for who is of more than one.
+- `device_token`: what the person's last login on this device answered with; wrong passwords of others do not hold it up then.$$;
 
 create function loyalty_api.refresh(refresh_token text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -50,7 +52,7 @@ $$;
 comment on function loyalty_api.refresh(text) is
 $$Get new tokens
 
-Answers like log_in. A refresh token is good once: keep the new one. One that comes twice ends the login, and 401 LY009 asks for another.
+Answers like log_in. A refresh token is good once: keep the new one. Sent again within 30 seconds, because the answer was lost or two tabs asked at once, it answers with the same new one; later it ends the login, and 401 LY009 asks for another.
 
 - `refresh_token`: the last one that log_in or refresh answered with.$$;
 
@@ -80,7 +82,7 @@ $$;
 comment on function loyalty_api.log_out_everywhere() is
 $$Log out everywhere
 
-Ends all of one's logins, this one too, in every program. Answers with how many: `{"ended": 3}`. Tokens of an outside identity provider are no login here: they are good until their end. 403 LY010 for a token that names no person.$$;
+Ends all of one's logins, this one too, in every program; device tokens are good no longer. Answers with how many: `{"ended": 3}`. Tokens of an outside identity provider are no login here: they are good until their end. 403 LY010 for a token that names no person.$$;
 
 create function loyalty_api.own_sessions() returns jsonb
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp

@@ -137,9 +137,14 @@ extension_sql_file!(
     requires = ["identity"]
 );
 extension_sql_file!(
+    "../sql/device.sql",
+    name = "device",
+    requires = ["throttle"]
+);
+extension_sql_file!(
     "../sql/challenge.sql",
     name = "challenge",
-    requires = ["throttle"]
+    requires = ["device"]
 );
 extension_sql_file!(
     "../sql/access_policy.sql",

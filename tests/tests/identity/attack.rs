@@ -21,7 +21,7 @@ pub const TARO: &str = "taro@example.com";
 pub async fn state(world: &World) -> Result<Vec<String>> {
     let query = "select c.relname::text from pg_catalog.pg_class c
                   where c.relnamespace = 'loyalty'::regnamespace and c.relkind = 'r'
-                    and c.relname not in ('audit', 'throttle', 'challenge', 'notice', 'session', 'refresh_token',
+                    and c.relname not in ('audit', 'throttle', 'challenge', 'notice', 'session', 'refresh_token', 'device',
                                           'registration', 'member_upload', 'login_application')
                   order by 1";
     let mut state = Vec::new();
@@ -408,6 +408,7 @@ async fn what_is_stored_of_secrets_is_read_by_nobody() -> Result<()> {
         "credential",
         "member_key",
         "refresh_token",
+        "device",
         "registration",
         "throttle",
         "challenge",

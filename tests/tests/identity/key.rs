@@ -344,12 +344,12 @@ async fn what_nobody_needs_any_more_is_purged() -> Result<()> {
     let purge = "select string_agg(what || ' ' || purged, ', ') from loyalty.purge_access('1 day')";
     assert_eq!(
         world.one(purge).await?,
-        "(\"registration 0, challenge 0, throttle 0, identity 0, session 0\")"
+        "(\"registration 0, challenge 0, throttle 0, device 0, identity 0, session 0\")"
     );
     world.pass("2 days").await?;
     assert_eq!(
         world.one(purge).await?,
-        "(\"registration 2, challenge 2, throttle 3, identity 1, session 1\")"
+        "(\"registration 2, challenge 2, throttle 4, device 0, identity 1, session 1\")"
     );
     // who finished stays
     world

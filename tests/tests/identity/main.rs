@@ -8,6 +8,8 @@ mod world;
 mod application;
 mod attack;
 mod audit;
+mod company;
+mod device;
 mod family;
 mod family_access;
 mod family_end;

@@ -1,7 +1,11 @@
 //! Logins once they are there: how long they go on, refresh, and how they end (C9).
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
+use loyalty_testkit::Api;
 use loyalty_testkit::http::Answer;
 use serde_json::json;
 
@@ -17,6 +21,12 @@ impl World {
     pub async fn refresh(&self, refresh_token: &str) -> Result<Answer> {
         let arguments = json!({ "refresh_token": refresh_token });
         self.rpc("", "refresh", arguments).await
+    }
+
+    /// The same through another PostgREST.
+    async fn refresh_at(&self, api: &Api, refresh_token: &str) -> Result<Answer> {
+        let request = self.post_at(api, "", "refresh");
+        Answer::of(request.json(&json!({ "refresh_token": refresh_token }))).await
     }
 
     /// Whether a token still opens the account.
@@ -80,10 +90,10 @@ async fn a_program_sets_how_long_tokens_and_sessions_last() -> Result<()> {
     Ok(())
 }
 
-/// Refresh tokens rotate. One that comes a second time was stolen, from whomever.
+/// Refresh tokens rotate. One that comes again after a while was stolen, from whomever.
 #[tokio::test]
 async fn a_refresh_token_is_good_once() -> Result<()> {
-    let world = World::start("refresh").await?;
+    let mut world = World::start("refresh").await?;
     world.enrol(&world.hanako, Some(HANAKO)).await?;
     let other_device = world.logged_in(HANAKO, "coin").await?;
     let first = world.logged_in(HANAKO, "coin").await?;
@@ -93,6 +103,7 @@ async fn a_refresh_token_is_good_once() -> Result<()> {
     let third = Session::of(world.refresh(&second.refresh).await?.ok()?)?;
     ensure!(world.opens(&first).await? && world.opens(&third).await?);
     // an old one ends all of this login, and nothing of the other
+    world.pass("31 seconds").await?;
     let body = world.refresh(&first.refresh).await?.refused(401, "LY009")?;
     for session in [&first, &second, &third] {
         ensure!(!world.opens(session).await?);
@@ -120,24 +131,130 @@ async fn a_refresh_token_is_good_once() -> Result<()> {
     Ok(())
 }
 
+/// Two tabs, or many, refresh at once, through one pool of connections or two: all get the same new
+/// token, each an access token, and the login goes on.
 #[tokio::test]
-async fn a_refresh_token_that_comes_twice_at_once_ends_the_login() -> Result<()> {
+async fn refreshes_at_once_get_the_same_new_token() -> Result<()> {
     let world = World::start("refresh_race").await?;
     world.enrol(&world.hanako, Some(HANAKO)).await?;
-    for _round in 0..5 {
-        let session = world.logged_in(HANAKO, "coin").await?;
-        let answers = try_join_all((0..4).map(|_| world.refresh(&session.refresh))).await?;
-        let (good, bad): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
-        assert_eq!((good.len(), bad.len()), (1, 3));
-        for answer in bad {
-            answer.refused(401, "LY009")?;
+    let other_pool = world.db.api().await?;
+    for number in [2, 10, 50] {
+        let first = world.logged_in(HANAKO, "coin").await?;
+        let mut newest = first.refresh.clone();
+        for round in 1..=2 {
+            let sessions = try_join_all((0..number).map(async |tab| {
+                let api = if tab % 2 == 0 { &world.api } else { &other_pool };
+                let answer = world.refresh_at(api, &newest).await?;
+                Session::of(answer.ok()?)
+            }))
+            .await?;
+            let tokens: BTreeSet<_> = sessions.iter().map(|session| &session.refresh).collect();
+            assert_eq!(tokens.len(), 1, "{number} at once");
+            for session in &sessions {
+                ensure!(session.refresh != newest);
+                ensure!(world.opens(session).await?);
+            }
+            newest = sessions[0].refresh.clone();
+            // no tree grows: one token a generation
+            let kept = format!(
+                "select count(*), count(*) filter (where t.used_at is null) from loyalty.refresh_token t
+                  where t.session_id = '{}'",
+                first.body["session_id"].as_str().context("session_id")?
+            );
+            assert_eq!(world.one(&kept).await?, format!("({},1)", round + 1));
         }
-        let winner = Session::of(good[0].ok()?)?;
-        ensure!(!world.opens(&winner).await? && !world.opens(&session).await?);
+        ensure!(world.opens(&first).await?);
+    }
+    Ok(())
+}
+
+/// An answer is lost, once or more, also in the middle: the same token gives the same new one, until
+/// its seconds are over.
+#[tokio::test]
+async fn a_lost_answer_to_a_refresh_is_asked_for_again() -> Result<()> {
+    let mut world = World::start("refresh_lost").await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let first = world.logged_in(HANAKO, "coin").await?;
+    for millis in [1, 5, 20] {
+        let lost = tokio::time::timeout(
+            Duration::from_millis(millis),
+            world.refresh(&first.refresh),
+        );
+        // whether or not it had an answer by then
+        drop(lost.await);
+    }
+    let second = Session::of(world.refresh(&first.refresh).await?.ok()?)?;
+    world.pass("29 seconds").await?;
+    let again = Session::of(world.refresh(&first.refresh).await?.ok()?)?;
+    assert_eq!(again.refresh, second.refresh);
+    ensure!(world.opens(&again).await?);
+    // it does not keep the session alive
+    let used = "select count(distinct s.used_at) from loyalty.session s
+                 where s.used_at > loyalty.now() - interval '29 seconds'";
+    assert_eq!(world.one(used).await?, "(0)");
+    // a tab that comes late, when the new one was used already, gets what followed it
+    let third = Session::of(world.refresh(&second.refresh).await?.ok()?)?;
+    let late = Session::of(world.refresh(&first.refresh).await?.ok()?)?;
+    assert_eq!(late.refresh, third.refresh);
+    // each token has its own seconds: the first one's are over, the second one's not
+    world.pass("20 seconds").await?;
+    let second_again = Session::of(world.refresh(&second.refresh).await?.ok()?)?;
+    assert_eq!(second_again.refresh, third.refresh);
+    let fourth = Session::of(world.refresh(&third.refresh).await?.ok()?)?;
+    ensure!(world.opens(&fourth).await?);
+    world.refresh(&first.refresh).await?.refused(401, "LY009")?;
+    ensure!(!world.opens(&fourth).await?);
+    Ok(())
+}
+
+/// A thief is quicker, and the person comes later, or the other way round: the login is over for both.
+#[tokio::test]
+async fn a_stolen_refresh_token_ends_the_login() -> Result<()> {
+    let mut world = World::start("refresh_theft").await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    for seconds in ["30 seconds", "10 minutes"] {
+        let stolen = world.logged_in(HANAKO, "coin").await?;
+        let thief = Session::of(world.refresh(&stolen.refresh).await?.ok()?)?;
+        world.pass(seconds).await?;
+        ensure!(world.opens(&thief).await?);
         world
-            .refresh(&winner.refresh)
+            .refresh(&stolen.refresh)
             .await?
             .refused(401, "LY009")?;
+        ensure!(!world.opens(&thief).await?);
+        world
+            .refresh(&thief.refresh)
+            .await?
+            .refused(401, "LY009")?;
+    }
+    // both got the new one in time: the second to use it comes too late
+    let stolen = world.logged_in(HANAKO, "coin").await?;
+    let person = Session::of(world.refresh(&stolen.refresh).await?.ok()?)?;
+    let thief = Session::of(world.refresh(&stolen.refresh).await?.ok()?)?;
+    world.pass("9 minutes").await?;
+    let person = Session::of(world.refresh(&person.refresh).await?.ok()?)?;
+    world.pass("1 minute").await?;
+    world.refresh(&thief.refresh).await?.refused(401, "LY009")?;
+    ensure!(!world.opens(&person).await?);
+    Ok(())
+}
+
+/// The new token is made, not stored; neither a role nor who reads the tables gets it.
+#[tokio::test]
+async fn a_refresh_token_to_be_given_again_is_not_stored() -> Result<()> {
+    let world = World::start("refresh_stored").await?;
+    world.enrol(&world.hanako, Some(HANAKO)).await?;
+    let first = world.logged_in(HANAKO, "coin").await?;
+    let second = Session::of(world.refresh(&first.refresh).await?.ok()?)?;
+    ensure!(second.refresh.len() == 43, "{}", second.refresh);
+    let stored = world
+        .one("select (select string_agg(t::text, ' ') from loyalty.refresh_token t) ||
+                     (select string_agg(s::text, ' ') from loyalty.session s) ||
+                     (select string_agg(d::text, ' ') from loyalty.device d)")
+        .await?;
+    let device = first.body["device_token"].as_str().context("device_token")?;
+    for secret in [&first.refresh, &second.refresh, device] {
+        ensure!(!stored.contains(secret), "{secret} is stored");
     }
     Ok(())
 }

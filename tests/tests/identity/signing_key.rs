@@ -122,7 +122,12 @@ async fn signing_keys_rotate_while_tokens_of_both_are_good() -> Result<()> {
         "token": token, "screen_key": asked["screen_key"],
         "password": "another2027", "password_again": "another2027",
     });
-    // sessions end with the password, so a refresh first
+    // sessions end with the password, so a refresh first; also one whose answer was lost before
+    let lost = Session::of(world.refresh(&first.refresh).await?.ok()?)?;
+    keys.write("pepper.json", &[&key("between")?, &newer, &pepper])?;
+    let again = Session::of(world.refresh(&first.refresh).await?.ok()?)?;
+    assert_eq!(again.refresh, lost.refresh);
+    keys.write("pepper.json", &[&newer, &pepper])?;
     let third = json!({ "refresh_token": third.refresh });
     let third = Session::of(world.rpc("", "refresh", third).await?.ok()?)?;
     world.rpc("", "reset_password", arguments).await?.ok()?;

@@ -146,6 +146,11 @@ impl World {
     pub fn post(&self, token: &str, function: &str) -> RequestBuilder {
         self.request(Method::POST, token, &format!("/rpc/{function}"))
     }
+    /// The same through another PostgREST.
+    pub fn post_at(&self, api: &Api, token: &str, function: &str) -> RequestBuilder {
+        let path = format!("/rpc/{function}");
+        http::request(&self.http, api, Method::POST, token, &path)
+    }
     /// A call by a client of that address, as the proxy tells it.
     pub async fn rpc_from(
         &self,
