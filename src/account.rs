@@ -1,6 +1,6 @@
 //! Opening, suspending and closing accounts.
 
-use crate::call::sql_function;
+use crate::call::{Call, sql_function};
 use crate::clock;
 use crate::error::{Code, Fault, Result};
 use crate::guard::Operating;
@@ -50,100 +50,114 @@ static SET_STATUS: Plan = Plan::new(
 static LABEL: Plan =
     Plan::new(c"select v.enumlabel::text from pg_catalog.pg_enum v where v.oid = $1");
 
-sql_function! {
-    /// `loyalty.open_account(program, member_no)`
-    fn open_account(call) -> i64 {
-        let program = call.need("program", call.text(0))?;
-        let member_no = call.need("member_no", call.text(1))?;
-        check_member_no(&member_no)?;
-        let spi = Spi::connect();
-        loop {
-            let found = FIND
-                .run(&spi, &[Param::text(program.as_str()), Param::text(member_no.as_str())])
-                .first()
-                .ok_or_else(|| program::no_such(&program))?;
-            if let Some(account_id) = found.i64(2) {
-                return Ok(account_id);
-            }
-            let program_id = found.i32(1);
-            let opened = {
-                let _operating = Operating::begin();
-                OPEN.run(&spi, &[
+sql_function!(open_account);
+/// `loyalty.open_account(program, member_no)`
+fn open_account(call: &Call) -> Result<i64> {
+    let program = call.need("program", call.text(0))?;
+    let member_no = call.need("member_no", call.text(1))?;
+    check_member_no(&member_no)?;
+    let spi = Spi::connect();
+    loop {
+        let found = FIND
+            .run(
+                &spi,
+                &[
+                    Param::text(program.as_str()),
+                    Param::text(member_no.as_str()),
+                ],
+            )
+            .first()
+            .ok_or_else(|| program::no_such(&program))?;
+        if let Some(account_id) = found.i64(2) {
+            return Ok(account_id);
+        }
+        let program_id = found.i32(1);
+        let opened = {
+            let _operating = Operating::begin();
+            OPEN.run(
+                &spi,
+                &[
                     Param::i32(program_id),
                     Param::text(member_no.as_str()),
                     Param::instant(clock::now()),
-                ])
-                .first()
-                .and_then(|row| row.i64(1))
-            };
-            // None: another session opened it a moment ago, and it will be found now.
-            if let Some(account_id) = opened {
-                return Ok(account_id);
-            }
+                ],
+            )
+            .first()
+            .and_then(|row| row.i64(1))
+        };
+        // None: another session opened it a moment ago, and it will be found now.
+        if let Some(account_id) = opened {
+            return Ok(account_id);
         }
     }
 }
 
-sql_function! {
-    /// `loyalty.open_accounts(program, member_nos)`
-    fn open_accounts(call) -> () {
-        let program = call.need("program", call.text(0))?;
-        let member_nos = call.need("member_nos", call.datum(1))?;
-        for member_no in call.texts(1).unwrap_or_default() {
-            check_member_no(&member_no)?;
-        }
-        let opened: Vec<(String, i64)> = {
-            let spi = Spi::connect();
-            let program_id = FIND
-                .run(&spi, &[Param::text(program.as_str()), Param::text("")])
-                .first()
-                .ok_or_else(|| program::no_such(&program))?
-                .i32(1);
-            let member_nos = Param::of(pg_sys::TEXTARRAYOID, Some(member_nos));
-            let operating = Operating::begin();
-            OPEN_MANY.run(&spi, &[
+sql_function!(open_accounts);
+/// `loyalty.open_accounts(program, member_nos)`
+fn open_accounts(call: &Call) -> Result<()> {
+    let program = call.need("program", call.text(0))?;
+    let member_nos = call.need("member_nos", call.datum(1))?;
+    for member_no in call.texts(1).unwrap_or_default() {
+        check_member_no(&member_no)?;
+    }
+    let opened: Vec<(String, i64)> = {
+        let spi = Spi::connect();
+        let program_id = FIND
+            .run(&spi, &[Param::text(program.as_str()), Param::text("")])
+            .first()
+            .ok_or_else(|| program::no_such(&program))?
+            .i32(1);
+        let member_nos = Param::of(pg_sys::TEXTARRAYOID, Some(member_nos));
+        let operating = Operating::begin();
+        OPEN_MANY.run(
+            &spi,
+            &[
                 Param::i32(program_id),
                 member_nos,
                 Param::instant(clock::now()),
-            ]);
-            drop(operating);
-            OPENED
-                .run(&spi, &[Param::i32(program_id), member_nos])
-                .iter()
-                .filter_map(|row| Some((row.text(1)?, row.i64(2)?)))
-                .collect()
-        };
-        let sink = call.rows();
-        for (member_no, account_id) in opened {
-            sink.put(&[Some(text(&member_no)), Some(Datum::from(account_id))]);
-        }
-        Ok(())
+            ],
+        );
+        drop(operating);
+        OPENED
+            .run(&spi, &[Param::i32(program_id), member_nos])
+            .iter()
+            .filter_map(|row| Some((row.text(1)?, row.i64(2)?)))
+            .collect()
+    };
+    let sink = call.rows();
+    for (member_no, account_id) in opened {
+        sink.put(&[Some(text(&member_no)), Some(Datum::from(account_id))]);
     }
+    Ok(())
 }
 
-sql_function! {
-    /// `loyalty.set_account_status(account_id, status)`
-    fn set_account_status(call) -> () {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let status = call.need("status", call.i32(1))?;
-        let spi = Spi::connect();
-        let status = LABEL
-            .run(&spi, &[Param::oid(status)])
-            .first()
-            .and_then(|row| row.text(1))
-            .unwrap_or_default();
-        let accounts = ledger::load_many_locked(&spi, &[account_id])?;
-        let account = accounts.first().ok_or_else(|| ledger::no_such_account(account_id))?;
-        if account.is_closed && status != "closed" {
-            account.check_status(ledger::Needs::NotClosed)?;
-        }
-        if status == "closed" {
-            check_empty(account)?;
-        }
-        let _operating = Operating::begin();
-        SET_STATUS.run(&spi, &[Param::i64(account_id), Param::text(status.as_str())]);
-        Ok(())
+sql_function!(set_account_status);
+/// `loyalty.set_account_status(account_id, status)`
+fn set_account_status(call: &Call) -> Result<()> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let status = call.need("status", call.i32(1))?;
+    let spi = Spi::connect();
+    let status = LABEL
+        .run(&spi, &[Param::oid(status)])
+        .first()
+        .and_then(|row| row.text(1))
+        .unwrap_or_default();
+    let accounts = ledger::load_many_locked(&spi, &[account_id])?;
+    let account = accounts
+        .first()
+        .ok_or_else(|| ledger::no_such_account(account_id))?;
+    if account.is_closed && status != "closed" {
+        account.check_status(ledger::Needs::NotClosed)?;
     }
+    if status == "closed" {
+        check_empty(account)?;
+    }
+    let _operating = Operating::begin();
+    SET_STATUS.run(
+        &spi,
+        &[Param::i64(account_id), Param::text(status.as_str())],
+    );
+    Ok(())
 }
 
 /// Also against formulas: exports show the number, and a spreadsheet would run it.

@@ -49,32 +49,38 @@ enum Verb {
     Spend,
 }
 
-sql_function! {
-    /// `loyalty.grant_items(items, program_id)`
-    fn grant_many(call) -> () {
-        many(call, &call.need("items", call.text(0))?, call.i32(1), Verb::Grant)
-    }
+sql_function!(grant_many);
+/// `loyalty.grant_items(items, program_id)`
+fn grant_many(call: &Call) -> Result<()> {
+    many(
+        call,
+        &call.need("items", call.text(0))?,
+        call.i32(1),
+        Verb::Grant,
+    )
 }
 
-sql_function! {
-    /// `loyalty.spend_items(items, program_id)`
-    fn spend_many(call) -> () {
-        many(call, &call.need("items", call.text(0))?, call.i32(1), Verb::Spend)
-    }
+sql_function!(spend_many);
+/// `loyalty.spend_items(items, program_id)`
+fn spend_many(call: &Call) -> Result<()> {
+    many(
+        call,
+        &call.need("items", call.text(0))?,
+        call.i32(1),
+        Verb::Spend,
+    )
 }
 
-sql_function! {
-    /// `loyalty.grant_many(items)`
-    fn grant_jsonb(call) -> () {
-        many(call, &call.need("items", call.jsonb(0))?, None, Verb::Grant)
-    }
+sql_function!(grant_jsonb);
+/// `loyalty.grant_many(items)`
+fn grant_jsonb(call: &Call) -> Result<()> {
+    many(call, &call.need("items", call.jsonb(0))?, None, Verb::Grant)
 }
 
-sql_function! {
-    /// `loyalty.spend_many(items)`
-    fn spend_jsonb(call) -> () {
-        many(call, &call.need("items", call.jsonb(0))?, None, Verb::Spend)
-    }
+sql_function!(spend_jsonb);
+/// `loyalty.spend_many(items)`
+fn spend_jsonb(call: &Call) -> Result<()> {
+    many(call, &call.need("items", call.jsonb(0))?, None, Verb::Spend)
 }
 
 fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<()> {
@@ -310,72 +316,86 @@ fn change(spi: &Spi, account: &mut Account, booking: &Booking) -> Result<(Vec<En
     Ok((entries, main))
 }
 
-sql_function! {
-    /// `loyalty.grant_each(account_ids, points, reason, granted_on, expires_on, idempotency_keys, expiry)`
-    fn grant_each(call) -> () {
-        let account_ids = call.need("account_ids", call.i64s(0))?;
-        let points = call.need("points", call.i64s(1))?;
-        let reason = call.text(2);
-        let granted_on = call.i32(3);
-        let expires_on: Option<Day> = call.i32(4);
-        let keys = call.need("idempotency_keys", call.texts(5))?;
-        let policy = call.text(6);
-        if points.len() != account_ids.len() || keys.len() != account_ids.len() {
-            return Err(Fault::invalid("account_ids, points and idempotency_keys differ in length")
-                .detail(format!("{}, {} and {}.", account_ids.len(), points.len(), keys.len()))
-                .hint("One of each for every grant."));
-        }
-        let bookings: Vec<_> = account_ids
-            .iter()
-            .zip(&points)
-            .zip(&keys)
-            .map(|((account_id, points), key)| {
-                let points = positive(*points)?;
-                let wanted = Wanted {
-                    granted_on,
-                    expires_on,
-                    policy: policy.as_deref(),
-                    funding: None,
-                    late: true,
-                };
-                let request = Request {
-                    reason: reason.as_deref(),
-                    key: Some(key),
-                    hash: grant_hash(points, reason.as_deref(), &wanted),
-                    activity: true,
-                    is_occasion: true,
-                    ..Request::default()
-                };
-                ledger::check_request(&request)?;
-                Ok((*account_id, Booking { points, verb: Verb::Grant, wanted, request }))
-            })
-            .collect();
-        let outcomes = book(&bookings, None)?;
-        let sink = call.rows();
-        for (index, outcome) in outcomes.into_iter().enumerate() {
-            let place = Some(Datum::from(index as i32 + 1));
-            let (account_id, points) = (account_ids[index], points[index]);
-            match outcome {
-                Ok((receipt, is_new)) => sink.put(&[
-                    place,
-                    Some(Datum::from(receipt.operation_id)),
-                    Some(Datum::from(account_id)),
-                    Some(Datum::from(points)),
-                    Some(Datum::from(is_new)),
-                    None,
-                    None,
-                ]),
-                Err(fault) => sink.put(&[
-                    place,
-                    None,
-                    Some(Datum::from(account_id)),
-                    Some(Datum::from(points)),
-                    Some(Datum::from(false)),
-                    Some(text(fault.code.sqlstate().0)),
-                    Some(text(&fault.message)),
-                ]),
-            }
-        }
-        Ok(())
+sql_function!(grant_each);
+/// `loyalty.grant_each(account_ids, points, reason, granted_on, expires_on, idempotency_keys, expiry)`
+fn grant_each(call: &Call) -> Result<()> {
+    let account_ids = call.need("account_ids", call.i64s(0))?;
+    let points = call.need("points", call.i64s(1))?;
+    let reason = call.text(2);
+    let granted_on = call.i32(3);
+    let expires_on: Option<Day> = call.i32(4);
+    let keys = call.need("idempotency_keys", call.texts(5))?;
+    let policy = call.text(6);
+    if points.len() != account_ids.len() || keys.len() != account_ids.len() {
+        return Err(
+            Fault::invalid("account_ids, points and idempotency_keys differ in length")
+                .detail(format!(
+                    "{}, {} and {}.",
+                    account_ids.len(),
+                    points.len(),
+                    keys.len()
+                ))
+                .hint("One of each for every grant."),
+        );
     }
+    let bookings: Vec<_> = account_ids
+        .iter()
+        .zip(&points)
+        .zip(&keys)
+        .map(|((account_id, points), key)| {
+            let points = positive(*points)?;
+            let wanted = Wanted {
+                granted_on,
+                expires_on,
+                policy: policy.as_deref(),
+                funding: None,
+                late: true,
+            };
+            let request = Request {
+                reason: reason.as_deref(),
+                key: Some(key),
+                hash: grant_hash(points, reason.as_deref(), &wanted),
+                activity: true,
+                is_occasion: true,
+                ..Request::default()
+            };
+            ledger::check_request(&request)?;
+            Ok((
+                *account_id,
+                Booking {
+                    points,
+                    verb: Verb::Grant,
+                    wanted,
+                    request,
+                },
+            ))
+        })
+        .collect();
+    let outcomes = book(&bookings, None)?;
+    let sink = call.rows();
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        let place = Some(Datum::from(index as i32 + 1));
+        let (account_id, points) = (account_ids[index], points[index]);
+        match outcome {
+            Ok((receipt, is_new)) => sink.put(&[
+                place,
+                Some(Datum::from(receipt.operation_id)),
+                Some(Datum::from(account_id)),
+                Some(Datum::from(points)),
+                Some(Datum::from(is_new)),
+                None,
+                None,
+            ]),
+            Err(fault) => sink.put(&[
+                place,
+                None,
+                Some(Datum::from(account_id)),
+                Some(Datum::from(points)),
+                Some(Datum::from(false)),
+                Some(text(fault.code.sqlstate().0)),
+                Some(text(&fault.message)),
+            ]),
+        }
+    }
+    Ok(())
 }

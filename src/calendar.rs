@@ -1,6 +1,6 @@
 //! Business days: loyalty_core's calendars with the days that a DBA opened or closed.
 
-use crate::call::sql_function;
+use crate::call::{Call, sql_function};
 use crate::day;
 use crate::error::{Fault, Result};
 use crate::spi::{Param, Plan, Spi};
@@ -77,42 +77,44 @@ pub fn fault(error: CalendarError) -> Fault {
     Fault::invalid(error.to_string()).hint(error.hint())
 }
 
-sql_function! {
-    /// `loyalty.is_business_day(day, calendar)`
-    fn is_business_day(call) -> bool {
-        let date = day::date(call.need("day", call.i32(0))?)?;
-        let name = call.need("calendar", call.text(1))?;
-        calendar(&name, date)?.is_business_day(date).map_err(fault)
-    }
+sql_function!(is_business_day);
+/// `loyalty.is_business_day(day, calendar)`
+fn is_business_day(call: &Call) -> Result<bool> {
+    let date = day::date(call.need("day", call.i32(0))?)?;
+    let name = call.need("calendar", call.text(1))?;
+    calendar(&name, date)?.is_business_day(date).map_err(fault)
 }
 
-sql_function! {
-    /// `loyalty.next_business_day(day, calendar)`
-    fn next_business_day(call) -> i32 {
-        let date = day::date(call.need("day", call.i32(0))?)?;
-        let name = call.need("calendar", call.text(1))?;
-        calendar(&name, date)?.next_business_day(date).map(day::day).map_err(fault)
-    }
+sql_function!(next_business_day);
+/// `loyalty.next_business_day(day, calendar)`
+fn next_business_day(call: &Call) -> Result<i32> {
+    let date = day::date(call.need("day", call.i32(0))?)?;
+    let name = call.need("calendar", call.text(1))?;
+    calendar(&name, date)?
+        .next_business_day(date)
+        .map(day::day)
+        .map_err(fault)
 }
 
-sql_function! {
-    /// `loyalty.business_day_of_month(month, day_of_month, calendar)`
-    fn business_day_of_month(call) -> i32 {
-        let date = day::date(call.need("month", call.i32(0))?)?;
-        let wanted = call.need("day_of_month", call.i32(1))?;
-        let name = call.need("calendar", call.text(2))?;
-        calendar(&name, date)?
-            .business_day_of_month(Month::of(date), u32::try_from(wanted).unwrap_or(0))
-            .map(day::day)
-            .map_err(fault)
-    }
+sql_function!(business_day_of_month);
+/// `loyalty.business_day_of_month(month, day_of_month, calendar)`
+fn business_day_of_month(call: &Call) -> Result<i32> {
+    let date = day::date(call.need("month", call.i32(0))?)?;
+    let wanted = call.need("day_of_month", call.i32(1))?;
+    let name = call.need("calendar", call.text(2))?;
+    calendar(&name, date)?
+        .business_day_of_month(Month::of(date), u32::try_from(wanted).unwrap_or(0))
+        .map(day::day)
+        .map_err(fault)
 }
 
-sql_function! {
-    /// `loyalty.next_business_15th(from_day, calendar)`
-    fn next_business_15th(call) -> i32 {
-        let date = day::date(call.need("from_day", call.i32(0))?)?;
-        let name = call.need("calendar", call.text(1))?;
-        calendar(&name, date)?.next_business_15th(date).map(day::day).map_err(fault)
-    }
+sql_function!(next_business_15th);
+/// `loyalty.next_business_15th(from_day, calendar)`
+fn next_business_15th(call: &Call) -> Result<i32> {
+    let date = day::date(call.need("from_day", call.i32(0))?)?;
+    let name = call.need("calendar", call.text(1))?;
+    calendar(&name, date)?
+        .next_business_15th(date)
+        .map(day::day)
+        .map_err(fault)
 }

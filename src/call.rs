@@ -5,13 +5,14 @@ use crate::error::{Code, Fault, Result};
 use crate::spi;
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
 
-/// Defines a C function for SQL: `$name` is the symbol that `sql/` names.
+/// Makes a function callable from SQL, as the symbol `loyalty_NAME` that `sql/` names:
+/// `sql_function!(grant)`, or `sql_function!(now = sql_now)` where the name is taken.
 macro_rules! sql_function {
-    ($(#[doc = $doc:literal])* fn $name:ident($call:ident) -> $result:ty $body:block) => {
-        pub mod $name {
-            #![allow(unused_imports)]
-            use super::*;
-
+    ($name:ident) => {
+        $crate::call::sql_function!($name = $name);
+    };
+    ($name:ident = $function:path) => {
+        const _: () = {
             /// Tells PostgreSQL the calling convention.
             #[unsafe(export_name = concat!("pg_finfo_loyalty_", stringify!($name)))]
             pub extern "C-unwind" fn info() -> *const pgrx::pg_sys::Pg_finfo_record {
@@ -28,8 +29,17 @@ macro_rules! sql_function {
                 fcinfo: pgrx::pg_sys::FunctionCallInfo,
             ) -> pgrx::pg_sys::Datum {
                 let call = $crate::call::Call::new(fcinfo);
-                call.finish(body(&call))
+                call.finish($function(&call))
             }
+        };
+    };
+    // The former form, of request.rs and secret.rs.
+    ($(#[doc = $doc:literal])* fn $name:ident($call:ident) -> $result:ty $body:block) => {
+        pub mod $name {
+            #![allow(unused_imports)]
+            use super::*;
+
+            $crate::call::sql_function!($name = body);
 
             $(#[doc = $doc])*
             fn body($call: &$crate::call::Call) -> $crate::error::Result<$result> $body

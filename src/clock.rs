@@ -1,7 +1,7 @@
 //! The time: the machine's, or what the test clock says.
 
-use crate::call::sql_function;
-use crate::error::Fault;
+use crate::call::{Call, sql_function};
+use crate::error::{Fault, Result};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -75,8 +75,8 @@ fn read(text: &CStr) -> i64 {
     })
 }
 
-sql_function! {
-    fn now(_call) -> i64 {
-        Ok(now())
-    }
+sql_function!(now = sql_now);
+/// `loyalty.now()`
+fn sql_now(_: &Call) -> Result<i64> {
+    Ok(now())
 }

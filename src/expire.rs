@@ -1,7 +1,7 @@
 //! The expiry run: books breakage for lots past their day (law 4: it changes nothing that
 //! anybody could spend).
 
-use crate::call::{Answer, sql_function};
+use crate::call::{Answer, Call, sql_function};
 use crate::clock;
 use crate::day;
 use crate::error::{Fault, Result};
@@ -46,50 +46,51 @@ static DUE_SPARSE: Plan = Plan::new(
 /// Accounts looked at by one statement: enough to be quick, little enough for memory.
 const CHUNK: i64 = 10_000;
 
-sql_function! {
-    /// `loyalty.expire(program, as_of, batch_size)`
-    fn expire(call) -> Answer {
-        let program = call.need("program", call.text(0))?;
-        let batch = call.i64(2).unwrap_or(i64::MAX);
-        if batch <= 0 {
-            return Err(Fault::invalid("batch_size must be above zero")
-                .hint("Leave it out to book all that is due."));
-        }
-        let (program_id, today) = program::today(&program)?;
-        let spi = Spi::connect();
-        let as_of = past(call.i32(1).unwrap_or(today), today)?;
-        let mut total = Booked::default();
-        let mut from = Some(0);
-        while let Some(start) = from.filter(|_| total.accounts < batch) {
-            let room = batch - total.accounts;
-            let (booked, next) = step(&spi, program_id, as_of, start, CHUNK, room)?;
-            total.add(&booked);
-            from = next;
-        }
-        Ok(Answer::Row(vec![Some(Datum::from(total.lots)), Some(Datum::from(total.points))]))
+sql_function!(expire);
+/// `loyalty.expire(program, as_of, batch_size)`
+fn expire(call: &Call) -> Result<Answer> {
+    let program = call.need("program", call.text(0))?;
+    let batch = call.i64(2).unwrap_or(i64::MAX);
+    if batch <= 0 {
+        return Err(Fault::invalid("batch_size must be above zero")
+            .hint("Leave it out to book all that is due."));
     }
+    let (program_id, today) = program::today(&program)?;
+    let spi = Spi::connect();
+    let as_of = past(call.i32(1).unwrap_or(today), today)?;
+    let mut total = Booked::default();
+    let mut from = Some(0);
+    while let Some(start) = from.filter(|_| total.accounts < batch) {
+        let room = batch - total.accounts;
+        let (booked, next) = step(&spi, program_id, as_of, start, CHUNK, room)?;
+        total.add(&booked);
+        from = next;
+    }
+    Ok(Answer::Row(vec![
+        Some(Datum::from(total.lots)),
+        Some(Datum::from(total.points)),
+    ]))
 }
 
-sql_function! {
-    /// `loyalty.expire_step(program_id, as_of, from_account, row_limit)`
-    fn expire_step(call) -> Answer {
-        let program_id = call.need("program_id", call.i32(0))?;
-        let as_of = call.need("as_of", call.i32(1))?;
-        let from = call.i64(2).unwrap_or(0);
-        let limit = call.need("row_limit", call.i64(3))?;
-        if limit <= 0 {
-            return Err(Fault::invalid("row_limit must be above zero"));
-        }
-        let spi = Spi::connect();
-        let as_of = past(as_of, program::get(program_id)?.day_of(clock::now()))?;
-        let (booked, next) = step(&spi, program_id, as_of, from, limit, i64::MAX)?;
-        Ok(Answer::Row(vec![
-            next.map(Datum::from),
-            Some(Datum::from(booked.accounts)),
-            Some(Datum::from(booked.lots)),
-            Some(Datum::from(booked.points)),
-        ]))
+sql_function!(expire_step);
+/// `loyalty.expire_step(program_id, as_of, from_account, row_limit)`
+fn expire_step(call: &Call) -> Result<Answer> {
+    let program_id = call.need("program_id", call.i32(0))?;
+    let as_of = call.need("as_of", call.i32(1))?;
+    let from = call.i64(2).unwrap_or(0);
+    let limit = call.need("row_limit", call.i64(3))?;
+    if limit <= 0 {
+        return Err(Fault::invalid("row_limit must be above zero"));
     }
+    let spi = Spi::connect();
+    let as_of = past(as_of, program::get(program_id)?.day_of(clock::now()))?;
+    let (booked, next) = step(&spi, program_id, as_of, from, limit, i64::MAX)?;
+    Ok(Answer::Row(vec![
+        next.map(Datum::from),
+        Some(Datum::from(booked.accounts)),
+        Some(Datum::from(booked.lots)),
+        Some(Datum::from(booked.points)),
+    ]))
 }
 
 /// Breakage is booked for days past only.
@@ -180,30 +181,34 @@ fn step(
     Ok((booked, if cut { last } else { Some(to) }))
 }
 
-sql_function! {
-    /// Forfeits all that an account holds, before it is closed:
-    /// `loyalty.forfeit(account_id, reason)`. Null when there was nothing.
-    fn forfeit(call) -> Option<Receipt> {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let reason = call.text(1);
-        let request = Request { reason: reason.as_deref(), ..Request::default() };
-        let empty = {
-            let spi = Spi::connect();
-            ledger::load(&spi, account_id, Sight::Now)?.wallet.balance() == 0
-        };
-        if empty {
-            return Ok(None);
-        }
-        let mut is_left = true;
-        let forfeited = operate(account_id, &request, Needs::NotClosed, |_, account| {
-            let entry = account.wallet.forfeit_all(account.now);
-            is_left = entry.is_some();
-            // Spent meanwhile, or all of it is held: closing the account tells.
-            entry.map(|entry| vec![entry]).ok_or_else(|| Fault::invalid("nothing is left to forfeit"))
-        });
-        match forfeited {
-            Err(_) if !is_left => Ok(None),
-            forfeited => forfeited.map(Some),
-        }
+sql_function!(forfeit);
+/// Forfeits all that an account holds, before it is closed:
+/// `loyalty.forfeit(account_id, reason)`. Null when there was nothing.
+fn forfeit(call: &Call) -> Result<Option<Receipt>> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let reason = call.text(1);
+    let request = Request {
+        reason: reason.as_deref(),
+        ..Request::default()
+    };
+    let empty = {
+        let spi = Spi::connect();
+        ledger::load(&spi, account_id, Sight::Now)?.wallet.balance() == 0
+    };
+    if empty {
+        return Ok(None);
+    }
+    let mut is_left = true;
+    let forfeited = operate(account_id, &request, Needs::NotClosed, |_, account| {
+        let entry = account.wallet.forfeit_all(account.now);
+        is_left = entry.is_some();
+        // Spent meanwhile, or all of it is held: closing the account tells.
+        entry
+            .map(|entry| vec![entry])
+            .ok_or_else(|| Fault::invalid("nothing is left to forfeit"))
+    });
+    match forfeited {
+        Err(_) if !is_left => Ok(None),
+        forfeited => forfeited.map(Some),
     }
 }

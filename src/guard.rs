@@ -1,6 +1,6 @@
 //! The guard on the ledger's tables (laws 1 and 3): rows change through operations only.
 
-use crate::call::{Answer, sql_function};
+use crate::call::{Answer, Call, sql_function};
 use crate::error::{Code, Fault};
 use crate::receipt::enum_label;
 use crate::spi::{Plan, Spi};
@@ -51,41 +51,43 @@ static IS_EMPTY: Plan = Plan::new(
              end",
 );
 
-sql_function! {
-    /// Statement trigger on account, entry and wallet. A restore arrives as COPY, the journal
-    /// before the wallets (see `wallet_follows_journal`), so into an empty ledger.
-    fn guard_ledger(call) -> Answer {
-        if OPERATING.get().is_some_and(|operation| depth() == operation + 1) {
+sql_function!(guard_ledger);
+/// Statement trigger on account, entry and wallet. A restore arrives as COPY, the journal
+/// before the wallets (see `wallet_follows_journal`), so into an empty ledger.
+fn guard_ledger(call: &Call) -> Result<Answer> {
+    if OPERATING
+        .get()
+        .is_some_and(|operation| depth() == operation + 1)
+    {
+        return Ok(Answer::Value(Datum::from(0)));
+    }
+    let data = call.trigger_data()?;
+    let event = data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
+    // SAFETY: the table that the trigger is of is open, and has a name.
+    let table = unsafe { CStr::from_ptr(pg_sys::get_rel_name((*data.tg_relation).rd_id)) };
+    let table = table.to_string_lossy().into_owned();
+    if event == pg_sys::TRIGGER_EVENT_INSERT && copying() {
+        let spi = Spi::connect();
+        let empty = IS_EMPTY
+            .run(&spi, &[crate::spi::Param::text(table.as_str())])
+            .first()
+            .and_then(|row| row.bool(1));
+        if empty == Some(true) {
             return Ok(Answer::Value(Datum::from(0)));
         }
-        let data = call.trigger_data()?;
-        let event = data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
-        // SAFETY: the table that the trigger is of is open, and has a name.
-        let table = unsafe { CStr::from_ptr(pg_sys::get_rel_name((*data.tg_relation).rd_id)) };
-        let table = table.to_string_lossy().into_owned();
-        if event == pg_sys::TRIGGER_EVENT_INSERT && copying() {
-            let spi = Spi::connect();
-            let empty = IS_EMPTY
-                .run(&spi, &[crate::spi::Param::text(table.as_str())])
-                .first()
-                .and_then(|row| row.bool(1));
-            if empty == Some(true) {
-                return Ok(Answer::Value(Datum::from(0)));
-            }
-        }
-        let verb = match event {
-            pg_sys::TRIGGER_EVENT_INSERT => "INSERT into",
-            pg_sys::TRIGGER_EVENT_DELETE => "DELETE from",
-            pg_sys::TRIGGER_EVENT_UPDATE => "UPDATE of",
-            _ => "TRUNCATE of",
-        };
-        Err(Fault::new(
-            Code::AppendOnly,
-            format!("the ledger changes through operations only: {verb} loyalty.{table} refused"),
-        )
-        .detail("Journal, wallets and accounts follow from each other; a row changed alone would break them.")
-        .hint("Call loyalty.grant, spend_fifo, refund, revoke, … To correct a mistake, book its opposite. A dump is restored with COPY into a database without accounts."))
     }
+    let verb = match event {
+        pg_sys::TRIGGER_EVENT_INSERT => "INSERT into",
+        pg_sys::TRIGGER_EVENT_DELETE => "DELETE from",
+        pg_sys::TRIGGER_EVENT_UPDATE => "UPDATE of",
+        _ => "TRUNCATE of",
+    };
+    Err(Fault::new(
+        Code::AppendOnly,
+        format!("the ledger changes through operations only: {verb} loyalty.{table} refused"),
+    )
+    .detail("Journal, wallets and accounts follow from each other; a row changed alone would break them.")
+    .hint("Call loyalty.grant, spend_fifo, refund, revoke, … To correct a mistake, book its opposite. A dump is restored with COPY into a database without accounts."))
 }
 
 /// Whether the client's statement is COPY.
@@ -97,18 +99,19 @@ fn copying() -> bool {
     }
 }
 
-sql_function! {
-    /// Laws 1 and 2 as a constraint of the row: arguments as `sql/ledger.sql` declares them.
-    fn wallet_is_sound(call) -> bool {
-        let (Some(balance), Some(days), Some(granted), Some(remaining)) =
-            (call.i64(0), call.i32s(2), call.i64s(3), call.i64s(4))
-        else {
-            return Ok(false);
-        };
-        let (debt, classes, due) = (call.i64(1), call.i16s(5), call.i32(6));
-        let classes = classes.as_deref();
-        Ok(is_sound_wallet(balance, debt, &days, &granted, &remaining, classes, due))
-    }
+sql_function!(wallet_is_sound);
+/// Laws 1 and 2 as a constraint of the row: arguments as `sql/ledger.sql` declares them.
+fn wallet_is_sound(call: &Call) -> Result<bool> {
+    let (Some(balance), Some(days), Some(granted), Some(remaining)) =
+        (call.i64(0), call.i32s(2), call.i64s(3), call.i64s(4))
+    else {
+        return Ok(false);
+    };
+    let (debt, classes, due) = (call.i64(1), call.i16s(5), call.i32(6));
+    let classes = classes.as_deref();
+    Ok(is_sound_wallet(
+        balance, debt, &days, &granted, &remaining, classes, due,
+    ))
 }
 
 /// Whether the lots of a wallet are in spend order, none holds less than nothing or more than
@@ -143,18 +146,17 @@ pub fn is_sound_wallet(
         && due == first_due
 }
 
-sql_function! {
-    /// Laws 2 and 3 as a constraint of the row: arguments as `sql/ledger.sql` declares them.
-    fn entry_is_sound(call) -> bool {
-        let (Some(entry), Some(kind), Some(points), Some(balance)) =
-            (call.i32(0), call.datum(1), call.i64(2), call.i64(3))
-        else {
-            return Ok(false);
-        };
-        // SAFETY: the argument is a value of the enum type.
-        let kind = Kind::parse(unsafe { enum_label(kind) });
-        Ok(kind.is_some_and(|kind| is_sound_entry(entry, kind, points, balance)))
-    }
+sql_function!(entry_is_sound);
+/// Laws 2 and 3 as a constraint of the row: arguments as `sql/ledger.sql` declares them.
+fn entry_is_sound(call: &Call) -> Result<bool> {
+    let (Some(entry), Some(kind), Some(points), Some(balance)) =
+        (call.i32(0), call.datum(1), call.i64(2), call.i64(3))
+    else {
+        return Ok(false);
+    };
+    // SAFETY: the argument is a value of the enum type.
+    let kind = Kind::parse(unsafe { enum_label(kind) });
+    Ok(kind.is_some_and(|kind| is_sound_entry(entry, kind, points, balance)))
 }
 
 /// Whether an entry is numbered from 1, leaves a balance that is not negative, and moves

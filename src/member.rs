@@ -28,53 +28,49 @@ static WRITE: Plan = Plan::new(
           $1, $2, pg_catalog.string_to_array($3, ','), $4::boolean) w",
 );
 
-sql_function! {
-    /// `loyalty.import_members(program, csv text, all_or_nothing, dry_run)`
-    fn import_members(call) -> () {
-        import(call, "UTF-8", 2)
-    }
+sql_function!(import_members);
+/// `loyalty.import_members(program, csv text, all_or_nothing, dry_run)`
+fn import_members(call: &Call) -> Result<()> {
+    import(call, "UTF-8", 2)
 }
 
-sql_function! {
-    /// `loyalty.import_members(program, csv bytea, encoding, all_or_nothing, dry_run)`
-    fn import_member_file(call) -> () {
-        let encoding = call.need("encoding", call.text(2))?;
-        import(call, &encoding, 3)
-    }
+sql_function!(import_member_file);
+/// `loyalty.import_members(program, csv bytea, encoding, all_or_nothing, dry_run)`
+fn import_member_file(call: &Call) -> Result<()> {
+    let encoding = call.need("encoding", call.text(2))?;
+    import(call, &encoding, 3)
 }
 
-sql_function! {
-    /// `loyalty.clean_member(record, today)`
-    fn clean_member(call) -> Option<String> {
-        let record = call.need("record", call.text(0))?;
-        let today = day::date(call.need("today", call.i32(1))?)?;
-        let record: Map<String, Value> = serde_json::from_str(&record)
-            .map_err(|error| Fault::invalid("not a member's record").detail(error.to_string()))?;
-        let mut clean = Map::new();
-        for (name, value) in record {
-            let value = match (name.as_str(), value) {
-                ("facts", facts) => clean_facts(&facts, today)?,
-                ("attributes", Value::Object(attributes)) => Value::Object(attributes),
-                ("attributes", _) => return Err(not_an_object("attributes")),
-                (name, Value::String(cell)) => {
-                    let column = Column::of_heading(name)
-                        .map_err(|flaw| Fault::invalid(format!("{name} {flaw}")))?;
-                    clean_cell(&column, &cell, today)?
-                }
-                (name, _) => return Err(Fault::invalid(format!("{name} must be a text"))),
-            };
-            clean.insert(name, value);
-        }
-        Ok(Some(Value::Object(clean).to_string()))
+sql_function!(clean_member);
+/// `loyalty.clean_member(record, today)`
+fn clean_member(call: &Call) -> Result<Option<String>> {
+    let record = call.need("record", call.text(0))?;
+    let today = day::date(call.need("today", call.i32(1))?)?;
+    let record: Map<String, Value> = serde_json::from_str(&record)
+        .map_err(|error| Fault::invalid("not a member's record").detail(error.to_string()))?;
+    let mut clean = Map::new();
+    for (name, value) in record {
+        let value = match (name.as_str(), value) {
+            ("facts", facts) => clean_facts(&facts, today)?,
+            ("attributes", Value::Object(attributes)) => Value::Object(attributes),
+            ("attributes", _) => return Err(not_an_object("attributes")),
+            (name, Value::String(cell)) => {
+                let column = Column::of_heading(name)
+                    .map_err(|flaw| Fault::invalid(format!("{name} {flaw}")))?;
+                clean_cell(&column, &cell, today)?
+            }
+            (name, _) => return Err(Fault::invalid(format!("{name} must be a text"))),
+        };
+        clean.insert(name, value);
     }
+    Ok(Some(Value::Object(clean).to_string()))
 }
 
-sql_function! {
-    /// `loyalty.clean_login_id(login_id)`
-    fn clean_login_id(call) -> Option<String> {
-        let given = call.need("login_id", call.text(0))?;
-        Ok(member::clean_login_id(&given))
-    }
+sql_function!(clean_login_id);
+/// `loyalty.clean_login_id(login_id)`
+fn clean_login_id(call: &Call) -> Result<Option<String>> {
+    let given = call.need("login_id", call.text(0))?;
+    Ok(member::clean_login_id(&given))
 }
 
 fn not_an_object(name: &str) -> Fault {

@@ -1,7 +1,7 @@
 //! The operations on one account, as SQL calls them. The arithmetic is `loyalty_core`'s, the
 //! reading and writing `ledger`'s; here arguments are checked and terms are looked up.
 
-use crate::call::sql_function;
+use crate::call::{Call, sql_function};
 use crate::day;
 use crate::error::{Code, Fault, Result};
 use crate::expiry;
@@ -183,125 +183,128 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
     })
 }
 
-sql_function! {
-    /// `loyalty.grant(account_id, points, reason, granted_on, expires_on, idempotency_key, funding, expiry)`
-    fn grant(call) -> Receipt {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let points = positive(call.need("points", call.i64(1))?)?;
-        let (reason, key) = (call.text(2), call.text(5));
-        let (granted_on, expires_on) = (call.i32(3), call.i32(4));
-        let (funding, policy) = (call.text(6), call.text(7));
-        let wanted = Wanted {
-            granted_on,
-            expires_on,
-            policy: policy.as_deref(),
-            funding: funding.as_deref(),
-            late: false,
-        };
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: grant_hash(points, reason.as_deref(), &wanted),
-            activity: true,
-            ..Request::default()
-        };
-        operate(account_id, &request, Needs::NotClosed, |spi, account| {
-            let terms = terms(spi, account, &wanted)?;
-            account.granted_on = Some(terms.granted_on);
-            Ok(account.wallet.grant(points, terms.expires_on, terms.class)?)
-        })
-    }
+sql_function!(grant);
+/// `loyalty.grant(account_id, points, reason, granted_on, expires_on, idempotency_key, funding, expiry)`
+fn grant(call: &Call) -> Result<Receipt> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let points = positive(call.need("points", call.i64(1))?)?;
+    let (reason, key) = (call.text(2), call.text(5));
+    let (granted_on, expires_on) = (call.i32(3), call.i32(4));
+    let (funding, policy) = (call.text(6), call.text(7));
+    let wanted = Wanted {
+        granted_on,
+        expires_on,
+        policy: policy.as_deref(),
+        funding: funding.as_deref(),
+        late: false,
+    };
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: grant_hash(points, reason.as_deref(), &wanted),
+        activity: true,
+        ..Request::default()
+    };
+    operate(account_id, &request, Needs::NotClosed, |spi, account| {
+        let terms = terms(spi, account, &wanted)?;
+        account.granted_on = Some(terms.granted_on);
+        Ok(account
+            .wallet
+            .grant(points, terms.expires_on, terms.class)?)
+    })
 }
 
-sql_function! {
-    /// `loyalty.spend_fifo(account_id, points, reason, idempotency_key)`
-    fn spend_fifo(call) -> Receipt {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let points = positive(call.need("points", call.i64(1))?)?;
-        let (reason, key) = (call.text(2), call.text(3));
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: spend_hash(points, reason.as_deref()),
-            activity: true,
-            ..Request::default()
-        };
-        operate(account_id, &request, Needs::Open, |_, account| {
-            Ok(vec![account.wallet.spend(points, account.today, account.now)?])
-        })
-    }
+sql_function!(spend_fifo);
+/// `loyalty.spend_fifo(account_id, points, reason, idempotency_key)`
+fn spend_fifo(call: &Call) -> Result<Receipt> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let points = positive(call.need("points", call.i64(1))?)?;
+    let (reason, key) = (call.text(2), call.text(3));
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: spend_hash(points, reason.as_deref()),
+        activity: true,
+        ..Request::default()
+    };
+    operate(account_id, &request, Needs::Open, |_, account| {
+        Ok(vec![account.wallet.spend(
+            points,
+            account.today,
+            account.now,
+        )?])
+    })
 }
 
 /// A hold lasts at most so long, in microseconds: a year.
 const LONGEST_HOLD: i64 = 366 * 24 * 3600 * 1_000_000;
 
-sql_function! {
-    /// `loyalty.hold(account_id, points, expires_in microseconds, reason, idempotency_key)`
-    fn hold(call) -> Receipt {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let points = positive(call.need("points", call.i64(1))?)?;
-        let expires_in = call.need("expires_in", call.i64(2))?;
-        let (reason, key) = (call.text(3), call.text(4));
-        if !(1..=LONGEST_HOLD).contains(&expires_in) {
-            return Err(Fault::invalid("expires_in must be above zero, and a year at most")
-                .hint("An interval such as '15 minutes'."));
-        }
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: request_hash(&[&"hold", &points, &expires_in, &Given(reason.as_ref())]),
-            activity: true,
-            hold_for: Some(expires_in),
-            ..Request::default()
-        };
-        operate(account_id, &request, Needs::Open, |_, account| {
-            let (own, today, now) = (account.own_entry, account.today, account.now);
-            let until = now.saturating_add(expires_in);
-            Ok(vec![account.wallet.hold(points, until, own, today, now)?])
-        })
+sql_function!(hold);
+/// `loyalty.hold(account_id, points, expires_in microseconds, reason, idempotency_key)`
+fn hold(call: &Call) -> Result<Receipt> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let points = positive(call.need("points", call.i64(1))?)?;
+    let expires_in = call.need("expires_in", call.i64(2))?;
+    let (reason, key) = (call.text(3), call.text(4));
+    if !(1..=LONGEST_HOLD).contains(&expires_in) {
+        return Err(
+            Fault::invalid("expires_in must be above zero, and a year at most")
+                .hint("An interval such as '15 minutes'."),
+        );
     }
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: request_hash(&[&"hold", &points, &expires_in, &Given(reason.as_ref())]),
+        activity: true,
+        hold_for: Some(expires_in),
+        ..Request::default()
+    };
+    operate(account_id, &request, Needs::Open, |_, account| {
+        let (own, today, now) = (account.own_entry, account.today, account.now);
+        let until = now.saturating_add(expires_in);
+        Ok(vec![account.wallet.hold(points, until, own, today, now)?])
+    })
 }
 
-sql_function! {
-    /// `loyalty.capture(account_id, operation_id, points, reason, idempotency_key)`
-    fn capture(call) -> Receipt {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let operation = call.need("operation_id", call.i64(1))?;
-        let points = call.i64(2).map(positive).transpose()?;
-        let (reason, key) = (call.text(3), call.text(4));
-        let hold = entry_of(account_id, operation)?;
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: request_hash(&[&"capture", &hold, &Given(points), &Given(reason.as_ref())]),
-            activity: true,
-            ..Request::default()
-        };
-        operate(account_id, &request, Needs::Open, |spi, account| {
-            known_hold(spi, account, hold)?;
-            Ok(vec![account.wallet.capture(hold, points, account.now)?])
-        })
-    }
+sql_function!(capture);
+/// `loyalty.capture(account_id, operation_id, points, reason, idempotency_key)`
+fn capture(call: &Call) -> Result<Receipt> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let operation = call.need("operation_id", call.i64(1))?;
+    let points = call.i64(2).map(positive).transpose()?;
+    let (reason, key) = (call.text(3), call.text(4));
+    let hold = entry_of(account_id, operation)?;
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: request_hash(&[&"capture", &hold, &Given(points), &Given(reason.as_ref())]),
+        activity: true,
+        ..Request::default()
+    };
+    operate(account_id, &request, Needs::Open, |spi, account| {
+        known_hold(spi, account, hold)?;
+        Ok(vec![account.wallet.capture(hold, points, account.now)?])
+    })
 }
 
-sql_function! {
-    /// `loyalty.release(account_id, operation_id, reason, idempotency_key)`
-    fn release(call) -> Receipt {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let operation = call.need("operation_id", call.i64(1))?;
-        let (reason, key) = (call.text(2), call.text(3));
-        let hold = entry_of(account_id, operation)?;
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: request_hash(&[&"release", &hold, &Given(reason.as_ref())]),
-            ..Request::default()
-        };
-        operate(account_id, &request, Needs::NotClosed, |spi, account| {
-            known_hold(spi, account, hold)?;
-            Ok(vec![account.wallet.release(hold, account.now)?])
-        })
-    }
+sql_function!(release);
+/// `loyalty.release(account_id, operation_id, reason, idempotency_key)`
+fn release(call: &Call) -> Result<Receipt> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let operation = call.need("operation_id", call.i64(1))?;
+    let (reason, key) = (call.text(2), call.text(3));
+    let hold = entry_of(account_id, operation)?;
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: request_hash(&[&"release", &hold, &Given(reason.as_ref())]),
+        ..Request::default()
+    };
+    operate(account_id, &request, Needs::NotClosed, |spi, account| {
+        known_hold(spi, account, hold)?;
+        Ok(vec![account.wallet.release(hold, account.now)?])
+    })
 }
 
 static ENTRY: Plan = Plan::new(
@@ -362,41 +365,42 @@ fn wrong_kind(kind: Kind, wanted: &str) -> Fault {
         .hint(format!("Give the operation_id of a {wanted}."))
 }
 
-sql_function! {
-    /// `loyalty.refund(account_id, operation_id, points, reason, idempotency_key)`
-    fn refund(call) -> Receipt {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let operation = call.need("operation_id", call.i64(1))?;
-        let points = call.i64(2).map(positive).transpose()?;
-        let (reason, key) = (call.text(3), call.text(4));
-        let spend = entry_of(account_id, operation)?;
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: request_hash(&[&"refund", &spend, &Given(points), &Given(reason.as_ref())]),
-            ..Request::default()
+sql_function!(refund);
+/// `loyalty.refund(account_id, operation_id, points, reason, idempotency_key)`
+fn refund(call: &Call) -> Result<Receipt> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let operation = call.need("operation_id", call.i64(1))?;
+    let points = call.i64(2).map(positive).transpose()?;
+    let (reason, key) = (call.text(3), call.text(4));
+    let spend = entry_of(account_id, operation)?;
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: request_hash(&[&"refund", &spend, &Given(points), &Given(reason.as_ref())]),
+        ..Request::default()
+    };
+    operate(account_id, &request, Needs::NotClosed, |spi, account| {
+        let earlier = earlier(spi, account, spend)?;
+        if !earlier.kind.is_spend() {
+            return Err(wrong_kind(earlier.kind, "spend or capture"));
+        }
+        let spent = left_of(&earlier)
+            .into_iter()
+            .map(|part| Spent {
+                last_day: last_day_of(spi, account, spend, &part),
+                grace_class: grace_class(spi, account, part.class),
+                part,
+            })
+            .collect::<Vec<_>>();
+        let lapsed = match account.program.refund_grace_days {
+            None => LapsedRefund::Forfeit,
+            Some(days) => LapsedRefund::GraceUntil(account.today + days),
         };
-        operate(account_id, &request, Needs::NotClosed, |spi, account| {
-            let earlier = earlier(spi, account, spend)?;
-            if !earlier.kind.is_spend() {
-                return Err(wrong_kind(earlier.kind, "spend or capture"));
-            }
-            let spent = left_of(&earlier)
-                .into_iter()
-                .map(|part| Spent {
-                    last_day: last_day_of(spi, account, spend, &part),
-                    grace_class: grace_class(spi, account, part.class),
-                    part,
-                })
-                .collect::<Vec<_>>();
-            let lapsed = match account.program.refund_grace_days {
-                None => LapsedRefund::Forfeit,
-                Some(days) => LapsedRefund::GraceUntil(account.today + days),
-            };
-            let today = account.today;
-            Ok(account.wallet.refund(spend, points, &spent, lapsed, today)?)
-        })
-    }
+        let today = account.today;
+        Ok(account
+            .wallet
+            .refund(spend, points, &spent, lapsed, today)?)
+    })
 }
 
 /// Days on which the account was active after an entry, oldest first, and what was booked as
@@ -487,121 +491,133 @@ fn left_of(spend: &Earlier) -> Vec<Movement> {
 
 static SPENT_OF_LOT: Plan = Plan::new(c"select loyalty.spent_of_lot($1, $2, $3)");
 
-sql_function! {
-    /// `loyalty.revoke(account_id, operation_id, points, policy, reason, idempotency_key)`
-    fn revoke(call) -> Receipt {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let operation = call.need("operation_id", call.i64(1))?;
-        let points = call.i64(2).map(positive).transpose()?;
-        let policy = call.need("policy", call.text(3))?;
-        let (reason, key) = (call.text(4), call.text(5));
-        let grant = entry_of(account_id, operation)?;
-        if policy != "clamp" && policy != "debt" {
-            return Err(Fault::invalid("unknown policy for points already spent")
-                .detail(format!("'{policy}' given."))
-                .hint("'clamp' takes what the lot still holds; 'debt' books the rest, for later grants to repay."));
-        }
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: request_hash(&[
-                &"revoke", &grant, &Given(points), &policy, &Given(reason.as_ref()),
-            ]),
-            ..Request::default()
+sql_function!(revoke);
+/// `loyalty.revoke(account_id, operation_id, points, policy, reason, idempotency_key)`
+fn revoke(call: &Call) -> Result<Receipt> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let operation = call.need("operation_id", call.i64(1))?;
+    let points = call.i64(2).map(positive).transpose()?;
+    let policy = call.need("policy", call.text(3))?;
+    let (reason, key) = (call.text(4), call.text(5));
+    let grant = entry_of(account_id, operation)?;
+    if policy != "clamp" && policy != "debt" {
+        return Err(Fault::invalid("unknown policy for points already spent")
+            .detail(format!("'{policy}' given."))
+            .hint("'clamp' takes what the lot still holds; 'debt' books the rest, for later grants to repay."));
+    }
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: request_hash(&[
+            &"revoke",
+            &grant,
+            &Given(points),
+            &policy,
+            &Given(reason.as_ref()),
+        ]),
+        ..Request::default()
+    };
+    operate(account_id, &request, Needs::NotClosed, |spi, account| {
+        let earlier = earlier(spi, account, grant)?;
+        let (Kind::Grant, [lot]) = (earlier.kind, earlier.lots.as_slice()) else {
+            return Err(wrong_kind(earlier.kind, "grant"));
         };
-        operate(account_id, &request, Needs::NotClosed, |spi, account| {
-            let earlier = earlier(spi, account, grant)?;
-            let (Kind::Grant, [lot]) = (earlier.kind, earlier.lots.as_slice()) else {
-                return Err(wrong_kind(earlier.kind, "grant"));
-            };
-            let shortfall = if policy == "clamp" {
-                Shortfall::Clamp
-            } else {
-                let spent = SPENT_OF_LOT
-                    .run(spi, &[
+        let shortfall = if policy == "clamp" {
+            Shortfall::Clamp
+        } else {
+            let spent = SPENT_OF_LOT
+                .run(
+                    spi,
+                    &[
                         Param::i64(account_id),
                         Param::day(lot.expires_on),
                         Param::i16(lot.class.id),
-                    ])
-                    .first()
-                    .and_then(|row| row.i64(1));
-                Shortfall::Debt(spent.unwrap_or(0).max(0))
-            };
-            let left = earlier.points - earlier.undone;
-            let lot = &Movement {
-                expires_on: last_day_of(spi, account, grant, lot),
-                ..*lot
-            };
-            let now = account.now;
-            Ok(vec![account.wallet.revoke(grant, points, left, lot, shortfall, now)?])
-        })
-    }
+                    ],
+                )
+                .first()
+                .and_then(|row| row.i64(1));
+            Shortfall::Debt(spent.unwrap_or(0).max(0))
+        };
+        let left = earlier.points - earlier.undone;
+        let lot = &Movement {
+            expires_on: last_day_of(spi, account, grant, lot),
+            ..*lot
+        };
+        let now = account.now;
+        Ok(vec![
+            account
+                .wallet
+                .revoke(grant, points, left, lot, shortfall, now)?,
+        ])
+    })
 }
 
-sql_function! {
-    /// `loyalty.transfer(from_account, to_account, points, reason, idempotency_key)`
-    fn transfer(call) -> Receipt {
-        let from = call.need("from_account", call.i64(0))?;
-        let to = call.need("to_account", call.i64(1))?;
-        let points = positive(call.need("points", call.i64(2))?)?;
-        let (reason, key) = (call.text(3), call.text(4));
-        if from == to {
-            return Err(Fault::invalid("from_account and to_account are the same")
-                .hint("A transfer is between two accounts."));
-        }
-        let request = Request {
-            reason: reason.as_deref(),
-            key: key.as_deref(),
-            hash: request_hash(&[&"transfer", &to, &points, &Given(reason.as_ref())]),
-            ..Request::default()
-        };
-        ledger::check_request(&request)?;
-        let spi = Spi::connect();
-        let mut accounts = ledger::load_many_locked(&spi, &[from, to])?;
-        if let Some(sender) = accounts.iter().find(|account| account.account_id == from) {
-            // Under the lock the key is known, if it ever was.
-            let mut reader = Reader::open(Sight::Now)?;
-            let stored = ledger::stored_receipt(&spi, sender, &mut reader, &request)?;
-            if let Some(receipt) = stored {
-                return Ok(receipt);
-            }
-        }
-        for id in [from, to] {
-            if !accounts.iter().any(|account| account.account_id == id) {
-                return Err(ledger::no_such_account(id));
-            }
-        }
-        accounts.sort_by_key(|account| account.account_id != from);
-        let [sender, receiver] = accounts.as_mut_slice() else {
-            return Err(ledger::no_such_account(to));
-        };
-        if sender.program_id != receiver.program_id {
-            return Err(Fault::invalid("the accounts are of different programs")
-                .hint("Points stay within their program."));
-        }
-        sender.check_status(Needs::Open)?;
-        receiver.check_status(Needs::NotClosed)?;
-        let mut sent = sender.prepare(true)?;
-        let own = sent.len();
-        let mut received = receiver.prepare(true)?;
-        let theirs = received.len();
-        let entry: Entry = sender.wallet.send(points, sender.today, sender.now)?;
-        received.push(receiver.wallet.receive(&entry)?);
-        sent.push(entry);
-        sender.wallet.tidy(sender.today);
-        receiver.wallet.tidy(receiver.today);
-        let mut sent: Vec<Posted> = sender.post(sent, own, &request)?;
-        let told = Request { reason: request.reason, ..Request::default() };
-        let mut received = receiver.post(received, theirs, &told)?;
-        sent[own].other = Some((receiver.account_id, received[theirs].number));
-        received[theirs].other = Some((sender.account_id, sent[own].number));
-        let mut writer = Writer::open(&spi)?;
-        for (account, posted) in [(&*sender, &sent), (&*receiver, &received)] {
-            if !writer.put(account, posted)? {
-                return Err(ledger::changed_under_lock());
-            }
-        }
-        writer.finish()?;
-        Ok(sender.receipt(&sent, own))
+sql_function!(transfer);
+/// `loyalty.transfer(from_account, to_account, points, reason, idempotency_key)`
+fn transfer(call: &Call) -> Result<Receipt> {
+    let from = call.need("from_account", call.i64(0))?;
+    let to = call.need("to_account", call.i64(1))?;
+    let points = positive(call.need("points", call.i64(2))?)?;
+    let (reason, key) = (call.text(3), call.text(4));
+    if from == to {
+        return Err(Fault::invalid("from_account and to_account are the same")
+            .hint("A transfer is between two accounts."));
     }
+    let request = Request {
+        reason: reason.as_deref(),
+        key: key.as_deref(),
+        hash: request_hash(&[&"transfer", &to, &points, &Given(reason.as_ref())]),
+        ..Request::default()
+    };
+    ledger::check_request(&request)?;
+    let spi = Spi::connect();
+    let mut accounts = ledger::load_many_locked(&spi, &[from, to])?;
+    if let Some(sender) = accounts.iter().find(|account| account.account_id == from) {
+        // Under the lock the key is known, if it ever was.
+        let mut reader = Reader::open(Sight::Now)?;
+        let stored = ledger::stored_receipt(&spi, sender, &mut reader, &request)?;
+        if let Some(receipt) = stored {
+            return Ok(receipt);
+        }
+    }
+    for id in [from, to] {
+        if !accounts.iter().any(|account| account.account_id == id) {
+            return Err(ledger::no_such_account(id));
+        }
+    }
+    accounts.sort_by_key(|account| account.account_id != from);
+    let [sender, receiver] = accounts.as_mut_slice() else {
+        return Err(ledger::no_such_account(to));
+    };
+    if sender.program_id != receiver.program_id {
+        return Err(Fault::invalid("the accounts are of different programs")
+            .hint("Points stay within their program."));
+    }
+    sender.check_status(Needs::Open)?;
+    receiver.check_status(Needs::NotClosed)?;
+    let mut sent = sender.prepare(true)?;
+    let own = sent.len();
+    let mut received = receiver.prepare(true)?;
+    let theirs = received.len();
+    let entry: Entry = sender.wallet.send(points, sender.today, sender.now)?;
+    received.push(receiver.wallet.receive(&entry)?);
+    sent.push(entry);
+    sender.wallet.tidy(sender.today);
+    receiver.wallet.tidy(receiver.today);
+    let mut sent: Vec<Posted> = sender.post(sent, own, &request)?;
+    let told = Request {
+        reason: request.reason,
+        ..Request::default()
+    };
+    let mut received = receiver.post(received, theirs, &told)?;
+    sent[own].other = Some((receiver.account_id, received[theirs].number));
+    received[theirs].other = Some((sender.account_id, sent[own].number));
+    let mut writer = Writer::open(&spi)?;
+    for (account, posted) in [(&*sender, &sent), (&*receiver, &received)] {
+        if !writer.put(account, posted)? {
+            return Err(ledger::changed_under_lock());
+        }
+    }
+    writer.finish()?;
+    Ok(sender.receipt(&sent, own))
 }

@@ -1,6 +1,6 @@
 //! Programs, remembered from one call to the next, and what day it is in them.
 
-use crate::call::sql_function;
+use crate::call::{Call, sql_function};
 use crate::clock;
 use crate::error::{Code, Fault, Result};
 use crate::expiry;
@@ -145,15 +145,14 @@ unsafe extern "C-unwind" fn forget_programs(_argument: Datum, table: pg_sys::Oid
     }
 }
 
-sql_function! {
-    /// Trigger on `loyalty.program`: has all sessions read programs anew once this
-    /// transaction commits, and this one at once.
-    fn program_changed(call) -> () {
-        let data = call.trigger_data()?;
-        // SAFETY: the table that the trigger is of is open.
-        unsafe { pg_sys::CacheInvalidateRelcache(data.tg_relation) };
-        Ok(())
-    }
+sql_function!(program_changed);
+/// Trigger on `loyalty.program`: has all sessions read programs anew once this
+/// transaction commits, and this one at once.
+fn program_changed(call: &Call) -> Result<()> {
+    let data = call.trigger_data()?;
+    // SAFETY: the table that the trigger is of is open.
+    unsafe { pg_sys::CacheInvalidateRelcache(data.tg_relation) };
+    Ok(())
 }
 
 /// A program, as it is committed now: the same one until any changes.

@@ -1,6 +1,6 @@
 //! Answers about an account that change nothing.
 
-use crate::call::{Answer, sql_function};
+use crate::call::{Answer, Call, sql_function};
 use crate::clock;
 use crate::error::Result;
 use crate::fetch;
@@ -29,24 +29,23 @@ struct Balance {
     next: Option<(Day, i64)>,
 }
 
-sql_function! {
-    /// `loyalty.balance(account_id, as_of)`
-    fn balance(call) -> Answer {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let now = clock::now();
-        let balance = match call.i64(1) {
-            None => current(account_id, now)?,
-            Some(as_of) if as_of >= now => projected(&Spi::as_owner().reading(), account_id, as_of)?,
-            Some(as_of) => historic(&Spi::as_owner().reading(), account_id, as_of)?,
-        };
-        Ok(Answer::Row(vec![
-            Some(Datum::from(balance.balance)),
-            Some(Datum::from(balance.held)),
-            Some(Datum::from(balance.available)),
-            balance.next.map(|(day, _)| Datum::from(day)),
-            balance.next.map(|(_, points)| Datum::from(points)),
-        ]))
-    }
+sql_function!(balance);
+/// `loyalty.balance(account_id, as_of)`
+fn balance(call: &Call) -> Result<Answer> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let now = clock::now();
+    let balance = match call.i64(1) {
+        None => current(account_id, now)?,
+        Some(as_of) if as_of >= now => projected(&Spi::as_owner().reading(), account_id, as_of)?,
+        Some(as_of) => historic(&Spi::as_owner().reading(), account_id, as_of)?,
+    };
+    Ok(Answer::Row(vec![
+        Some(Datum::from(balance.balance)),
+        Some(Datum::from(balance.held)),
+        Some(Datum::from(balance.available)),
+        balance.next.map(|(day, _)| Datum::from(day)),
+        balance.next.map(|(_, points)| Datum::from(points)),
+    ]))
 }
 
 /// The answer of nearly every call, with no more work than it takes: no holds are open.
@@ -137,54 +136,54 @@ fn day_of(account: &Account, instant: Instant) -> Result<Day> {
     Ok(program::get(account.program_id)?.day_of(instant))
 }
 
-sql_function! {
-    /// `loyalty.explain_spend(account_id, points)`
-    fn explain_spend(call) -> () {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let points = positive(call.need("points", call.i64(1))?)?;
-        let (taken, lots) = {
-            let spi = Spi::connect().reading();
-            let account = ledger::load(&spi, account_id, Sight::Statement)?;
-            account.check_status(ledger::Needs::Open)?;
-            let taken = account.wallet.allocate(points, account.today, account.now)?;
-            (taken, account.wallet.lots)
-        };
-        let sink = call.rows();
-        for (index, part) in taken.iter().enumerate() {
-            let lot = lots
-                .iter()
-                .find(|lot| lot.expires_on == part.expires_on && lot.class == part.class);
-            sink.put(&[
-                Some(Datum::from(index as i32 + 1)),
-                never(part.expires_on).map(Datum::from),
-                Some(Datum::from(part.points)),
-                lot.map(|lot| Datum::from(lot.remaining - part.points)),
-            ]);
-        }
-        Ok(())
+sql_function!(explain_spend);
+/// `loyalty.explain_spend(account_id, points)`
+fn explain_spend(call: &Call) -> Result<()> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let points = positive(call.need("points", call.i64(1))?)?;
+    let (taken, lots) = {
+        let spi = Spi::connect().reading();
+        let account = ledger::load(&spi, account_id, Sight::Statement)?;
+        account.check_status(ledger::Needs::Open)?;
+        let taken = account
+            .wallet
+            .allocate(points, account.today, account.now)?;
+        (taken, account.wallet.lots)
+    };
+    let sink = call.rows();
+    for (index, part) in taken.iter().enumerate() {
+        let lot = lots
+            .iter()
+            .find(|lot| lot.expires_on == part.expires_on && lot.class == part.class);
+        sink.put(&[
+            Some(Datum::from(index as i32 + 1)),
+            never(part.expires_on).map(Datum::from),
+            Some(Datum::from(part.points)),
+            lot.map(|lot| Datum::from(lot.remaining - part.points)),
+        ]);
     }
+    Ok(())
 }
 
-sql_function! {
-    /// `loyalty.lot_rows(account_id)`
-    fn lot_rows(call) -> () {
-        let account_id = call.need("account_id", call.i64(0))?;
-        let account = {
-            let spi = Spi::connect().reading();
-            ledger::load(&spi, account_id, Sight::Statement)?
-        };
-        let sink = call.rows();
-        for lot in &account.wallet.lots {
-            let held = account.wallet.pinned(lot, account.now);
-            sink.put(&[
-                never(lot.expires_on).map(Datum::from),
-                Some(Datum::from(lot.granted)),
-                Some(Datum::from(lot.remaining)),
-                Some(Datum::from(held)),
-                Some(Datum::from(lot.expires_on >= account.today)),
-                Some(Datum::from(lot.class.id)),
-            ]);
-        }
-        Ok(())
+sql_function!(lot_rows);
+/// `loyalty.lot_rows(account_id)`
+fn lot_rows(call: &Call) -> Result<()> {
+    let account_id = call.need("account_id", call.i64(0))?;
+    let account = {
+        let spi = Spi::connect().reading();
+        ledger::load(&spi, account_id, Sight::Statement)?
+    };
+    let sink = call.rows();
+    for lot in &account.wallet.lots {
+        let held = account.wallet.pinned(lot, account.now);
+        sink.put(&[
+            never(lot.expires_on).map(Datum::from),
+            Some(Datum::from(lot.granted)),
+            Some(Datum::from(lot.remaining)),
+            Some(Datum::from(held)),
+            Some(Datum::from(lot.expires_on >= account.today)),
+            Some(Datum::from(lot.class.id)),
+        ]);
     }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use loyalty_core::calendar::{Calendar, FIRST_YEAR, LAST_YEAR};
 use loyalty_core::month::Month;
 use loyalty_core::recurrence::{Anniversary, CutOff, Interval};
 use loyalty_core::rule::terms::{self, EXAMPLES, TermsError};
-use loyalty_core::rule::{Rule, Timing, Version, birthday_between, full_years};
+use loyalty_core::rule::{self, Rule, Timing, Version};
 use pgrx::pg_sys::Datum;
 
 static VERSIONS: Plan = Plan::new(
@@ -43,21 +43,19 @@ fn terms_fault(kind: &str, error: TermsError) -> Fault {
     }
 }
 
-sql_function! {
-    /// `loyalty.rule_is_sound(kind, terms)`: true, or an error that says what is wrong and where.
-    fn rule_is_sound(call) -> bool {
-        let kind = call.need("kind", call.text(0))?;
-        let json = call.need("terms", call.text(1))?;
-        terms::read(&kind, &json).map_err(|error| terms_fault(&kind, error))?;
-        Ok(true)
-    }
+sql_function!(rule_is_sound);
+/// `loyalty.rule_is_sound(kind, terms)`: true, or an error that says what is wrong and where.
+fn rule_is_sound(call: &Call) -> Result<bool> {
+    let kind = call.need("kind", call.text(0))?;
+    let json = call.need("terms", call.text(1))?;
+    terms::read(&kind, &json).map_err(|error| terms_fault(&kind, error))?;
+    Ok(true)
 }
 
-sql_function! {
-    /// `loyalty.actor()`
-    fn actor(_call) -> String {
-        Ok(receipt::actor())
-    }
+sql_function!(actor);
+/// `loyalty.actor()`
+fn actor(_: &Call) -> Result<String> {
+    Ok(receipt::actor())
 }
 
 /// A rule with its versions, and where it is.
@@ -127,117 +125,123 @@ fn day_value(date: NaiveDate) -> Option<Datum> {
     Some(Datum::from(day::day(date)))
 }
 
-sql_function! {
-    /// `loyalty.rule_periods(program_id, code, after_period, up_to)`
-    fn rule_periods(call) -> Answer {
-        let known = asked(call)?;
-        let after = call.i32(2).map(day::date).transpose()?;
-        let up_to = day::date(call.need("up_to", call.i32(3))?)?;
-        let last_day = NaiveDate::from_ymd_opt(LAST_YEAR, 12, 31).unwrap_or(up_to);
-        let up_to = up_to.min(last_day);
-        let from = known.first_day.max(after.unwrap_or(known.first_day));
-        let calendar = known.calendar(from, up_to.max(from))?;
-        let periods = known.rule.periods(after, up_to, &calendar).map_err(calendar::fault)?;
-        let sink = call.rows();
-        for period in periods {
-            sink.put(&[day_value(period.nominal_on), day_value(period.pays_on)]);
-        }
-        Ok(Answer::Null)
+sql_function!(rule_periods);
+/// `loyalty.rule_periods(program_id, code, after_period, up_to)`
+fn rule_periods(call: &Call) -> Result<Answer> {
+    let known = asked(call)?;
+    let after = call.i32(2).map(day::date).transpose()?;
+    let up_to = day::date(call.need("up_to", call.i32(3))?)?;
+    let last_day = NaiveDate::from_ymd_opt(LAST_YEAR, 12, 31).unwrap_or(up_to);
+    let up_to = up_to.min(last_day);
+    let from = known.first_day.max(after.unwrap_or(known.first_day));
+    let calendar = known.calendar(from, up_to.max(from))?;
+    let periods = known
+        .rule
+        .periods(after, up_to, &calendar)
+        .map_err(calendar::fault)?;
+    let sink = call.rows();
+    for period in periods {
+        sink.put(&[day_value(period.nominal_on), day_value(period.pays_on)]);
     }
+    Ok(Answer::Null)
 }
 
-sql_function! {
-    /// `loyalty.rule_reach(program_id, code, period)`
-    fn rule_reach(call) -> Answer {
-        let known = asked(call)?;
-        let nominal_on = day::date(call.need("period", call.i32(2))?)?;
-        let calendar = known.calendar(nominal_on - Days::new(800), nominal_on)?;
-        let found = known.rule.period(nominal_on, &calendar).map_err(calendar::fault)?;
-        Ok(match found {
-            None => Answer::Null,
-            Some((period, reach)) => Answer::Row(vec![
-                Some(Datum::from(period.version)),
-                day_value(period.pays_on),
-                day_value(reach.from),
-                day_value(reach.to),
-                reach.previous_pays_on.and_then(day_value),
-            ]),
-        })
-    }
+sql_function!(rule_reach);
+/// `loyalty.rule_reach(program_id, code, period)`
+fn rule_reach(call: &Call) -> Result<Answer> {
+    let known = asked(call)?;
+    let nominal_on = day::date(call.need("period", call.i32(2))?)?;
+    let calendar = known.calendar(nominal_on - Days::new(800), nominal_on)?;
+    let found = known
+        .rule
+        .period(nominal_on, &calendar)
+        .map_err(calendar::fault)?;
+    Ok(match found {
+        None => Answer::Null,
+        Some((period, reach)) => Answer::Row(vec![
+            Some(Datum::from(period.version)),
+            day_value(period.pays_on),
+            day_value(reach.from),
+            day_value(reach.to),
+            reach.previous_pays_on.and_then(day_value),
+        ]),
+    })
 }
 
-sql_function! {
-    /// `loyalty.rule_pay_day(program_id, code, occurred_on)`
-    fn rule_pay_day(call) -> Answer {
-        let known = asked(call)?;
-        let occurred_on = day::date(call.need("occurred_on", call.i32(2))?)?;
-        if !(FIRST_YEAR..LAST_YEAR).contains(&occurred_on.year()) {
-            return Err(Fault::invalid("occurred_on is out of range")
-                .detail(format!("{occurred_on} given."))
-                .hint(format!("Days from {FIRST_YEAR} on can be paid for.")));
-        }
-        let calendar = known.calendar(occurred_on - Days::new(800), occurred_on + Days::new(1_600))?;
-        let found = known.rule.pay_day(occurred_on, &calendar).map_err(calendar::fault)?;
-        Ok(found.map_or(Answer::Null, |found| {
-            Answer::Row(vec![
-                Some(Datum::from(found.version)),
-                day_value(found.pays_on),
-                found.nominal_on.and_then(day_value),
-            ])
-        }))
+sql_function!(rule_pay_day);
+/// `loyalty.rule_pay_day(program_id, code, occurred_on)`
+fn rule_pay_day(call: &Call) -> Result<Answer> {
+    let known = asked(call)?;
+    let occurred_on = day::date(call.need("occurred_on", call.i32(2))?)?;
+    if !(FIRST_YEAR..LAST_YEAR).contains(&occurred_on.year()) {
+        return Err(Fault::invalid("occurred_on is out of range")
+            .detail(format!("{occurred_on} given."))
+            .hint(format!("Days from {FIRST_YEAR} on can be paid for.")));
     }
+    let calendar = known.calendar(occurred_on - Days::new(800), occurred_on + Days::new(1_600))?;
+    let found = known
+        .rule
+        .pay_day(occurred_on, &calendar)
+        .map_err(calendar::fault)?;
+    Ok(found.map_or(Answer::Null, |found| {
+        Answer::Row(vec![
+            Some(Datum::from(found.version)),
+            day_value(found.pays_on),
+            found.nominal_on.and_then(day_value),
+        ])
+    }))
 }
 
 // What follows is called for each member looked at, and does no more than arithmetic.
 
-sql_function! {
-    /// `loyalty.fact_day(fact)`
-    fn fact_day(call) -> Option<i32> {
-        let text = call.text(0);
-        Ok(text.and_then(|text| terms::read_day(&text)).map(day::day))
-    }
+sql_function!(fact_day);
+/// `loyalty.fact_day(fact)`
+fn fact_day(call: &Call) -> Result<Option<i32>> {
+    let text = call.text(0);
+    Ok(text.and_then(|text| terms::read_day(&text)).map(day::day))
 }
 
-sql_function! {
-    /// `loyalty.anniversary_occasion(fact_on, month, every_months, fact_until, first_month)`
-    fn anniversary_occasion(call) -> Option<i32> {
-        let (Some(fact_on), Some(month), Some(every_months)) =
-            (call.i32(0), call.i32(1), call.i32(2))
-        else {
-            return Ok(None);
-        };
-        let cut_off = match (call.i32(3), call.i32(4)) {
-            (Some(fact_until), Some(first_month)) => Some(CutOff {
-                last_fact_on: day::date(fact_until)?,
-                first_month: Month::of(day::date(first_month)?),
-            }),
-            _ => None,
-        };
-        let wrong = || Fault::invalid("an anniversary is every 1 to 1200 months");
-        let interval = Interval::months(u32::try_from(every_months).unwrap_or(0)).map_err(|_| wrong())?;
-        let anniversary = Anniversary::repeating(interval, cut_off);
-        let occasion = anniversary.occasion(day::date(fact_on)?, Month::of(day::date(month)?));
-        Ok(occasion.and_then(|months| i32::try_from(months).ok()))
-    }
+sql_function!(anniversary_occasion);
+/// `loyalty.anniversary_occasion(fact_on, month, every_months, fact_until, first_month)`
+fn anniversary_occasion(call: &Call) -> Result<Option<i32>> {
+    let (Some(fact_on), Some(month), Some(every_months)) = (call.i32(0), call.i32(1), call.i32(2))
+    else {
+        return Ok(None);
+    };
+    let cut_off = match (call.i32(3), call.i32(4)) {
+        (Some(fact_until), Some(first_month)) => Some(CutOff {
+            last_fact_on: day::date(fact_until)?,
+            first_month: Month::of(day::date(first_month)?),
+        }),
+        _ => None,
+    };
+    let wrong = || Fault::invalid("an anniversary is every 1 to 1200 months");
+    let interval =
+        Interval::months(u32::try_from(every_months).unwrap_or(0)).map_err(|_| wrong())?;
+    let anniversary = Anniversary::repeating(interval, cut_off);
+    let occasion = anniversary.occasion(day::date(fact_on)?, Month::of(day::date(month)?));
+    Ok(occasion.and_then(|months| i32::try_from(months).ok()))
 }
 
-sql_function! {
-    /// `loyalty.birthday_between(birth_date, from_day, to_day)`
-    fn birthday_between(call) -> Option<i32> {
-        let (Some(birth_on), Some(from), Some(to)) = (call.i32(0), call.i32(1), call.i32(2)) else {
-            return Ok(None);
-        };
-        Ok(super::birthday_between(day::date(birth_on)?, day::date(from)?, day::date(to)?))
-    }
+sql_function!(birthday_between);
+/// `loyalty.birthday_between(birth_date, from_day, to_day)`
+fn birthday_between(call: &Call) -> Result<Option<i32>> {
+    let (Some(birth_on), Some(from), Some(to)) = (call.i32(0), call.i32(1), call.i32(2)) else {
+        return Ok(None);
+    };
+    Ok(rule::birthday_between(
+        day::date(birth_on)?,
+        day::date(from)?,
+        day::date(to)?,
+    ))
 }
 
-sql_function! {
-    /// `loyalty.full_years(fact_on, key_date)`
-    fn full_years(call) -> Option<i32> {
-        let (Some(fact_on), Some(key_date)) = (call.i32(0), call.i32(1)) else {
-            return Ok(None);
-        };
-        let years = super::full_years(day::date(fact_on)?, day::date(key_date)?);
-        Ok(years.and_then(|years| i32::try_from(years).ok()))
-    }
+sql_function!(full_years);
+/// `loyalty.full_years(fact_on, key_date)`
+fn full_years(call: &Call) -> Result<Option<i32>> {
+    let (Some(fact_on), Some(key_date)) = (call.i32(0), call.i32(1)) else {
+        return Ok(None);
+    };
+    let years = rule::full_years(day::date(fact_on)?, day::date(key_date)?);
+    Ok(years.and_then(|years| i32::try_from(years).ok()))
 }
