@@ -1,9 +1,9 @@
 //! Business days: loyalty_core's calendars with the days that a DBA opened or closed.
 
-use crate::call::{Call, sql_function};
 use crate::day;
 use crate::error::{Fault, Result};
-use crate::spi::{Param, Plan, Spi};
+use crate::pg::call::{Call, sql_function};
+use crate::pg::spi::{Param, Plan, Spi};
 use chrono::NaiveDate;
 use loyalty_core::calendar::{Calendar, CalendarError, Rules};
 use loyalty_core::month::Month;
@@ -38,13 +38,13 @@ pub fn between(
     let spi = Spi::connect();
     let (base, year_end_closed) = match name {
         "JP" | "none" => (name.to_owned(), false),
-        _ => match OWN.run(&spi, &[Param::text(name)]).first() {
+        _ => match OWN.execute(&spi, &[Param::text(name)]).first() {
             Some(row) => (
                 row.text(1).unwrap_or_default(),
                 row.bool(2).unwrap_or_default(),
             ),
             None => {
-                let names = NAMES.run(&spi, &[]).first().and_then(|row| row.text(1));
+                let names = NAMES.execute(&spi, &[]).first().and_then(|row| row.text(1));
                 return Err(Fault::invalid("no such calendar")
                     .detail(format!("'{name}' given."))
                     .hint(format!("There are: {}.", names.unwrap_or_default())));
@@ -56,7 +56,7 @@ pub fn between(
         ..if base == "JP" { Rules::JP } else { Rules::NONE }
     };
     let days: HashMap<i32, bool> = DAYS
-        .run(
+        .execute(
             &spi,
             &[
                 Param::text(name),

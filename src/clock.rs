@@ -1,7 +1,8 @@
 //! The time: the machine's, or what the test clock says.
 
-use crate::call::{Call, sql_function};
 use crate::error::{Fault, Result};
+use crate::pg::call::{Call, sql_function};
+use crate::pg::datum::to_i64;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -55,15 +56,14 @@ fn read(text: &CStr) -> i64 {
     });
     known.unwrap_or_else(|| {
         // SAFETY: timestamptz_in takes a C string, an oid that it ignores, and a typmod.
-        let instant = unsafe {
+        let instant = to_i64(unsafe {
             pg_sys::OidInputFunctionCall(
                 pg_sys::Oid::from(pg_sys::F_TIMESTAMPTZ_IN),
                 text.as_ptr().cast_mut(),
                 pg_sys::InvalidOid,
                 -1,
             )
-        }
-        .value() as i64;
+        });
         if instant == i64::MAX || instant == i64::MIN {
             refuse("loyalty.clock is infinite");
         }

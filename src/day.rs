@@ -22,7 +22,8 @@ pub fn date(day: Day) -> Result<NaiveDate> {
         })
 }
 
-/// The day of a date.
+/// The day of a date; of chrono's dates all are in range.
+#[allow(clippy::cast_possible_truncation)]
 pub fn day(date: NaiveDate) -> Day {
     date.signed_duration_since(EPOCH).num_days() as Day
 }

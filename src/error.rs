@@ -1,7 +1,6 @@
 //! What callers are told when something cannot be: one enum, mapped once to SQLSTATE,
 //! message, DETAIL and HINT (design §5).
 
-use crate::call::{Call, sql_function};
 use loyalty_core::wallet::Refusal;
 use pgrx::pg_sys;
 use std::ffi::CString;
@@ -45,7 +44,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 17] = [
+    pub const ALL: [Code; 17] = [
         Code::NotEnough,
         Code::NotFound,
         Code::KeyReused,
@@ -212,32 +211,6 @@ pub fn in_http_request() -> bool {
     let method = unsafe { pg_sys::GetConfigOption(c"request.method".as_ptr(), true, false) };
     // SAFETY: PostgreSQL hands out a C string.
     !method.is_null() && unsafe { *method } != 0
-}
-
-sql_function!(raise);
-/// `loyalty.raise(code, message, detail, hint)`
-fn raise(call: &Call) -> Result<()> {
-    let wanted = call.need("code", call.text(0))?;
-    let code = Code::ALL
-        .into_iter()
-        .find(|code| code.sqlstate().0 == wanted)
-        .unwrap_or(Code::InvalidValue);
-    Err(Fault {
-        detail: call.text(2),
-        hint: call.text(3),
-        ..Fault::new(code, call.text(1).unwrap_or_default())
-    })
-}
-
-sql_function!(raise_closed);
-/// `loyalty.raise_closed(detail, retry_after_seconds)`
-fn raise_closed(call: &Call) -> Result<()> {
-    Err(Fault {
-        detail: call.text(0),
-        retry_after_seconds: call.i64(1),
-        ..Fault::new(Code::Closed, "outside of the service hours")
-            .hint("Come again when the program is open; the header Retry-After tells in how many seconds.")
-    })
 }
 
 unsafe extern "C-unwind" {

@@ -1,9 +1,9 @@
 //! Expiry policies as a SQL type, stored as their canonical text.
 
-use crate::call::{Answer, Call, sql_function};
 use crate::day;
 use crate::error::{Fault, Result};
-use crate::spi;
+use crate::pg::call::{Answer, Call, sql_function};
+use crate::pg::datum;
 use loyalty_core::expiry::{ExpiryPolicy, PolicyError};
 use std::ffi::{CStr, c_char};
 
@@ -20,7 +20,7 @@ fn expiry_policy_in(call: &Call) -> Result<Answer> {
     // SAFETY: the argument of an input function is a C string.
     let text = unsafe { CStr::from_ptr(input.cast_mut_ptr::<c_char>()) };
     let policy = parse(&text.to_string_lossy())?;
-    Ok(Answer::Value(spi::text(&policy.to_string())))
+    Ok(Answer::Value(datum::text(&policy.to_string())))
 }
 
 sql_function!(expires_on);

@@ -1,7 +1,8 @@
 //! Telling members of points they received (C18), in the transaction that granted them.
 
-use crate::receipt::Receipt;
-use crate::spi::{Param, Plan, Spi, array_of_days};
+use crate::ledger::receipt::Receipt;
+use crate::pg::datum::array_of_days;
+use crate::pg::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Day, Kind, NEVER};
 use pgrx::pg_sys;
 
@@ -34,7 +35,7 @@ impl News {
         if self.account_ids.is_empty() {
             return;
         }
-        ANNOUNCE.run(
+        ANNOUNCE.execute(
             spi,
             &[
                 Param::i64s(&self.account_ids),

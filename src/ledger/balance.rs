@@ -1,15 +1,16 @@
-//! Answers about an account that change nothing.
+//! The balance of an account: now, as it was, and as it will be.
 
-use crate::call::{Answer, Call, sql_function};
 use crate::clock;
 use crate::error::Result;
-use crate::fetch;
-use crate::ledger::{self, Account, never};
-use crate::operation::positive;
+use crate::ledger::account::{Account, no_such_account};
+use crate::ledger::journal::read_movements;
+use crate::ledger::load::load;
+use crate::ledger::receipt::never;
+use crate::pg::call::{Answer, Call, sql_function};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{Param, Plan, Spi};
 use crate::program;
-use crate::row::read_movements;
-use crate::scan::Sight;
-use crate::spi::{Param, Plan, Spi};
+use crate::table::wallet;
 use loyalty_core::wallet::{Day, Hold, Instant, Kind, Wallet};
 use pgrx::pg_sys::Datum;
 
@@ -50,10 +51,10 @@ fn balance(call: &Call) -> Result<Answer> {
 
 /// The answer of nearly every call, with no more work than it takes: no holds are open.
 fn current(account_id: i64, now: Instant) -> Result<Balance> {
-    let row = fetch::wallet(account_id, Sight::Statement)?
-        .ok_or_else(|| ledger::no_such_account(account_id))?;
+    let row =
+        wallet::wallet(account_id, Snapshot::Active)?.ok_or_else(|| no_such_account(account_id))?;
     if row.hold_entry.is_some() {
-        let account = ledger::load(&Spi::as_owner().reading(), account_id, Sight::Statement)?;
+        let account = load(&Spi::as_owner().reading(), account_id, Snapshot::Active)?;
         return Ok(of_wallet(&account.wallet, account.today, now));
     }
     let today = program::get(row.program_id)?.day_of(now);
@@ -89,7 +90,7 @@ fn of_wallet(wallet: &Wallet, today: Day, now: Instant) -> Balance {
 
 /// As it will be if nothing happens but time: holds lapse, and breakage is booked each night.
 fn projected(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
-    let mut account = ledger::load(spi, account_id, Sight::Statement)?;
+    let mut account = load(spi, account_id, Snapshot::Active)?;
     let today = day_of(&account, as_of)?;
     if today > account.today {
         account.wallet.release_lapsed(as_of);
@@ -100,11 +101,11 @@ fn projected(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
 
 /// As it was: the journal up to then, played again.
 fn historic(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
-    let account = ledger::load(spi, account_id, Sight::Statement)?;
+    let account = load(spi, account_id, Snapshot::Active)?;
     let today = day_of(&account, as_of)?;
     let mut wallet = Wallet::default();
     let params = [Param::i64(account_id), Param::instant(as_of)];
-    for row in HISTORY.run(spi, &params).iter() {
+    for row in HISTORY.execute(spi, &params).iter() {
         let Some(kind) = row.text(2).as_deref().and_then(Kind::of_text) else {
             continue;
         };
@@ -134,56 +135,4 @@ fn historic(spi: &Spi, account_id: i64, as_of: Instant) -> Result<Balance> {
 
 fn day_of(account: &Account, instant: Instant) -> Result<Day> {
     Ok(program::get(account.program_id)?.day_of(instant))
-}
-
-sql_function!(explain_spend);
-/// `loyalty.explain_spend(account_id, points)`
-fn explain_spend(call: &Call) -> Result<()> {
-    let account_id = call.need("account_id", call.i64(0))?;
-    let points = positive(call.need("points", call.i64(1))?)?;
-    let (taken, lots) = {
-        let spi = Spi::connect().reading();
-        let account = ledger::load(&spi, account_id, Sight::Statement)?;
-        account.check_status(ledger::Needs::Open)?;
-        let taken = account
-            .wallet
-            .allocate(points, account.today, account.now)?;
-        (taken, account.wallet.lots)
-    };
-    let sink = call.rows();
-    for (index, part) in taken.iter().enumerate() {
-        let lot = lots
-            .iter()
-            .find(|lot| lot.expires_on == part.expires_on && lot.class == part.class);
-        sink.put(&[
-            Some(Datum::from(index as i32 + 1)),
-            never(part.expires_on).map(Datum::from),
-            Some(Datum::from(part.points)),
-            lot.map(|lot| Datum::from(lot.remaining - part.points)),
-        ]);
-    }
-    Ok(())
-}
-
-sql_function!(lot_rows);
-/// `loyalty.lot_rows(account_id)`
-fn lot_rows(call: &Call) -> Result<()> {
-    let account_id = call.need("account_id", call.i64(0))?;
-    let account = {
-        let spi = Spi::connect().reading();
-        ledger::load(&spi, account_id, Sight::Statement)?
-    };
-    let sink = call.rows();
-    for lot in &account.wallet.lots {
-        let held = account.wallet.pinned(lot, account.now);
-        sink.put(&[
-            never(lot.expires_on).map(Datum::from),
-            Some(Datum::from(lot.granted)),
-            Some(Datum::from(lot.remaining)),
-            Some(Datum::from(held)),
-            Some(Datum::from(lot.expires_on >= account.today)),
-            Some(Datum::from(lot.class.id)),
-        ]);
-    }
-    Ok(())
 }

@@ -2,17 +2,24 @@
 //! changed by all of its items, and written (laws 3 and 6 hold for each item as for a single
 //! call).
 
-use crate::announce::News;
-use crate::call::{Call, sql_function};
 use crate::error::{Code, Fault, Result};
-use crate::fetch::Reader;
-use crate::ledger::{self, Account, Needs, Posted, Request, Sweep};
-use crate::operation::{Wanted, grant_hash, positive, spend_hash, terms};
-use crate::receipt::{self, Kinds, Receipt};
-use crate::spi::{Spi, text};
+use crate::ledger::account::{Account, Posted, no_such_account};
+use crate::ledger::announce::News;
+use crate::ledger::grant::{Wanted, grant_hash, terms};
+use crate::ledger::journal::stored_receipt;
+use crate::ledger::operate::Sweep;
+use crate::ledger::operation::{Needs, Request, check_request, positive};
+use crate::ledger::reader::Reader;
+use crate::ledger::receipt::{Receipt, key_reused};
+use crate::ledger::spend::spend_hash;
+use crate::pg::call::{Call, sql_function};
+use crate::pg::datum::text;
+use crate::pg::spi::Spi;
+use crate::pg::tuple_desc::type_of;
+use crate::table::entry::Kinds;
 use chrono::NaiveDate;
 use loyalty_core::wallet::{Day, Entry};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -97,9 +104,9 @@ fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<
     let outcomes = book(&bookings, program_id)?;
     let sink = call.rows();
     // SAFETY: the fourth column of the set is the entry kind.
-    let kinds = Kinds::of(unsafe { pg_sys::SPI_gettypeid(sink.shape(), 4) });
-    for (index, (item, outcome)) in items.iter().zip(outcomes).enumerate() {
-        let place = Some(Datum::from(index as i32 + 1));
+    let kinds = Kinds::of(unsafe { type_of(sink.desc(), 4) });
+    for (number, (item, outcome)) in (1i32..).zip(items.iter().zip(outcomes)) {
+        let place = Some(Datum::from(number));
         match outcome {
             Ok((receipt, _)) => sink.put(&[
                 place,
@@ -194,7 +201,7 @@ fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
         activity: true,
         ..Request::default()
     };
-    ledger::check_request(&request)?;
+    check_request(&request)?;
     Ok(Booking {
         points,
         verb,
@@ -250,7 +257,7 @@ fn book(bookings: &[Result<(i64, Booking)>], program_id: Option<i32>) -> Result<
     }
     news.announce(&spi);
     let settle = |(outcome, booking): (Option<Outcome>, &Result<(i64, Booking)>)| match booking {
-        Ok((account_id, _)) => outcome.unwrap_or_else(|| Err(ledger::no_such_account(*account_id))),
+        Ok((account_id, _)) => outcome.unwrap_or_else(|| Err(no_such_account(*account_id))),
         Err(fault) => Err(fault.clone()),
     };
     Ok(outcomes.into_iter().zip(bookings).map(settle).collect())
@@ -269,7 +276,7 @@ fn one<'a>(
     posted: &mut Vec<Posted>,
 ) -> Outcome {
     let request = &booking.request;
-    if let Some(receipt) = ledger::stored_receipt(spi, account, reader, request)? {
+    if let Some(receipt) = stored_receipt(spi, account, reader, request)? {
         return Ok((receipt, false));
     }
     let earlier = keys.as_ref().zip(request.key);
@@ -277,7 +284,7 @@ fn one<'a>(
         return if *first == request.hash || request.is_occasion {
             Ok((receipt.clone(), false))
         } else {
-            Err(receipt::key_reused(receipt.operation_id))
+            Err(key_reused(receipt.operation_id))
         };
     }
     let before = account.wallet.clone();
@@ -359,7 +366,7 @@ fn grant_each(call: &Call) -> Result<()> {
                 is_occasion: true,
                 ..Request::default()
             };
-            ledger::check_request(&request)?;
+            check_request(&request)?;
             Ok((
                 *account_id,
                 Booking {
@@ -373,9 +380,10 @@ fn grant_each(call: &Call) -> Result<()> {
         .collect();
     let outcomes = book(&bookings, None)?;
     let sink = call.rows();
-    for (index, outcome) in outcomes.into_iter().enumerate() {
-        let place = Some(Datum::from(index as i32 + 1));
-        let (account_id, points) = (account_ids[index], points[index]);
+    let asked = account_ids.iter().zip(&points);
+    for (number, (outcome, (account_id, points))) in (1i32..).zip(outcomes.into_iter().zip(asked)) {
+        let place = Some(Datum::from(number));
+        let (account_id, points) = (*account_id, *points);
         match outcome {
             Ok((receipt, is_new)) => sink.put(&[
                 place,

@@ -1,15 +1,17 @@
 //! The expiry run: books breakage for lots past their day (law 4: it changes nothing that
 //! anybody could spend).
 
-use crate::call::{Answer, Call, sql_function};
 use crate::clock;
 use crate::day;
 use crate::error::{Fault, Result};
-use crate::ledger::{self, Needs, Request, Sweep, operate};
+use crate::ledger::load::load;
+use crate::ledger::operate::{Sweep, operate};
+use crate::ledger::operation::{Needs, Request};
+use crate::ledger::receipt::Receipt;
+use crate::pg::call::{Answer, Call, sql_function};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{Param, Plan, Spi};
 use crate::program;
-use crate::receipt::Receipt;
-use crate::scan::Sight;
-use crate::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::Day;
 use pgrx::pg_sys::Datum;
 
@@ -135,7 +137,7 @@ fn step(
 ) -> Result<(Booked, Option<i64>)> {
     let span = [Param::i32(program_id), Param::i64(from), Param::i64(limit)];
     let Some((first, to, is_dense)) = STEP
-        .run(spi, &span)
+        .execute(spi, &span)
         .first()
         .and_then(|row| Some((row.i64(1)?, row.i64(2)?, row.bool(3)?)))
     else {
@@ -150,7 +152,7 @@ fn step(
         Param::day(as_of),
         Param::i64(room),
     ];
-    let due = plan.run(spi, &due);
+    let due = plan.execute(spi, &due);
     let mut booked = Booked::default();
     let mut last = None;
     let mut sweep = Sweep::begin(spi)?;
@@ -193,7 +195,10 @@ fn forfeit(call: &Call) -> Result<Option<Receipt>> {
     };
     let empty = {
         let spi = Spi::connect();
-        ledger::load(&spi, account_id, Sight::Now)?.wallet.balance() == 0
+        load(&spi, account_id, Snapshot::Transaction)?
+            .wallet
+            .balance()
+            == 0
     };
     if empty {
         return Ok(None);

@@ -1,9 +1,9 @@
 //! The guard on the ledger's tables (laws 1 and 3): rows change through operations only.
 
-use crate::call::{Answer, Call, sql_function};
-use crate::error::{Code, Fault};
-use crate::receipt::enum_label;
-use crate::spi::{Plan, Spi};
+use crate::error::{Code, Fault, Result};
+use crate::pg::call::{Answer, Call, sql_function};
+use crate::pg::datum::{enum_label, to_i32};
+use crate::pg::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Day, EntryNo, Kind, NEVER};
 use pgrx::pg_sys::{self, Datum};
 use std::cell::Cell;
@@ -23,7 +23,7 @@ fn depth() -> i32 {
             pg_sys::InvalidOid,
         )
     };
-    depth.value() as i32
+    to_i32(depth)
 }
 
 /// While it lives, the statements that run are an operation's own; those of triggers that a DBA
@@ -69,7 +69,7 @@ fn guard_ledger(call: &Call) -> Result<Answer> {
     if event == pg_sys::TRIGGER_EVENT_INSERT && copying() {
         let spi = Spi::connect();
         let empty = IS_EMPTY
-            .run(&spi, &[crate::spi::Param::text(table.as_str())])
+            .execute(&spi, &[Param::text(table.as_str())])
             .first()
             .and_then(|row| row.bool(1));
         if empty == Some(true) {

@@ -1,12 +1,15 @@
 //! Opening, suspending and closing accounts.
 
-use crate::call::{Call, sql_function};
 use crate::clock;
 use crate::error::{Code, Fault, Result};
-use crate::guard::Operating;
-use crate::ledger;
+use crate::ledger::account::{Account, no_such_account};
+use crate::ledger::guard::Operating;
+use crate::ledger::load::load_many_locked;
+use crate::ledger::operation::Needs;
+use crate::pg::call::{Call, sql_function};
+use crate::pg::datum::text;
+use crate::pg::spi::{Param, Plan, Spi};
 use crate::program;
-use crate::spi::{Param, Plan, Spi, text};
 use loyalty_core::member;
 use pgrx::pg_sys::{self, Datum};
 
@@ -59,7 +62,7 @@ fn open_account(call: &Call) -> Result<i64> {
     let spi = Spi::connect();
     loop {
         let found = FIND
-            .run(
+            .execute(
                 &spi,
                 &[
                     Param::text(program.as_str()),
@@ -74,7 +77,7 @@ fn open_account(call: &Call) -> Result<i64> {
         let program_id = found.i32(1);
         let opened = {
             let _operating = Operating::begin();
-            OPEN.run(
+            OPEN.execute(
                 &spi,
                 &[
                     Param::i32(program_id),
@@ -103,13 +106,13 @@ fn open_accounts(call: &Call) -> Result<()> {
     let opened: Vec<(String, i64)> = {
         let spi = Spi::connect();
         let program_id = FIND
-            .run(&spi, &[Param::text(program.as_str()), Param::text("")])
+            .execute(&spi, &[Param::text(program.as_str()), Param::text("")])
             .first()
             .ok_or_else(|| program::no_such(&program))?
             .i32(1);
         let member_nos = Param::of(pg_sys::TEXTARRAYOID, Some(member_nos));
         let operating = Operating::begin();
-        OPEN_MANY.run(
+        OPEN_MANY.execute(
             &spi,
             &[
                 Param::i32(program_id),
@@ -119,7 +122,7 @@ fn open_accounts(call: &Call) -> Result<()> {
         );
         drop(operating);
         OPENED
-            .run(&spi, &[Param::i32(program_id), member_nos])
+            .execute(&spi, &[Param::i32(program_id), member_nos])
             .iter()
             .filter_map(|row| Some((row.text(1)?, row.i64(2)?)))
             .collect()
@@ -138,22 +141,22 @@ fn set_account_status(call: &Call) -> Result<()> {
     let status = call.need("status", call.i32(1))?;
     let spi = Spi::connect();
     let status = LABEL
-        .run(&spi, &[Param::oid(status)])
+        .execute(&spi, &[Param::oid(status)])
         .first()
         .and_then(|row| row.text(1))
         .unwrap_or_default();
-    let accounts = ledger::load_many_locked(&spi, &[account_id])?;
+    let accounts = load_many_locked(&spi, &[account_id])?;
     let account = accounts
         .first()
-        .ok_or_else(|| ledger::no_such_account(account_id))?;
+        .ok_or_else(|| no_such_account(account_id))?;
     if account.is_closed && status != "closed" {
-        account.check_status(ledger::Needs::NotClosed)?;
+        account.check_status(Needs::NotClosed)?;
     }
     if status == "closed" {
         check_empty(account)?;
     }
     let _operating = Operating::begin();
-    SET_STATUS.run(
+    SET_STATUS.execute(
         &spi,
         &[Param::i64(account_id), Param::text(status.as_str())],
     );
@@ -172,7 +175,7 @@ fn check_member_no(member_no: &str) -> Result<()> {
 }
 
 /// Only an empty account can be closed.
-fn check_empty(account: &ledger::Account) -> Result<()> {
+fn check_empty(account: &Account) -> Result<()> {
     let held = account.wallet.held(account.now);
     if held > 0 {
         return Err(Fault::new(Code::InvalidValue, "the account has open holds")

@@ -1,43 +1,32 @@
-//! A wallet and its entries as the columns of their tables, and back.
+//! A wallet and its entries as rows of their tables.
 
-use crate::ledger::{Account, Posted};
-use crate::receipt::Kinds;
-use crate::spi::{
-    Param, Plan, Row, Spi, array_of_days, array_of_i16, array_of_i32, array_of_i64,
-    array_of_instants, text,
-};
-use loyalty_core::wallet::{Class, Day, Entry, EntryNo, Hold, Instant, Kind, Movement};
-use pgrx::pg_sys::Datum;
+use crate::ledger::account::{Account, Posted};
+use crate::pg::table::NewRow;
+use crate::table::entry::{ENTRY, Entry as EntryTable, Kinds};
+use crate::table::wallet::{WALLET, Wallet as WalletTable};
+use loyalty_core::wallet::{Day, Entry, EntryNo, Instant, Kind, Movement};
 
-/// Columns of the tables, as sql/ledger.sql declares them.
-pub const WALLET_COLUMNS: usize = 14;
-pub const ENTRY_COLUMNS: usize = 22;
-
-/// A row of loyalty.wallet.
+/// A row of loyalty.wallet, as far as an operation may change it.
 pub fn wallet_row(
     account: &Account,
     state: &State,
-    program_id: Option<Datum>,
-    status: Option<Datum>,
     first_entry: EntryNo,
     last_entry: EntryNo,
-) -> Vec<Option<Datum>> {
-    vec![
-        Some(Datum::from(account.account_id)),
-        Some(Datum::from(account.wallet.balance())),
-        state.debt.map(Datum::from),
-        program_id,
-        status,
-        Some(Datum::from(first_entry)),
-        Some(Datum::from(last_entry)),
-        state.due.map(Datum::from),
-        Some(array_of_days(&state.days)),
-        Some(array_of_i64(&state.granted)),
-        Some(array_of_i64(&state.remaining)),
-        state.classes.as_deref().map(array_of_i16),
-        state.hold_entries.as_deref().map(array_of_i32),
-        state.hold_untils.as_deref().map(array_of_instants),
-    ]
+) -> NewRow<WalletTable> {
+    let mut row = NewRow::new();
+    row.set(WALLET.account_id, account.account_id);
+    row.set(WALLET.balance, account.wallet.balance());
+    row.set(WALLET.debt, state.debt);
+    row.set(WALLET.first_entry, first_entry);
+    row.set(WALLET.last_entry, last_entry);
+    row.set(WALLET.next_expiry_on, state.due);
+    row.set(WALLET.lot_expires_on, state.days.as_slice());
+    row.set(WALLET.lot_granted, state.granted.as_slice());
+    row.set(WALLET.lot_remaining, state.remaining.as_slice());
+    row.set(WALLET.lot_class, state.classes.as_deref());
+    row.set(WALLET.hold_entry, state.hold_entries.as_deref());
+    row.set(WALLET.hold_until, state.hold_untils.as_deref());
+    row
 }
 
 /// A row of loyalty.entry.
@@ -46,32 +35,38 @@ pub fn entry_row(
     one: &Posted,
     kinds: &Kinds,
     actor: &str,
-) -> Vec<Option<Datum>> {
+) -> NewRow<EntryTable> {
     let lots = LotColumns::of(&one.entry);
-    vec![
-        Some(Datum::from(account.account_id)),
-        Some(Datum::from(one.entry.points)),
-        Some(Datum::from(one.balance)),
-        Some(Datum::from(account.now)),
-        Some(Datum::from(one.number)),
-        Some(kinds.value(one.entry.kind)),
-        lots.one.map(Datum::from),
-        one.granted_on.map(Datum::from),
-        one.hash.map(Datum::from),
-        one.entry.refers_to.map(Datum::from),
-        (one.available != one.balance).then(|| Datum::from(one.available)),
-        nonzero(one.entry.held).map(Datum::from),
-        nonzero(one.entry.debt).map(Datum::from),
-        one.other.map(|(account_id, _)| Datum::from(account_id)),
-        one.other.map(|(_, entry)| Datum::from(entry)),
-        Some(text(actor)),
-        one.reason.as_deref().map(text),
-        one.key.as_deref().map(text),
-        lots.days(),
-        lots.points(),
-        lots.classes.as_deref().map(array_of_i16),
-        one.hold_until.map(Datum::from),
-    ]
+    let mut row = NewRow::new();
+    row.set(ENTRY.account_id, account.account_id);
+    row.set(ENTRY.points, one.entry.points);
+    row.set(ENTRY.balance, one.balance);
+    row.set(ENTRY.occurred_at, account.now);
+    row.set(ENTRY.entry, one.number);
+    row.set(ENTRY.kind, kinds.value(one.entry.kind));
+    row.set(ENTRY.expires_on, lots.one);
+    row.set(ENTRY.granted_on, one.granted_on);
+    row.set(ENTRY.request_hash, one.hash);
+    row.set(ENTRY.refers_to, one.entry.refers_to);
+    row.set(
+        ENTRY.available,
+        Some(one.available).filter(|available| *available != one.balance),
+    );
+    row.set(ENTRY.held, nonzero(one.entry.held));
+    row.set(ENTRY.debt, nonzero(one.entry.debt));
+    row.set(
+        ENTRY.other_account_id,
+        one.other.map(|(account_id, _)| account_id),
+    );
+    row.set(ENTRY.other_entry, one.other.map(|(_, entry)| entry));
+    row.set(ENTRY.actor, actor);
+    row.set(ENTRY.reason, one.reason.as_deref());
+    row.set(ENTRY.idempotency_key, one.key.as_deref());
+    row.set(ENTRY.lot_expires_on, lots.days().as_deref());
+    row.set(ENTRY.lot_points, lots.points().as_deref());
+    row.set(ENTRY.lot_class, lots.classes.as_deref());
+    row.set(ENTRY.hold_until, one.hold_until);
+    row
 }
 
 fn nonzero(value: i64) -> Option<i64> {
@@ -135,100 +130,17 @@ impl<'a> LotColumns<'a> {
             },
         }
     }
-    fn days(&self) -> Option<Datum> {
+    fn days(&self) -> Option<Vec<Day>> {
         let days: Vec<Day> = self.lots.iter().map(|lot| lot.expires_on).collect();
-        (!days.is_empty()).then(|| array_of_days(&days))
+        Some(days).filter(|days| !days.is_empty())
     }
-    fn points(&self) -> Option<Datum> {
+    fn points(&self) -> Option<Vec<i64>> {
         let points: Vec<i64> = self.lots.iter().map(|lot| lot.points).collect();
-        (!points.is_empty()).then(|| array_of_i64(&points))
+        Some(points).filter(|points| !points.is_empty())
     }
 }
 
 fn classes(ids: impl Iterator<Item = i16>) -> Option<Vec<i16>> {
     let ids: Vec<i16> = ids.collect();
     ids.iter().any(|id| *id != 0).then_some(ids)
-}
-
-static CLASSES: Plan =
-    Plan::new(c"select lot_class, inactivity_months from loyalty.lot_class where program_id = $1");
-static HOLDS: Plan = Plan::new(
-    c"select entry, hold_until, expires_on, held, lot_expires_on, lot_points, lot_class
-        from loyalty.entry where account_id = $1 and entry = any($2) order by entry",
-);
-
-/// What the lots of these classes share.
-pub fn classes_of(spi: &Spi, program_id: i32, ids: &[i16]) -> Vec<Class> {
-    let known: Vec<(i16, Option<i16>)> = if ids.iter().all(|id| *id == 0) {
-        Vec::new()
-    } else {
-        let rows = CLASSES.run(spi, &[Param::i32(program_id)]);
-        let known = rows
-            .iter()
-            .filter_map(|row| Some((row.i16(1)?, row.i16(2))))
-            .collect();
-        rows.free();
-        known
-    };
-    ids.iter()
-        .map(|id| Class {
-            id: *id,
-            inactivity_months: known
-                .iter()
-                .find(|(known, _)| known == id)
-                .and_then(|(_, months)| months.map(|months| months.unsigned_abs())),
-        })
-        .collect()
-}
-
-pub fn read_holds(spi: &Spi, account_id: i64, program_id: i32, entries: &[EntryNo]) -> Vec<Hold> {
-    let rows = HOLDS.run(spi, &[Param::i64(account_id), Param::i32s(Some(entries))]);
-    let holds = rows
-        .iter()
-        .filter_map(|row| {
-            Some(Hold {
-                entry: row.i32(1)?,
-                until: row.i64(2)?,
-                pins: read_movements(spi, program_id, row, 3, row.i64(4)?),
-            })
-        })
-        .collect();
-    rows.free();
-    holds
-}
-
-/// The lots of a journal row, from columns `expires_on`, (any), `lot_expires_on`, `lot_points`,
-/// `lot_class`, the first of which is `column`. A lone lot of class 0 stands in `expires_on`,
-/// with all of the entry's points.
-pub fn read_movements(
-    spi: &Spi,
-    program_id: i32,
-    row: Row,
-    column: i32,
-    points: i64,
-) -> Vec<Movement> {
-    if let Some(expires_on) = row.i32(column) {
-        return vec![Movement {
-            expires_on,
-            class: Class::default(),
-            points,
-        }];
-    }
-    let (Some(days), Some(parts)) = (row.i32s(column + 2), row.i64s(column + 3)) else {
-        return Vec::new();
-    };
-    let classes = row
-        .i16s(column + 4)
-        .map(|ids| classes_of(spi, program_id, &ids));
-    days.into_iter()
-        .zip(parts)
-        .enumerate()
-        .map(|(index, (expires_on, points))| Movement {
-            expires_on,
-            class: classes
-                .as_ref()
-                .map_or(Class::default(), |classes| classes[index]),
-            points,
-        })
-        .collect()
 }

@@ -1,9 +1,9 @@
-//! Waiting for a wallet's row: whoever waits longer than `lock_timeout` is told who held it.
+//! Waiting for a wallet's row: whoever waits longer than `lock_timeout` is told who locked it.
 
 use crate::error::{Code, Fault};
-use crate::fetch::Reader;
-use crate::scan::Sight;
-use crate::spi::{Param, Plan, Spi};
+use crate::ledger::reader::Reader;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{Param, Plan, Spi};
 use pgrx::pg_sys::{self, TransactionId};
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
@@ -14,8 +14,8 @@ static SESSION: Plan = Plan::new(
         from pg_catalog.pg_stat_activity where backend_xid = $1::text::xid",
 );
 
-/// Who holds an account.
-struct Holder {
+/// Who has locked an account.
+struct Locker {
     account_id: i64,
     transaction: TransactionId,
     session: Option<String>,
@@ -27,22 +27,22 @@ fn is_limited() -> bool {
     unsafe { pg_sys::LockTimeout > 0 }
 }
 
-/// Takes the locks of accounts' rows, and says who held them if that takes too long.
-pub fn lock<T>(spi: &Spi, account_ids: &[i64], take: impl FnOnce() -> T) -> T {
+/// Takes the locks of accounts' rows, and says who locked them if that takes too long.
+pub fn lock_accounts<T>(spi: &Spi, account_ids: &[i64], take: impl FnOnce() -> T) -> T {
     if !is_limited() {
         return take();
     }
     // Now, since a failed transaction asks nothing.
-    let holders = holders(spi, account_ids);
+    let lockers = lockers(spi, account_ids);
     PgTryBuilder::new(AssertUnwindSafe(take))
         .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| {
-            too_long(account_ids, &holders)
+            too_long(account_ids, &lockers)
         })
         .execute()
 }
 
-fn holders(spi: &Spi, account_ids: &[i64]) -> Vec<Holder> {
-    let Ok(mut reader) = Reader::open(Sight::Now) else {
+fn lockers(spi: &Spi, account_ids: &[i64]) -> Vec<Locker> {
+    let Ok(mut reader) = Reader::open(Snapshot::Transaction) else {
         return Vec::new();
     };
     let mut account_ids = account_ids.to_vec();
@@ -51,16 +51,16 @@ fn holders(spi: &Spi, account_ids: &[i64]) -> Vec<Holder> {
         .into_iter()
         .filter_map(|account_id| {
             // A transaction that changes a row is named in the version that others still see.
-            let lockers = reader.lockers(account_id);
-            let transaction = lockers.into_iter().find(|one| is_running(*one))?;
+            let transactions = reader.lockers(account_id);
+            let transaction = transactions.into_iter().find(|one| is_running(*one))?;
             // SAFETY: the transaction runs, so its parents are known.
             let top = unsafe { pg_sys::SubTransGetTopmostTransaction(transaction) };
             let top = top.into_inner().to_string();
             let session = SESSION
-                .run(spi, &[Param::text(top.as_str())])
+                .execute(spi, &[Param::text(top.as_str())])
                 .first()
                 .and_then(|row| row.text(1));
-            Some(Holder {
+            Some(Locker {
                 account_id,
                 transaction,
                 session,
@@ -79,12 +79,12 @@ fn is_running(transaction: TransactionId) -> bool {
     }
 }
 
-/// Raises 55P03 anew. A client over HTTP is not told of sessions: the server's log is.
-fn too_long(account_ids: &[i64], holders: &[Holder]) -> ! {
+/// Raises 55P03 again. A client over HTTP is not told of sessions: the server's log is.
+fn too_long(account_ids: &[i64], lockers: &[Locker]) -> ! {
     // Whoever has ended since handed it on to another in the queue.
-    let held = holders.iter().find(|one| is_running(one.transaction));
-    let account_id = held.map_or(account_ids[0], |holder| holder.account_id);
-    let holder = match held.map(|holder| holder.session.as_deref()) {
+    let locker = lockers.iter().find(|one| is_running(one.transaction));
+    let account_id = locker.map_or(account_ids[0], |locker| locker.account_id);
+    let told = match locker.map(|locker| locker.session.as_deref()) {
         Some(Some(session)) => format!("It was held by {session}."),
         Some(None) => "It was held by a transaction without a session.".to_owned(),
         None => "Other sessions were before this one in its queue.".to_owned(),
@@ -98,8 +98,8 @@ fn too_long(account_ids: &[i64], holders: &[Holder]) -> ! {
         .hint("Nothing was booked: ask again, with the same idempotency key.")
     };
     if crate::error::in_http_request() {
-        pgrx::log!("account {account_id} was not free in time: {holder}");
+        pgrx::log!("account {account_id} was not free in time: {told}");
         fault.raise()
     }
-    fault.detail(holder).raise()
+    fault.detail(told).raise()
 }

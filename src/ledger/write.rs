@@ -3,18 +3,23 @@
 //! Where the two tables are as shipped, rows go straight to them and their indexes, each past
 //! the very function that its constraint calls. That takes a fraction of a statement's time,
 //! and many rows share a batch. A table that was given triggers, constraints or rules besides
-//! is written by a statement, which minds them all.
+//! is written by a statement, which follows them all. A column of another type is refused.
 
-use crate::call::{element_type, form_row, row_array};
+use crate::actor::actor;
 use crate::error::{Fault, Result};
-use crate::guard::{self, Operating};
-use crate::ledger::{Account, Posted, changed_under_lock};
-use crate::receipt::{self, Kinds};
-use crate::row::{ENTRY_COLUMNS, State, WALLET_COLUMNS, entry_row, wallet_row};
-use crate::spi::{Param, Plan, Spi};
-use crate::table::{Shipped, Table, clear, fill};
+use crate::ledger::account::{Account, Posted, changed_under_lock};
+use crate::ledger::guard::{self, Operating};
+use crate::ledger::row::{State, entry_row, wallet_row};
+use crate::pg::datum::row_array;
+use crate::pg::relcache::Known;
+use crate::pg::spi::{Param, Plan, Spi};
+use crate::pg::table::NewRow;
+use crate::pg::table_writer::{Shipped, TableWriter, Update, clear};
+use crate::pg::tuple_desc::{element_type, form_row, type_of};
+use crate::table::entry::{ENTRY, Entry, Kinds};
+use crate::table::wallet::{WALLET, Wallet};
 use loyalty_core::wallet::EntryNo;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys;
 
 /// Entries that wait to be added together: some pages' worth. Each has a slot of its own, and more
 /// of them cost more to make and to go through than they save.
@@ -41,7 +46,7 @@ impl<'a> Writer<'a> {
             pg_sys::PreventCommandIfParallelMode(c"a points operation".as_ptr());
         }
         let direct = Direct::open()?;
-        let as_shipped = direct.wallet.is_as(&WALLET) && direct.entry.is_as(&ENTRY);
+        let as_shipped = direct.wallet.is_as(&WALLET_WRITES) && direct.entry.is_as(&ENTRY_WRITES);
         let path = if as_shipped {
             Path::Direct(Box::new(direct))
         } else {
@@ -49,7 +54,7 @@ impl<'a> Writer<'a> {
         };
         Ok(Writer {
             spi,
-            actor: receipt::actor(),
+            actor: actor(),
             path,
         })
     }
@@ -98,6 +103,11 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// The number of the account's last entry when these are written.
+fn last_entry(account: &Account, posted: &[Posted]) -> EntryNo {
+    posted.last().map_or(account.last_entry, |one| one.number)
+}
+
 /// What the constraints of both tables check, by the functions that they call.
 fn check(account: &Account, state: &State, posted: &[Posted]) -> Result<()> {
     let wallet_is_sound = guard::is_sound_wallet(
@@ -128,49 +138,56 @@ fn check(account: &Account, state: &State, posted: &[Posted]) -> Result<()> {
     .hint("This is a fault of pg_loyalty: please report it with the call that made it."))
 }
 
-const WALLET: Shipped = Shipped {
+static WALLET_WRITES: Shipped = Shipped {
     event: pg_sys::TRIGGER_TYPE_UPDATE,
     check: c"wallet_lots_are_the_balance",
     foreign_keys: 2,
-    not_null: &[1, 2, 4, 5, 7, 9, 10, 11],
+    known: Known::nothing(),
 };
-const ENTRY: Shipped = Shipped {
+static ENTRY_WRITES: Shipped = Shipped {
     event: pg_sys::TRIGGER_TYPE_INSERT,
     check: c"entry_sign_fits_kind",
     foreign_keys: 0,
-    not_null: &[1, 2, 3, 4, 5, 6, 16],
+    known: Known::nothing(),
 };
 
 /// Both tables, opened for writing rows without a statement.
 struct Direct {
-    wallet: Table,
-    entry: Table,
+    wallet: TableWriter<Wallet>,
+    entry: TableWriter<Entry>,
     state: *mut pg_sys::EState,
     /// Memory of the rows that wait; emptied with each batch.
     batch: pg_sys::MemoryContext,
     changed: *mut pg_sys::TupleTableSlot,
     /// Rows of the journal, of which the first `waiting` wait.
-    lines: Vec<*mut pg_sys::TupleTableSlot>,
+    new: Vec<*mut pg_sys::TupleTableSlot>,
     waiting: usize,
     kinds: Kinds,
 }
 
 impl Direct {
     fn open() -> Result<Self> {
-        let wallet = Table::open(c"wallet", WALLET_COLUMNS)?;
-        let entry = Table::open(c"entry", ENTRY_COLUMNS)?;
+        let mut wallet = TableWriter::open()?;
+        let entry = match TableWriter::open() {
+            Ok(entry) => entry,
+            Err(fault) => {
+                // SAFETY: no row was written.
+                unsafe { wallet.close() };
+                return Err(fault);
+            }
+        };
         // SAFETY: all of it is freed by close, or with the transaction that an error ends.
         unsafe {
             let state = pg_sys::CreateExecutorState();
             let batch = (*pg_sys::MakePerTupleExprContext(state)).ecxt_per_tuple_memory;
-            let kinds = Kinds::of(pg_sys::SPI_gettypeid((*entry.relation).rd_att, 6));
+            let kinds = Kinds::of(type_of(entry.desc(), ENTRY.kind.index + 1));
             Ok(Direct {
                 changed: wallet.slot(),
                 wallet,
                 entry,
                 state,
                 batch,
-                lines: Vec::new(),
+                new: Vec::new(),
                 waiting: 0,
                 kinds,
             })
@@ -187,28 +204,27 @@ impl Direct {
     ) -> Result<bool> {
         // SAFETY: what rows point to lives in the batch's memory until the batch is written.
         let context = unsafe { pg_sys::MemoryContextSwitchTo(self.batch) };
-        let values = wallet_row(
-            account,
-            state,
-            Some(Datum::from(account.program_id)),
-            Some(account.status),
-            1,
-            account.last_entry + posted.len() as EntryNo,
-        );
-        // SAFETY: the slot is of the wallet's shape, and filled as it declares its columns.
-        let changed = unsafe {
-            fill(self.changed, &values);
+        let mut row = wallet_row(account, state, 1, last_entry(account, posted));
+        row.set(WALLET.program_id, account.program_id);
+        row.set(WALLET.status, account.status);
+        // SAFETY: the slot is the wallet's.
+        let update = unsafe {
+            self.wallet.fill(self.changed, &row);
             self.wallet
-                .update(account.place, self.changed, self.state, wait)?
+                .update(account.tid, self.changed, self.state, wait)?
         };
+        if update == Update::Impossible {
+            return Err(changed_under_lock());
+        }
+        let changed = update == Update::Done;
         if changed {
             for one in posted {
-                if self.lines.len() == self.waiting {
-                    self.lines.push(self.entry.slot_in(context));
+                if self.new.len() == self.waiting {
+                    self.new.push(self.entry.slot_in(context));
                 }
                 let row = entry_row(account, one, &self.kinds, actor);
-                // SAFETY: as above, of the journal's shape.
-                unsafe { fill(self.lines[self.waiting], &row) };
+                // SAFETY: the slot is the journal's.
+                unsafe { self.entry.fill(self.new[self.waiting], &row) };
                 self.waiting += 1;
             }
         }
@@ -224,9 +240,8 @@ impl Direct {
         // SAFETY: the first `waiting` slots hold rows whose memory is the batch's.
         unsafe {
             let context = pg_sys::MemoryContextSwitchTo(self.batch);
-            self.entry
-                .append(&mut self.lines[..self.waiting], self.state);
-            for slot in &self.lines[..self.waiting] {
+            self.entry.append(&mut self.new[..self.waiting], self.state);
+            for slot in &self.new[..self.waiting] {
                 clear(*slot);
             }
             clear(self.changed);
@@ -251,7 +266,7 @@ impl Drop for Direct {
         }
         // SAFETY: opened in open, closed once.
         unsafe {
-            for slot in self.lines.drain(..) {
+            for slot in self.new.drain(..) {
                 pg_sys::ExecDropSingleTupleTableSlot(slot);
             }
             pg_sys::ExecDropSingleTupleTableSlot(self.changed);
@@ -292,8 +307,8 @@ static SAVE: Plan = Plan::new(
 /// Rows for one statement that writes them all.
 struct Waiting {
     kinds: Kinds,
-    wallets: Vec<Vec<Option<Datum>>>,
-    entries: Vec<Vec<Option<Datum>>>,
+    wallets: Vec<NewRow<Wallet>>,
+    entries: Vec<NewRow<Entry>>,
 }
 
 impl Waiting {
@@ -306,15 +321,12 @@ impl Waiting {
     }
 
     fn put(&mut self, account: &Account, state: &State, posted: &[Posted], actor: &str) {
-        let last_entry = account.last_entry + posted.len() as EntryNo;
         // first_entry carries the version that the statement checks
         self.wallets.push(wallet_row(
             account,
             state,
-            None,
-            None,
             account.last_entry,
-            last_entry,
+            last_entry(account, posted),
         ));
         let rows = posted
             .iter()
@@ -326,19 +338,29 @@ impl Waiting {
         if self.wallets.is_empty() {
             return Ok(());
         }
-        let types = ARRAY_TYPES.run(spi, &[]).first();
-        let oid = |column| types.and_then(|row| row.i32(column)).unwrap_or(0) as u32;
-        let (wallet_type, entry_type) = (Oid::from(oid(1)), Oid::from(oid(2)));
+        let types = ARRAY_TYPES.execute(spi, &[]).first();
+        let oid = |column| {
+            types
+                .and_then(|row| row.oid(column))
+                .unwrap_or(pg_sys::InvalidOid)
+        };
+        let (wallet_type, entry_type) = (oid(1), oid(2));
         let count = self.wallets.len() as i64;
         let expected = self.entries.len();
-        // SAFETY: the arrays are of the tables' own row types, whose columns come in the
-        // order of sql/ledger.sql.
+        // SAFETY: the arrays are of the tables' own row types, which were checked when the tables
+        // were opened.
         let (wallets, entries) = unsafe {
-            let (wallet_shape, wallet_element) = element_type(wallet_type);
-            let (entry_shape, entry_element) = element_type(entry_type);
-            let wallets = self.wallets.iter().map(|row| form_row(wallet_shape, row));
+            let (wallet_desc, wallet_element) = element_type(wallet_type);
+            let (entry_desc, entry_element) = element_type(entry_type);
+            let wallets = self
+                .wallets
+                .iter()
+                .map(|row| form_row(wallet_desc, row.values()));
             let wallets = wallets.collect();
-            let entries = self.entries.iter().map(|row| form_row(entry_shape, row));
+            let entries = self
+                .entries
+                .iter()
+                .map(|row| form_row(entry_desc, row.values()));
             let entries = entries.collect();
             (
                 row_array(wallets, wallet_element),
@@ -346,7 +368,7 @@ impl Waiting {
             )
         };
         let _operating = Operating::begin();
-        let saved = SAVE.run(
+        let saved = SAVE.execute(
             spi,
             &[
                 Param::of(wallet_type, Some(wallets)),

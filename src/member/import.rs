@@ -1,20 +1,21 @@
-//! Rosters of members: `loyalty-core` reads and checks them, `sql/member.sql` writes them.
+//! Files of members: `loyalty-core` reads and checks them, `sql/member.sql` writes them.
 
-use crate::call::{Call, sql_function};
 use crate::day;
 use crate::error::{Code, Fault, Result};
+use crate::pg::call::{Call, sql_function};
+use crate::pg::datum::{text, to_bool};
+use crate::pg::spi::{Param, Plan, Spi};
 use crate::program;
-use crate::spi::{Param, Plan, Spi, text};
 use chrono::NaiveDate;
 use loyalty_core::decode::{self, Unreadable};
-use loyalty_core::member::{self, Column};
+use loyalty_core::member::Column;
 use loyalty_core::roster::{Problem, Record, Roster, Row};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::{Map, Value};
 
-/// Records that one statement writes: what is held as JSON at a time.
+/// Records that one statement writes: what is in memory as JSON at a time.
 const RECORDS_PER_STATEMENT: usize = 5_000;
-/// Problems that one file may have; they are held until all is read.
+/// Problems that one file may have; they are kept until all is read.
 const PROBLEMS: usize = 100_000;
 
 /// Imports into a program go one after the other: two that met each other's members in
@@ -39,66 +40,6 @@ sql_function!(import_member_file);
 fn import_member_file(call: &Call) -> Result<()> {
     let encoding = call.need("encoding", call.text(2))?;
     import(call, &encoding, 3)
-}
-
-sql_function!(clean_member);
-/// `loyalty.clean_member(record, today)`
-fn clean_member(call: &Call) -> Result<Option<String>> {
-    let record = call.need("record", call.text(0))?;
-    let today = day::date(call.need("today", call.i32(1))?)?;
-    let record: Map<String, Value> = serde_json::from_str(&record)
-        .map_err(|error| Fault::invalid("not a member's record").detail(error.to_string()))?;
-    let mut clean = Map::new();
-    for (name, value) in record {
-        let value = match (name.as_str(), value) {
-            ("facts", facts) => clean_facts(&facts, today)?,
-            ("attributes", Value::Object(attributes)) => Value::Object(attributes),
-            ("attributes", _) => return Err(not_an_object("attributes")),
-            (name, Value::String(cell)) => {
-                let column = Column::of_heading(name)
-                    .map_err(|flaw| Fault::invalid(format!("{name} {flaw}")))?;
-                clean_cell(&column, &cell, today)?
-            }
-            (name, _) => return Err(Fault::invalid(format!("{name} must be a text"))),
-        };
-        clean.insert(name, value);
-    }
-    Ok(Some(Value::Object(clean).to_string()))
-}
-
-sql_function!(clean_login_id);
-/// `loyalty.clean_login_id(login_id)`
-fn clean_login_id(call: &Call) -> Result<Option<String>> {
-    let given = call.need("login_id", call.text(0))?;
-    Ok(member::clean_login_id(&given))
-}
-
-fn not_an_object(name: &str) -> Fault {
-    Fault::invalid(format!("{name} must be a JSON object"))
-        .hint("Such as {\"first_service_on\": \"2024-06-20\"}; null takes one away.")
-}
-
-fn clean_cell(column: &Column, cell: &str, today: NaiveDate) -> Result<Value> {
-    column.clean(cell, today).map(Value::from).map_err(|flaw| {
-        Fault::invalid(format!("{} {flaw}", column.name()))
-            .hint("Nothing was written; correct the value, or leave it out.")
-    })
-}
-
-fn clean_facts(facts: &Value, today: NaiveDate) -> Result<Value> {
-    let facts = facts.as_object().ok_or_else(|| not_an_object("facts"))?;
-    let mut clean = Map::new();
-    for (name, value) in facts {
-        let fact = Column::fact(name)
-            .map_err(|flaw| Fault::invalid(format!("the fact {name:?} {flaw}")))?;
-        let day = match value {
-            Value::Null => Value::Null,
-            Value::String(day) => clean_cell(&fact, day, today)?,
-            _ => return Err(Fault::invalid(format!("{name} must be a day as a text"))),
-        };
-        clean.insert(fact.name().to_owned(), day);
-    }
-    Ok(Value::Object(clean))
 }
 
 impl From<Unreadable> for Fault {
@@ -128,10 +69,7 @@ struct Outcome {
 fn import(call: &Call, encoding: &str, options: usize) -> Result<()> {
     let program = call.need("program", call.text(0))?;
     let file = call.need("csv", call.datum(1))?;
-    let option = |index: usize| {
-        call.datum(options + index)
-            .is_some_and(|datum| datum.value() & 1 == 1)
-    };
+    let option = |index: usize| call.datum(options + index).is_some_and(to_bool);
     let (all_or_nothing, dry_run) = (option(0), option(1));
     let encoding = decode::encoding(encoding)?;
     check_size(file)?;
@@ -149,7 +87,7 @@ fn import(call: &Call, encoding: &str, options: usize) -> Result<()> {
     };
     if !dry_run {
         let spi = Spi::connect();
-        QUEUE.run(&spi, &[Param::i32(program_id)]);
+        QUEUE.execute(&spi, &[Param::i32(program_id)]);
     }
     let mut outcome = Outcome::default();
     if all_or_nothing {
@@ -263,7 +201,7 @@ impl Target {
         let spi = Spi::connect();
         let json = text(&json);
         let written = WRITE
-            .run(
+            .execute(
                 &spi,
                 &[
                     Param::i32(self.program_id),
@@ -330,7 +268,7 @@ fn report(call: &Call, outcome: &Outcome) {
         sink.put(&[
             Some(text("problem")),
             None,
-            Some(Datum::from(problem.row as i32)),
+            Some(Datum::from(i32::try_from(problem.row).unwrap_or(i32::MAX))),
             problem.member_no.as_deref().map(text),
             problem.column.as_deref().map(text),
             Some(text(&problem.reason)),

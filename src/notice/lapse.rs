@@ -1,8 +1,9 @@
 //! What the outbox's statements ask of a wallet's arrays, millions of times in one of them.
 //! Lots are in spend order, and so in order of their last day.
 
-use crate::call::{Answer, Call, sql_function};
-use crate::spi::{array_of_days, array_of_i64};
+use crate::error::Result;
+use crate::pg::call::{Answer, Call, sql_function};
+use crate::pg::datum::{array_of_days, array_of_i64};
 use loyalty_core::wallet::{Day, NEVER};
 
 /// The days from `from` to `to` on which points lapse, with how many; the lots of one day are

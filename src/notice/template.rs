@@ -1,8 +1,8 @@
 //! Templates of notices: loyalty_core's, with texts and contexts as SQL has them.
 
-use crate::call::{Answer, Call, sql_function};
 use crate::error::{Code, Fault, Result};
-use crate::spi;
+use crate::pg::call::{Answer, Call, sql_function};
+use crate::pg::datum;
 use loyalty_core::template::example::{Kind, full};
 use loyalty_core::template::{Part, Problem, check, render};
 
@@ -55,7 +55,7 @@ fn render_template(call: &Call) -> Result<Answer> {
                     continue;
                 };
                 match render(part, &source, &language, &context) {
-                    Ok(text) => texts[index] = Some(spi::text(&text)),
+                    Ok(text) => texts[index] = Some(datum::text(&text)),
                     Err(error) => problem = problem.or(Some(format!("template, {error}"))),
                 }
             }
@@ -65,7 +65,7 @@ fn render_template(call: &Call) -> Result<Answer> {
     if problem.is_some() {
         texts = vec![None; 4];
     }
-    texts.push(problem.map(|text| spi::text(&text)));
+    texts.push(problem.map(|text| datum::text(&text)));
     Ok(Answer::Row(texts))
 }
 

@@ -2,14 +2,15 @@
 //! functions themselves are declared in `sql/`, where callers read their names and comments.
 
 use crate::error::{Code, Fault, Result};
-use crate::spi;
-use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
+use crate::pg::datum::{self, to_i32, to_i64};
+use crate::pg::tuple_desc::{form_row, split};
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 
 /// Makes a function callable from SQL, as the symbol `loyalty_NAME` that `sql/` names:
 /// `sql_function!(grant)`, or `sql_function!(now = sql_now)` where the name is taken.
 macro_rules! sql_function {
     ($name:ident) => {
-        $crate::call::sql_function!($name = $name);
+        $crate::pg::call::sql_function!($name = $name);
     };
     ($name:ident = $function:path) => {
         const _: () = {
@@ -28,22 +29,10 @@ macro_rules! sql_function {
             pub unsafe extern "C-unwind" fn entry(
                 fcinfo: pgrx::pg_sys::FunctionCallInfo,
             ) -> pgrx::pg_sys::Datum {
-                let call = $crate::call::Call::new(fcinfo);
+                let call = $crate::pg::call::Call::new(fcinfo);
                 call.finish($function(&call))
             }
         };
-    };
-    // The former form, of request.rs and secret.rs.
-    ($(#[doc = $doc:literal])* fn $name:ident($call:ident) -> $result:ty $body:block) => {
-        pub mod $name {
-            #![allow(unused_imports)]
-            use super::*;
-
-            $crate::call::sql_function!($name = body);
-
-            $(#[doc = $doc])*
-            fn body($call: &$crate::call::Call) -> $crate::error::Result<$result> $body
-        }
     };
 }
 pub(crate) use sql_function;
@@ -94,7 +83,7 @@ impl IntoAnswer for i32 {
 }
 impl IntoAnswer for String {
     fn into_answer(self, _: &Call) -> Answer {
-        Answer::Value(spi::text(&self))
+        Answer::Value(datum::text(&self))
     }
 }
 impl<T: IntoAnswer> IntoAnswer for Option<T> {
@@ -110,49 +99,53 @@ impl Call {
 
     /// Argument number `index`, from 0.
     pub fn datum(&self, index: usize) -> Option<Datum> {
-        // SAFETY: PostgreSQL passes as many arguments as sql/ declares.
+        // SAFETY: there are so many arguments.
         unsafe {
+            let count = usize::try_from((*self.fcinfo).nargs).unwrap_or(0);
+            if index >= count {
+                pgrx::error!("pg_loyalty: a function was declared with {count} arguments only");
+            }
             let argument = (*self.fcinfo).args.as_ptr().add(index);
             (!(*argument).isnull).then_some((*argument).value)
         }
     }
     pub fn i64(&self, index: usize) -> Option<i64> {
-        self.datum(index).map(|datum| datum.value() as i64)
+        self.datum(index).map(to_i64)
     }
     pub fn i32(&self, index: usize) -> Option<i32> {
-        self.datum(index).map(|datum| datum.value() as i32)
+        self.datum(index).map(to_i32)
     }
     pub fn text(&self, index: usize) -> Option<String> {
         // SAFETY: asked of text arguments only.
         self.datum(index)
-            .map(|datum| unsafe { spi::read_text(datum) })
+            .map(|datum| unsafe { datum::read_text(datum) })
     }
     /// A jsonb argument as its text.
     pub fn jsonb(&self, index: usize) -> Option<String> {
         // SAFETY: asked of jsonb arguments only.
         self.datum(index)
-            .map(|datum| unsafe { spi::read_jsonb(datum) })
+            .map(|datum| unsafe { datum::read_jsonb(datum) })
     }
     pub fn i64s(&self, index: usize) -> Option<Vec<i64>> {
         // SAFETY: asked of bigint[] arguments only.
         self.datum(index)
-            .map(|datum| unsafe { spi::read_array(datum) })
+            .map(|datum| unsafe { datum::read_array(datum) })
     }
     /// The elements of a text[] argument without nulls.
     pub fn texts(&self, index: usize) -> Option<Vec<String>> {
         // SAFETY: asked of text[] arguments only.
         self.datum(index)
-            .map(|datum| unsafe { spi::read_texts(datum) })
+            .map(|datum| unsafe { datum::read_texts(datum) })
     }
     pub fn i32s(&self, index: usize) -> Option<Vec<i32>> {
         // SAFETY: asked of date[] and integer[] arguments only.
         self.datum(index)
-            .map(|datum| unsafe { spi::read_array(datum) })
+            .map(|datum| unsafe { datum::read_array(datum) })
     }
     pub fn i16s(&self, index: usize) -> Option<Vec<i16>> {
         // SAFETY: asked of smallint[] arguments only.
         self.datum(index)
-            .map(|datum| unsafe { spi::read_array(datum) })
+            .map(|datum| unsafe { datum::read_array(datum) })
     }
 
     /// An argument that may not be null.
@@ -188,18 +181,18 @@ impl Call {
                 unsafe { (*self.fcinfo).isnull = true };
                 Datum::from(0)
             }
-            // SAFETY: the row has the shape of the declared type.
-            Answer::Row(values) => unsafe { form_row(self.result_shape(), &values) },
+            // SAFETY: the row is of the declared type.
+            Answer::Row(values) => unsafe { form_row(self.result_desc(), &values) },
         }
     }
 
     /// The row type that the function is declared to return.
-    pub fn result_shape(&self) -> pg_sys::TupleDesc {
-        let mut shape = std::ptr::null_mut();
+    pub fn result_desc(&self) -> pg_sys::TupleDesc {
+        let mut desc = std::ptr::null_mut();
         // SAFETY: fills in the descriptor of the declared type.
         unsafe {
-            pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut shape);
-            pg_sys::BlessTupleDesc(shape)
+            pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut desc);
+            pg_sys::BlessTupleDesc(desc)
         }
     }
 
@@ -220,91 +213,22 @@ pub struct RowSink {
 }
 
 impl RowSink {
-    pub fn shape(&self) -> pg_sys::TupleDesc {
+    pub fn desc(&self) -> pg_sys::TupleDesc {
         // SAFETY: set up by Call::rows.
         unsafe { (*self.info).setDesc }
     }
 
     pub fn put(&self, values: &[Option<Datum>]) {
-        let shape = self.shape();
-        // SAFETY: the values fit the set's columns, as many as it has.
+        let desc = self.desc();
+        // SAFETY: the values are of the types of the set's columns.
         unsafe {
-            let (mut datums, mut nulls) = split(shape, values);
+            let (mut datums, mut nulls) = split(desc, values);
             pg_sys::tuplestore_putvalues(
                 (*self.info).setResult,
-                shape,
+                desc,
                 datums.as_mut_ptr(),
                 nulls.as_mut_ptr(),
             );
         }
-    }
-}
-
-/// Values as PostgreSQL takes them, for all columns of a shape.
-///
-/// # Safety
-/// The shape is one.
-unsafe fn split(shape: pg_sys::TupleDesc, values: &[Option<Datum>]) -> (Vec<Datum>, Vec<bool>) {
-    let (mut datums, mut nulls): (Vec<_>, Vec<_>) = values
-        .iter()
-        .map(|value| (value.unwrap_or(Datum::from(0)), value.is_none()))
-        .unzip();
-    // SAFETY: by the caller's word.
-    let columns = unsafe { (*shape).natts as usize };
-    // columns that were added behind ours are null
-    datums.resize(columns, Datum::from(0));
-    nulls.resize(columns, true);
-    (datums, nulls)
-}
-
-/// A value of a composite type.
-///
-/// # Safety
-/// The values fit the shape.
-pub unsafe fn form_row(shape: pg_sys::TupleDesc, values: &[Option<Datum>]) -> Datum {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let (mut datums, mut nulls) = split(shape, values);
-        let tuple = pg_sys::heap_form_tuple(shape, datums.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
-    }
-}
-
-/// The row type behind an array column of a row type, and its oid.
-///
-/// # Safety
-/// The column, from 0, is an array of a composite type.
-pub unsafe fn element_shape(shape: pg_sys::TupleDesc, column: usize) -> (pg_sys::TupleDesc, Oid) {
-    // SAFETY: by the caller's word. The descriptor is of the type cache, pinned until dropped.
-    unsafe { element_type(pg_sys::SPI_gettypeid(shape, column as i32 + 1)) }
-}
-
-/// The row type of the elements of an array type, and its oid.
-///
-/// # Safety
-/// The oid is of an array of a composite type.
-pub unsafe fn element_type(array: Oid) -> (pg_sys::TupleDesc, Oid) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let element = pg_sys::get_element_type(array);
-        (pg_sys::lookup_rowtype_tupdesc_copy(element, -1), element)
-    }
-}
-
-/// An array of a composite type.
-///
-/// # Safety
-/// The rows are of the element type.
-pub unsafe fn row_array(mut rows: Vec<Datum>, element: Oid) -> Datum {
-    // SAFETY: composite values are varlenas, aligned to eight bytes.
-    unsafe {
-        Datum::from(pg_sys::construct_array(
-            rows.as_mut_ptr(),
-            rows.len() as i32,
-            element,
-            -1,
-            false,
-            b'd' as std::ffi::c_char,
-        ))
     }
 }

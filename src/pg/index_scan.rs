@@ -1,180 +1,194 @@
-//! Finding one row by its key without the executor, and the tables that this goes to.
+//! Finding one row by its key without the executor, and the table and index that this goes to.
 
-use crate::error::{Fault, Result};
+use crate::error::{Code, Fault, Result};
+use crate::pg::datum;
+use crate::pg::relation;
+use crate::pg::relcache::{self, Known};
+use crate::pg::snapshot::RegisteredSnapshot;
+use crate::pg::sql_type::{Indexed, SqlType, TypeName};
+use crate::pg::table::{self, Column, Table};
+use crate::pg::tuple_desc;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
+use std::marker::PhantomData;
 
-/// Which committed state is read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
-    /// What the calling statement sees: for stable functions.
-    Statement,
-    /// What is committed now: for operations, which wait for others and look again.
-    Now,
-    /// The same in every isolation level: for what is remembered beyond the transaction.
-    Latest,
+/// A B-tree index of a table, with the `N` first of its columns.
+pub struct Index<T, const N: usize> {
+    name: &'static CStr,
+    keys: [Key; N],
+    /// Whether the catalog has it so, when that was last looked up.
+    known: Known,
+    of: PhantomData<fn() -> T>,
 }
 
-/// A table or index of the extension.
-pub fn relation(name: &CStr) -> Result<pg_sys::Oid> {
-    // SAFETY: looks a name up in the catalog.
-    let oid = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"loyalty".as_ptr(), false);
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
-    };
-    if oid != pg_sys::InvalidOid {
-        return Ok(oid);
-    }
-    Err(Fault::invalid("the extension's tables are incomplete")
-        .detail(format!("loyalty.{} is missing.", name.to_string_lossy()))
-        .hint("Restore the table or index under its own name."))
-}
-
-/// Locks a table for reading, to the end of the transaction.
-pub fn lock(table: &CStr) -> Result<()> {
-    let table = relation(table)?;
-    // SAFETY: takes a lock, and in what others announced until then.
-    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
-    Ok(())
-}
-
-/// Who owns the ledger.
-pub fn owner() -> Result<pg_sys::Oid> {
-    let wallet = relation(c"wallet")?;
-    // SAFETY: opened under lock, which stays to the end of the transaction.
-    unsafe {
-        let wallet = pg_sys::table_open(wallet, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let owner = (*(*wallet).rd_rel).relowner;
-        pg_sys::table_close(wallet, pg_sys::NoLock as pg_sys::LOCKMODE);
-        Ok(owner)
-    }
-}
-
-/// A column of an index, and what it is to equal.
+/// A column of an index.
 pub struct Key {
-    pub column: i16,
-    /// The function that tells.
-    pub procedure: u32,
-    pub value: Datum,
+    /// Number of the table's column, from 1; 0 of an expression.
+    column: usize,
+    type_name: TypeName,
+    /// The function that compares two values.
+    equals: u32,
 }
 
-pub fn eight(column: i16, value: i64) -> Key {
-    Key {
-        column,
-        procedure: pg_sys::F_INT8EQ,
-        value: Datum::from(value),
+impl Key {
+    pub const fn column<T: Table, S: Indexed>(column: Column<T, S>) -> Self {
+        Key {
+            column: column.index + 1,
+            ..Key::expression::<S>()
+        }
+    }
+
+    pub const fn expression<S: Indexed>() -> Self {
+        Key {
+            column: 0,
+            type_name: S::NAME,
+            equals: S::EQUALS,
+        }
     }
 }
 
-pub fn four(column: i16, value: i32) -> Key {
-    Key {
-        column,
-        procedure: pg_sys::F_INT4EQ,
-        value: Datum::from(value),
+impl<T: Table, const N: usize> Index<T, N> {
+    pub const fn new(name: &'static CStr, keys: [Key; N]) -> Self {
+        Index {
+            name,
+            keys,
+            known: Known::nothing(),
+            of: PhantomData,
+        }
     }
-}
 
-/// A snapshot, held as long as something is read by it.
-pub struct Moment {
-    snapshot: pg_sys::Snapshot,
-    registered: bool,
-}
-
-impl Moment {
-    pub fn of(sight: Sight) -> Self {
-        // SAFETY: we run inside a statement, which has a snapshot.
+    /// Refuses an index under our name that is another.
+    ///
+    /// # Safety
+    /// The relation is open, and locked.
+    unsafe fn check(&self, index: pg_sys::Relation) -> Result<()> {
+        // SAFETY: by the caller's word; of indexes, rd_index is set.
         unsafe {
-            let fresh = match sight {
-                Sight::Statement => None,
-                Sight::Now => Some(pg_sys::GetTransactionSnapshot()),
-                Sight::Latest => Some(pg_sys::GetLatestSnapshot()),
-            };
-            Moment {
-                snapshot: fresh.map_or_else(
-                    || pg_sys::GetActiveSnapshot(),
-                    |snapshot| pg_sys::RegisterSnapshot(snapshot),
-                ),
-                registered: fresh.is_some(),
+            let oid = (*index).rd_id;
+            if self.known.get(oid) == Some(true) {
+                return Ok(());
+            }
+            let as_of = relcache::changes();
+            let form = &*(*index).rd_index;
+            let numbers = form.indkey.values.as_ptr();
+            let columns = usize::try_from(form.indnkeyatts).unwrap_or(0);
+            let is_ours = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && form.indisvalid
+                && form.indisunique
+                && columns >= N
+                && self.keys.iter().enumerate().all(|(place, key)| {
+                    usize::try_from(*numbers.add(place)) == Ok(key.column)
+                        && tuple_desc::type_of((*index).rd_att, place + 1) == key.type_name.oid()
+                });
+            if is_ours {
+                self.known.set(oid, as_of, true);
+                return Ok(());
             }
         }
-    }
-}
-
-impl Drop for Moment {
-    fn drop(&mut self) {
-        // While an error unwinds, PostgreSQL's abort lets go of it.
-        if self.registered && !std::thread::panicking() {
-            // SAFETY: registered above, once.
-            unsafe { pg_sys::UnregisterSnapshot(self.snapshot) };
-        }
+        Err(
+            Fault::new(Code::NotReady, "an index of pg_loyalty was altered")
+                .detail(format!(
+                    "loyalty.{} is not the valid unique B-tree index that the extension created.",
+                    self.name.to_string_lossy()
+                ))
+                .hint("REINDEX it, or create it again as the extension's script does."),
+        )
     }
 }
 
 /// Look-ups by an index, open for several; it closes what it opened. Locks stay to the end of
 /// the transaction, as after a statement.
-pub struct Scan {
+pub struct IndexScan<T: Table, const N: usize> {
     pub heap: pg_sys::Relation,
+    keys: &'static [Key; N],
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
+    of: PhantomData<T>,
 }
 
-/// The row that a scan stands on.
-pub struct ScannedRow {
+/// The row that a scan found last.
+pub struct ScannedRow<'a, T> {
     slot: *mut pg_sys::TupleTableSlot,
+    of: PhantomData<&'a T>,
 }
 
-impl Scan {
-    pub fn open(table: &CStr, index: &CStr, keys: c_int, moment: &Moment) -> Result<Self> {
-        let heap_oid = relation(table)?;
+impl<T: Table, const N: usize> IndexScan<T, N> {
+    /// The snapshot outlives the scan.
+    pub fn open(index: &'static Index<T, N>, snapshot: &RegisteredSnapshot) -> Result<Self> {
+        let heap_oid = relation::oid_of(T::NAME)?;
         // SAFETY: relations are opened under lock, and live as long as the scan; so does the
-        // moment's snapshot.
+        // snapshot.
         unsafe {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let heap = pg_sys::table_open(heap_oid, lock);
+            if let Err(fault) = table::check::<T>(heap) {
+                pg_sys::table_close(heap, pg_sys::NoLock as pg_sys::LOCKMODE);
+                return Err(fault);
+            }
             // Under the table's lock only: REINDEX CONCURRENTLY puts another index under the
-            // name, and the old one is gone as soon as nobody holds the table.
-            let index = pg_sys::index_open(relation(index)?, lock);
+            // name, and the old one is gone as soon as nobody locks the table.
+            let opened = relation::oid_of(index.name)
+                .map(|oid| pg_sys::index_open(oid, lock))
+                .and_then(|opened| {
+                    let checked = index.check(opened);
+                    if checked.is_err() {
+                        pg_sys::index_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+                    }
+                    checked.map(|()| opened)
+                });
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(fault) => {
+                    pg_sys::table_close(heap, pg_sys::NoLock as pg_sys::LOCKMODE);
+                    return Err(fault);
+                }
+            };
             #[cfg(not(feature = "pg18"))]
-            let scan = pg_sys::index_beginscan(heap, index, moment.snapshot, keys, 0);
+            let scan =
+                pg_sys::index_beginscan(heap, opened, snapshot.as_ptr(), datum::length(N), 0);
             #[cfg(feature = "pg18")]
             let scan = pg_sys::index_beginscan(
                 heap,
-                index,
-                moment.snapshot,
+                opened,
+                snapshot.as_ptr(),
                 std::ptr::null_mut(),
-                keys,
+                datum::length(N),
                 0,
             );
             let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
-            Ok(Scan {
+            Ok(IndexScan {
                 heap,
-                index,
+                keys: &index.keys,
+                index: opened,
                 scan,
                 slot,
+                of: PhantomData,
             })
         }
     }
 
-    /// The row with these keys, as many as the scan was opened for.
-    pub fn find(&mut self, keys: &[Key]) -> Option<ScannedRow> {
-        // SAFETY: the scan is open; the keys are of the index's column types, the slot is of
-        // the table's shape.
+    /// The row whose keys have these values.
+    pub fn find(&mut self, values: [Datum; N]) -> Option<ScannedRow<'_, T>> {
+        // SAFETY: the scan is open; the values are of the types of the index's columns, the slot
+        // is the table's.
         unsafe {
-            let mut scan_keys: [pg_sys::ScanKeyData; 2] = Default::default();
-            for (scan_key, key) in scan_keys.iter_mut().zip(keys) {
+            let mut scan_keys: [pg_sys::ScanKeyData; N] =
+                std::array::from_fn(|_| pg_sys::ScanKeyData::default());
+            let columns = scan_keys.iter_mut().zip(self.keys.iter().zip(values));
+            for (number, (scan_key, (key, value))) in (1..).zip(columns) {
                 pg_sys::ScanKeyInit(
                     scan_key,
-                    key.column,
+                    number,
                     pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                    pg_sys::Oid::from(key.procedure),
-                    key.value,
+                    pg_sys::Oid::from(key.equals),
+                    value,
                 );
             }
             pg_sys::index_rescan(
                 self.scan,
                 scan_keys.as_mut_ptr(),
-                keys.len() as c_int,
+                datum::length(N),
                 std::ptr::null_mut(),
                 0,
             );
@@ -182,14 +196,17 @@ impl Scan {
             if !pg_sys::index_getnext_slot(self.scan, forward, self.slot) {
                 return None;
             }
-            let columns = (*(*self.slot).tts_tupleDescriptor).natts;
-            pg_sys::slot_getsomeattrs_int(self.slot, columns);
-            Some(ScannedRow { slot: self.slot })
+            // Its own columns are there: the table was checked.
+            pg_sys::slot_getsomeattrs_int(self.slot, datum::length(T::COLUMNS.len()));
+            Some(ScannedRow {
+                slot: self.slot,
+                of: PhantomData,
+            })
         }
     }
 }
 
-impl Drop for Scan {
+impl<T: Table, const N: usize> Drop for IndexScan<T, N> {
     fn drop(&mut self) {
         // While an error unwinds, PostgreSQL's abort closes everything.
         if std::thread::panicking() {
@@ -205,18 +222,25 @@ impl Drop for Scan {
     }
 }
 
-impl ScannedRow {
-    /// Where this version of the row is.
-    pub fn place(&self) -> pg_sys::ItemPointerData {
+impl<T: Table> ScannedRow<'_, T> {
+    /// The tid of this version of the row.
+    pub fn tid(&self) -> pg_sys::ItemPointerData {
         // SAFETY: the slot holds the row.
         unsafe { (*self.slot).tts_tid }
     }
 
     /// Transactions that lock or change this version of the row, or did; the strongest lock first.
     pub fn lockers(&self) -> Vec<pg_sys::TransactionId> {
-        // SAFETY: rows of a heap table's scan are in its buffer, whose pin the slot has. Under the
-        // buffer's lock the number and what it means belong together.
+        // SAFETY: a heap table's rows are in a buffer, whose pin the slot has; other access methods
+        // have slots of another kind. Under the buffer's lock the number and what it means belong
+        // together.
         unsafe {
+            if !std::ptr::eq(
+                (*self.slot).tts_ops,
+                &raw const pg_sys::TTSOpsBufferHeapTuple,
+            ) {
+                return Vec::new();
+            }
             let slot = self.slot.cast::<pg_sys::BufferHeapTupleTableSlot>();
             let buffer = (*slot).buffer;
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
@@ -242,15 +266,12 @@ impl ScannedRow {
         }
     }
 
-    /// A column, numbered from 1.
-    pub fn get(&self, column: usize) -> Option<Datum> {
-        // SAFETY: all columns of the row were fetched into the slot.
+    pub fn get<S: SqlType>(&self, column: Column<T, S>) -> Option<S::Read> {
+        // SAFETY: the declared columns were fetched into the slot, and the table has them of the
+        // declared types.
         unsafe {
-            if column > (*self.slot).tts_nvalid as usize {
-                return None;
-            }
-            let null = *(*self.slot).tts_isnull.add(column - 1);
-            (!null).then(|| *(*self.slot).tts_values.add(column - 1))
+            let null = *(*self.slot).tts_isnull.add(column.index);
+            (!null).then(|| S::read(*(*self.slot).tts_values.add(column.index)))
         }
     }
 }

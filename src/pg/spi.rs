@@ -1,7 +1,12 @@
 //! SPI with as little as possible between us and the executor: plans prepared once per
 //! backend and kept, values passed as PostgreSQL stores them.
 
-use crate::scan;
+use crate::error::{Code, Fault};
+use crate::pg::datum::{
+    array_of_i32, array_of_i64, length, read_array, read_text, text, to_bool, to_i16, to_i32,
+    to_i64,
+};
+use crate::pg::{relation, tuple_desc};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
@@ -9,7 +14,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// A statement prepared at its first use and kept for the life of the backend. It always
-/// runs with its generic plan: these are all look-ups by key, planning them anew never pays.
+/// runs with its generic plan: these are all look-ups by key, planning them again never pays.
 pub struct Plan {
     sql: &'static CStr,
     read_only: bool,
@@ -42,8 +47,8 @@ impl Plan {
         }
     }
 
-    /// Runs it. Each parameter brings its type along.
-    pub fn run(&'static self, spi: &Spi, params: &[Param]) -> Rows {
+    /// Executes it. Each parameter brings its type along.
+    pub fn execute(&'static self, spi: &Spi, params: &[Param]) -> Rows {
         spi.ensure();
         let plan = self.prepared(params);
         let mut values: Vec<Datum> = params.iter().map(|param| param.value).collect();
@@ -62,7 +67,7 @@ impl Plan {
         // SAFETY: both are set by the call above.
         unsafe {
             Rows {
-                count: pg_sys::SPI_processed as usize,
+                count: usize::try_from(pg_sys::SPI_processed).unwrap_or(usize::MAX),
                 table: pg_sys::SPI_tuptable,
             }
         }
@@ -80,7 +85,7 @@ impl Plan {
         let plan = in_same_context(|| unsafe {
             let plan = pg_sys::SPI_prepare_cursor(
                 self.sql.as_ptr(),
-                types.len() as c_int,
+                length(types.len()),
                 types.as_mut_ptr(),
                 pg_sys::CURSOR_OPT_GENERIC_PLAN as c_int,
             );
@@ -173,7 +178,7 @@ impl Drop for Spi {
 
 /// As PostgreSQL does for a function that is SECURITY DEFINER and has a SET clause.
 fn become_owner() -> Before {
-    let owner = scan::owner().unwrap_or_else(|fault| fault.raise());
+    let owner = relation::owner().unwrap_or_else(|fault| fault.raise());
     // SAFETY: both last until the drop of the connection, or until an error's abort.
     unsafe {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
@@ -201,12 +206,12 @@ fn become_owner() -> Before {
     }
 }
 
-/// Runs what switches the memory context, and switches back.
-fn in_same_context<T>(run: impl FnOnce() -> T) -> T {
+/// Does what switches the memory context, and switches back.
+fn in_same_context<T>(switching: impl FnOnce() -> T) -> T {
     // SAFETY: the context was current, and outlives the SPI calls made in it.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
-        let result = run();
+        let result = switching();
         pg_sys::CurrentMemoryContext = context;
         result
     }
@@ -304,203 +309,80 @@ impl Row {
         };
         (!null).then_some(value)
     }
+
+    /// A value that is of one of these types: a column of a table may be given another.
+    fn of_type(&self, column: c_int, types: &[Oid]) -> Option<Datum> {
+        let value = self.datum(column)?;
+        // SAFETY: the descriptor is of the rows that were returned.
+        let found = unsafe {
+            let number = usize::try_from(column).unwrap_or(0);
+            tuple_desc::type_of((*self.table).tupdesc, number)
+        };
+        if !types.contains(&found) {
+            Fault::new(
+                Code::NotReady,
+                "a table of pg_loyalty has another type of column",
+            )
+            .detail(format!(
+                "Column {column} of a statement's result is a {}.",
+                type_name(found)
+            ))
+            .hint("Give the tables' columns the types back that the extension created them with.")
+            .raise();
+        }
+        Some(value)
+    }
+
     pub fn i64(&self, column: c_int) -> Option<i64> {
-        self.datum(column).map(|datum| datum.value() as i64)
+        const TYPES: &[Oid] = &[pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMEOID];
+        self.of_type(column, TYPES).map(to_i64)
     }
     pub fn i32(&self, column: c_int) -> Option<i32> {
-        self.datum(column).map(|datum| datum.value() as i32)
+        self.of_type(column, &[pg_sys::INT4OID, pg_sys::DATEOID])
+            .map(to_i32)
     }
     pub fn i16(&self, column: c_int) -> Option<i16> {
-        self.datum(column).map(|datum| datum.value() as i16)
+        self.of_type(column, &[pg_sys::INT2OID]).map(to_i16)
+    }
+    pub fn oid(&self, column: c_int) -> Option<Oid> {
+        self.of_type(column, &[pg_sys::OIDOID])
+            .map(|datum| Oid::from(to_i32(datum).cast_unsigned()))
     }
     /// A `ctid`.
-    pub fn place(&self, column: c_int) -> Option<pg_sys::ItemPointerData> {
-        // SAFETY: asked of tid columns only, whose datum points to one.
-        self.datum(column)
+    pub fn tid(&self, column: c_int) -> Option<pg_sys::ItemPointerData> {
+        // SAFETY: the datum of a tid points to one.
+        self.of_type(column, &[pg_sys::TIDOID])
             .map(|datum| unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
     }
     pub fn bool(&self, column: c_int) -> Option<bool> {
-        self.datum(column).map(|datum| datum.value() & 1 == 1)
+        self.of_type(column, &[pg_sys::BOOLOID]).map(to_bool)
     }
     pub fn text(&self, column: c_int) -> Option<String> {
-        // SAFETY: asked of text columns only.
-        self.datum(column).map(|datum| unsafe { read_text(datum) })
+        // SAFETY: a text.
+        self.of_type(column, &[pg_sys::TEXTOID])
+            .map(|datum| unsafe { read_text(datum) })
     }
     pub fn i64s(&self, column: c_int) -> Option<Vec<i64>> {
-        // SAFETY: asked of arrays of eight-byte values only.
-        self.datum(column).map(|datum| unsafe { read_array(datum) })
+        // SAFETY: an array.
+        self.of_type(column, &[pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID])
+            .map(|datum| unsafe { read_array(datum) })
     }
     pub fn i32s(&self, column: c_int) -> Option<Vec<i32>> {
-        // SAFETY: asked of arrays of four-byte values only.
-        self.datum(column).map(|datum| unsafe { read_array(datum) })
+        // SAFETY: an array.
+        self.of_type(column, &[pg_sys::INT4ARRAYOID, pg_sys::DATEARRAYOID])
+            .map(|datum| unsafe { read_array(datum) })
     }
     pub fn i16s(&self, column: c_int) -> Option<Vec<i16>> {
-        // SAFETY: asked of arrays of two-byte values only.
-        self.datum(column).map(|datum| unsafe { read_array(datum) })
+        // SAFETY: an array.
+        self.of_type(column, &[pg_sys::INT2ARRAYOID])
+            .map(|datum| unsafe { read_array(datum) })
     }
 }
 
-/// A text value.
-pub fn text(value: &str) -> Datum {
-    // SAFETY: copies the bytes into the current memory context.
-    unsafe {
-        Datum::from(pg_sys::cstring_to_text_with_len(
-            value.as_ptr().cast(),
-            value.len() as c_int,
-        ))
-    }
-}
-
-/// The string of a text value.
-///
-/// # Safety
-/// The datum is a text, not null.
-pub unsafe fn read_text(datum: Datum) -> String {
-    // SAFETY: text_to_cstring detoasts, and ends what it returns with a zero.
-    unsafe {
-        let copy = pg_sys::text_to_cstring(datum.cast_mut_ptr());
-        let string = CStr::from_ptr(copy).to_string_lossy().into_owned();
-        pg_sys::pfree(copy.cast());
-        string
-    }
-}
-
-/// The text of a jsonb value.
-///
-/// # Safety
-/// The datum is a jsonb, not null.
-pub unsafe fn read_jsonb(datum: Datum) -> String {
-    // SAFETY: jsonb_out detoasts, and ends what it returns with a zero.
-    unsafe {
-        let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
-        let string = CStr::from_ptr(text).to_string_lossy().into_owned();
-        pg_sys::pfree(text.cast());
-        string
-    }
-}
-
-/// The elements of an array without nulls.
-///
-/// # Safety
-/// The datum is an array, not null, whose elements are fixed in length and of `T`'s size.
-pub unsafe fn read_array<T: Copy>(datum: Datum) -> Vec<T> {
-    // SAFETY: the layout is PostgreSQL's ArrayType, less the length word, which may be short and
-    // leave the rest unaligned: dimensions, offset of the data, type, length and lower bound, then
-    // (no null bitmap) the elements from the next eight-byte boundary of the whole.
-    unsafe {
-        let array = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
-        let body = pgrx::vardata_any(array).cast::<u8>();
-        let word = |index: usize| body.cast::<c_int>().add(index).read_unaligned();
-        let (dimensions, data_offset) = (word(0), word(1));
-        if dimensions == 0 {
-            return Vec::new();
-        }
-        if dimensions != 1 || data_offset != 0 {
-            pgrx::error!("pg_loyalty: an array has nulls or several dimensions");
-        }
-        let length = word(3) as usize;
-        let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<c_int>();
-        let data = body.add(header.next_multiple_of(8) - pg_sys::VARHDRSZ);
-        let mut values = Vec::with_capacity(length);
-        for index in 0..length {
-            values.push(
-                data.add(index * size_of::<T>())
-                    .cast::<T>()
-                    .read_unaligned(),
-            );
-        }
-        values
-    }
-}
-
-/// The strings of an array of texts without nulls.
-///
-/// # Safety
-/// The datum is a text[], not null.
-pub unsafe fn read_texts(datum: Datum) -> Vec<String> {
-    // SAFETY: by the caller's word; without nulls the array of flags may be left out, but a
-    // null raises.
-    unsafe {
-        let array: *mut pg_sys::ArrayType = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast();
-        let (mut values, mut count) = (ptr::null_mut(), 0);
-        pg_sys::deconstruct_array(
-            array,
-            pg_sys::TEXTOID,
-            -1,
-            false,
-            b'i' as c_char,
-            &mut values,
-            ptr::null_mut(),
-            &mut count,
-        );
-        (0..count as usize)
-            .map(|index| read_text(*values.add(index)))
-            .collect()
-    }
-}
-
-/// An array of values that PostgreSQL stores as `T`.
-fn array<T: Copy>(values: &[T], oid: Oid) -> Datum {
-    let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<c_int>();
-    // SAFETY: the layout of a one-dimensional array without nulls: header, length, lower
-    // bound, then the elements; 24 bytes in, so aligned for any of them.
-    unsafe {
-        if values.is_empty() {
-            return Datum::from(pg_sys::construct_empty_array(oid));
-        }
-        let size = header + size_of_val(values);
-        let array: *mut pg_sys::ArrayType = pg_sys::palloc0(size).cast();
-        pgrx::set_varsize_4b(array.cast(), size as i32);
-        (*array).ndim = 1;
-        (*array).elemtype = oid;
-        let bounds = array.cast::<u8>().add(size_of::<pg_sys::ArrayType>());
-        bounds.cast::<c_int>().write(values.len() as c_int);
-        bounds.cast::<c_int>().add(1).write(1);
-        let elements = array.cast::<u8>().add(header);
-        ptr::copy_nonoverlapping(values.as_ptr().cast(), elements, size_of_val(values));
-        Datum::from(array)
-    }
-}
-
-pub fn array_of_bytes<const N: usize>(values: &[[u8; N]]) -> Datum {
-    // SAFETY: each element is a copied bytea; construct_array copies them once more.
-    unsafe {
-        let mut elements: Vec<Datum> = values
-            .iter()
-            .map(|value| {
-                let size = pg_sys::VARHDRSZ + N;
-                let copy: *mut pg_sys::varlena = pg_sys::palloc(size).cast();
-                pgrx::set_varsize_4b(copy, size as i32);
-                ptr::copy_nonoverlapping(
-                    value.as_ptr(),
-                    copy.cast::<u8>().add(pg_sys::VARHDRSZ),
-                    N,
-                );
-                Datum::from(copy)
-            })
-            .collect();
-        Datum::from(pg_sys::construct_array(
-            elements.as_mut_ptr(),
-            elements.len() as c_int,
-            pg_sys::BYTEAOID,
-            -1,
-            false,
-            pg_sys::TYPALIGN_INT as std::os::raw::c_char,
-        ))
-    }
-}
-pub fn array_of_i64(values: &[i64]) -> Datum {
-    array(values, pg_sys::INT8OID)
-}
-pub fn array_of_instants(values: &[i64]) -> Datum {
-    array(values, pg_sys::TIMESTAMPTZOID)
-}
-pub fn array_of_days(values: &[i32]) -> Datum {
-    array(values, pg_sys::DATEOID)
-}
-pub fn array_of_i32(values: &[i32]) -> Datum {
-    array(values, pg_sys::INT4OID)
-}
-pub fn array_of_i16(values: &[i16]) -> Datum {
-    array(values, pg_sys::INT2OID)
+/// A type as SQL names it.
+pub fn type_name(oid: Oid) -> String {
+    // SAFETY: names any oid, and ends what it returns with a zero.
+    unsafe { CStr::from_ptr(pg_sys::format_type_be(oid)) }
+        .to_string_lossy()
+        .into_owned()
 }

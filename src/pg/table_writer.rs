@@ -1,10 +1,14 @@
 //! Writing rows of a table and its indexes without a statement.
 
 use crate::error::{Fault, Result};
-use crate::ledger::changed_under_lock;
-use crate::scan;
-use pgrx::pg_sys::{self, Datum};
+use crate::pg::datum;
+use crate::pg::relation;
+use crate::pg::relcache::{self, Known};
+use crate::pg::table::{self, NewRow, Table};
+use crate::pg::tuple_desc;
+use pgrx::pg_sys;
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::ptr;
 
 /// What referenced tables do when a key changes; ours never do.
@@ -29,22 +33,6 @@ pub unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
     }
 }
 
-/// Sets the columns of a slot.
-///
-/// # Safety
-/// The values are of the types of the slot's columns, as many as there are.
-pub unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, values: &[Option<Datum>]) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        clear(slot);
-        for (index, value) in values.iter().enumerate() {
-            *(*slot).tts_values.add(index) = value.unwrap_or(Datum::from(0));
-            *(*slot).tts_isnull.add(index) = value.is_none();
-        }
-        pg_sys::ExecStoreVirtualTuple(slot);
-    }
-}
-
 /// What has a say when rows of a table are written in one way, as sql/ledger.sql declares it.
 pub struct Shipped {
     /// That of its triggers.
@@ -52,58 +40,88 @@ pub struct Shipped {
     /// Name of its one constraint.
     pub check: &'static CStr,
     pub foreign_keys: usize,
-    /// Columns that may not be null.
-    pub not_null: &'static [usize],
+    /// Whether it is so, when that was last looked up.
+    pub known: Known,
+}
+
+/// What became of an update.
+#[derive(PartialEq, Eq)]
+pub enum Update {
+    Done,
+    /// The row is no longer the newest, or somebody is at it and we were not to wait.
+    NotNewest,
+    /// Neither of that: it cannot be.
+    Impossible,
 }
 
 /// A table open for writing.
-pub struct Table {
-    pub relation: pg_sys::Relation,
-    columns: usize,
+pub struct TableWriter<T> {
+    relation: pg_sys::Relation,
     /// For its indexes, once a row needs them.
     target: *mut pg_sys::ResultRelInfo,
+    of: PhantomData<fn() -> T>,
 }
 
-impl Table {
-    pub fn open(name: &CStr, columns: usize) -> Result<Self> {
-        let oid = scan::relation(name)?;
+impl<T: Table> TableWriter<T> {
+    pub fn open() -> Result<Self> {
+        let oid = relation::oid_of(T::NAME)?;
         // SAFETY: opened under the lock that an INSERT or UPDATE takes.
-        let relation =
-            unsafe { pg_sys::table_open(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
-        Ok(Table {
-            relation,
-            columns,
-            target: ptr::null_mut(),
-        })
+        unsafe {
+            let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+            if let Err(fault) = table::check::<T>(relation) {
+                pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+                return Err(fault);
+            }
+            Ok(TableWriter {
+                relation,
+                target: ptr::null_mut(),
+                of: PhantomData,
+            })
+        }
+    }
+
+    pub fn desc(&self) -> pg_sys::TupleDesc {
+        // SAFETY: the relation is open.
+        unsafe { (*self.relation).rd_att }
     }
 
     /// Whether nothing but our own constraint and triggers has a say when rows are written. What
     /// those check (the guard, and that account and first entry exist) holds by the way that rows
     /// are written here.
     pub fn is_as(&self, shipped: &Shipped) -> bool {
+        // SAFETY: the relation is open.
+        let oid = unsafe { (*self.relation).rd_id };
+        shipped.known.get(oid).unwrap_or_else(|| {
+            let as_of = relcache::changes();
+            let answer = self.find_out(shipped);
+            shipped.known.set(oid, as_of, answer);
+            answer
+        })
+    }
+
+    fn find_out(&self, shipped: &Shipped) -> bool {
         // SAFETY: the relation is open; its cache entry lives as long.
         unsafe {
             let relation = &*self.relation;
-            let shape = &*relation.rd_att;
+            let desc = &*relation.rd_att;
             let plain = relation.rd_rules.is_null()
-                && (*relation.rd_rel).relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
-                && shape.natts as usize == self.columns
-                && !shape.constr.is_null()
-                && (*shape.constr).num_check == 1
-                && CStr::from_ptr((*(*shape.constr).check).ccname) == shipped.check
-                && !(*shape.constr).has_generated_stored
-                && (1..=self.columns).all(|number| {
-                    let column = &*column(relation.rd_att, number);
-                    !column.attisdropped && column.attnotnull == shipped.not_null.contains(&number)
+                && tuple_desc::length(relation.rd_att) == T::COLUMNS.len()
+                && !desc.constr.is_null()
+                && (*desc.constr).num_check == 1
+                && CStr::from_ptr((*(*desc.constr).check).ccname) == shipped.check
+                && T::COLUMNS.iter().enumerate().all(|(index, declared)| {
+                    tuple_desc::attribute(relation.rd_att, index + 1).is_some_and(|attribute| {
+                        attribute.attnotnull == declared.not_null && attribute.attidentity == 0
+                    })
                 });
             if !plain || relation.trigdesc.is_null() {
                 return plain;
             }
             let triggers = &*relation.trigdesc;
             let mut checked_keys = 0;
-            let all_ours = (0..triggers.numtriggers as usize)
+            let all_ours = (0..usize::try_from(triggers.numtriggers).unwrap_or(0))
                 .map(|index| &*triggers.triggers.add(index))
-                .filter(|trigger| trigger.tgtype as u32 & shipped.event != 0)
+                .filter(|trigger| u32::from(trigger.tgtype.cast_unsigned()) & shipped.event != 0)
                 .all(|trigger| match trigger.tgisinternal {
                     false => CStr::from_ptr(trigger.tgname) == c"guard",
                     true if KEY_UPDATES.contains(&trigger.tgfoid.to_u32()) => true,
@@ -116,8 +134,29 @@ impl Table {
         }
     }
 
+    /// Puts a row into a slot.
+    ///
+    /// # Safety
+    /// The slot is of this table.
+    pub unsafe fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &NewRow<T>) {
+        // SAFETY: by the caller's word; that there are as many columns as values is checked, and
+        // their types were when the table was opened.
+        unsafe {
+            let columns = tuple_desc::length((*slot).tts_tupleDescriptor);
+            if columns != row.values().len() {
+                pgrx::error!("pg_loyalty: a table has {columns} columns");
+            }
+            clear(slot);
+            for (index, value) in row.values().iter().enumerate() {
+                *(*slot).tts_values.add(index) = value.unwrap_or(pg_sys::Datum::from(0));
+                *(*slot).tts_isnull.add(index) = value.is_none();
+            }
+            pg_sys::ExecStoreVirtualTuple(slot);
+        }
+    }
+
     pub fn slot(&self) -> *mut pg_sys::TupleTableSlot {
-        // SAFETY: a slot that holds values, of the table's shape.
+        // SAFETY: a slot for values, by the table's descriptor.
         unsafe {
             pg_sys::MakeSingleTupleTableSlot(
                 (*self.relation).rd_att,
@@ -137,18 +176,17 @@ impl Table {
         }
     }
 
-    /// Puts a row in the place of another. False: that one is no longer the newest, or somebody
-    /// is at it and `wait` is not.
+    /// Puts a row in the place of another.
     ///
     /// # Safety
     /// The slot holds a row of the table.
     pub unsafe fn update(
         &mut self,
-        mut place: pg_sys::ItemPointerData,
+        mut tid: pg_sys::ItemPointerData,
         slot: *mut pg_sys::TupleTableSlot,
         state: *mut pg_sys::EState,
         wait: bool,
-    ) -> Result<bool> {
+    ) -> Result<Update> {
         let relation = self.relation;
         let mut failure = pg_sys::TM_FailureData::default();
         let mut lock = 0;
@@ -163,7 +201,7 @@ impl Table {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 update(
                     relation,
-                    &raw mut place,
+                    &raw mut tid,
                     slot,
                     command,
                     pg_sys::GetActiveSnapshot(),
@@ -178,15 +216,15 @@ impl Table {
         match result {
             pg_sys::TM_Result::TM_Ok => {
                 if let Some(summarizing) = index_work(indexes) {
-                    // SAFETY: the row is in the table, and its place in the slot.
+                    // SAFETY: the row is in the table, and its tid in the slot.
                     unsafe { self.index(slot, state, true, summarizing) };
                 }
-                Ok(true)
+                Ok(Update::Done)
             }
             pg_sys::TM_Result::TM_Updated
             | pg_sys::TM_Result::TM_Deleted
-            | pg_sys::TM_Result::TM_BeingModified => Ok(false),
-            _ => Err(changed_under_lock()),
+            | pg_sys::TM_Result::TM_BeingModified => Ok(Update::NotNewest),
+            _ => Ok(Update::Impossible),
         }
     }
 
@@ -207,7 +245,7 @@ impl Table {
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
             let methods = &*(*relation).rd_tableam;
-            let count = slots.len() as std::ffi::c_int;
+            let count = datum::length(slots.len());
             match (&mut *slots, methods.tuple_insert, methods.multi_insert) {
                 ([slot], Some(insert), _) => pg_sys::ffi::pg_guard_ffi_boundary(|| {
                     insert(relation, *slot, command, 0, ptr::null_mut());
@@ -284,26 +322,6 @@ impl Table {
             }
             pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
-    }
-}
-
-/// A column of a shape, numbered from 1.
-///
-/// # Safety
-/// The shape has so many.
-unsafe fn column(shape: pg_sys::TupleDesc, number: usize) -> *const pg_sys::FormData_pg_attribute {
-    // SAFETY: by the caller's word.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        return (*shape).attrs.as_ptr().add(number - 1);
-        // behind the short form of all of them
-        #[cfg(feature = "pg18")]
-        return (*shape)
-            .compact_attrs
-            .as_ptr()
-            .add((*shape).natts as usize)
-            .cast::<pg_sys::FormData_pg_attribute>()
-            .add(number - 1);
     }
 }
 

@@ -1,16 +1,14 @@
-//! Rules for SQL: loyalty_core reads terms and knows the periods; sql/rule.sql finds the members.
+//! The periods of a rule, and when each pays.
 
-use crate::call::{Answer, Call, sql_function};
+use crate::calendar;
 use crate::day;
 use crate::error::{Code, Fault, Result};
-use crate::spi::{Param, Plan, Spi};
-use crate::{calendar, receipt};
+use crate::pg::call::{Answer, Call, sql_function};
+use crate::pg::spi::{Param, Plan, Spi};
+use crate::rule::terms::terms_fault;
 use chrono::{Datelike as _, Days, NaiveDate};
 use loyalty_core::calendar::{Calendar, FIRST_YEAR, LAST_YEAR};
-use loyalty_core::month::Month;
-use loyalty_core::recurrence::{Anniversary, CutOff, Interval};
-use loyalty_core::rule::terms::{self, EXAMPLES, TermsError};
-use loyalty_core::rule::{self, Rule, Timing, Version};
+use loyalty_core::rule::{Rule, Timing, Version, terms};
 use pgrx::pg_sys::Datum;
 
 static VERSIONS: Plan = Plan::new(
@@ -24,40 +22,6 @@ static CODES: Plan = Plan::new(
         from loyalty.rule r where r.program_id = $1",
 );
 
-fn terms_fault(kind: &str, error: TermsError) -> Fault {
-    let fault = Fault::invalid(error.to_string());
-    match error {
-        TermsError::NoSuchKind { kind } => {
-            let kinds: Vec<&str> = EXAMPLES.iter().map(|(kind, _)| *kind).collect();
-            fault
-                .detail(format!("kind '{kind}' given."))
-                .hint(format!("There are: {}.", kinds.join(", ")))
-        }
-        TermsError::Wrong { path, problem } => {
-            let example = EXAMPLES.iter().find(|(known, _)| *known == kind);
-            fault.detail(format!("{path}: {problem}.")).hint(format!(
-                "These are right: {}",
-                example.map_or("", |(_, example)| example)
-            ))
-        }
-    }
-}
-
-sql_function!(rule_is_sound);
-/// `loyalty.rule_is_sound(kind, terms)`: true, or an error that says what is wrong and where.
-fn rule_is_sound(call: &Call) -> Result<bool> {
-    let kind = call.need("kind", call.text(0))?;
-    let json = call.need("terms", call.text(1))?;
-    terms::read(&kind, &json).map_err(|error| terms_fault(&kind, error))?;
-    Ok(true)
-}
-
-sql_function!(actor);
-/// `loyalty.actor()`
-fn actor(_: &Call) -> Result<String> {
-    Ok(receipt::actor())
-}
-
 /// A rule with its versions, and where it is.
 struct Known {
     rule: Rule,
@@ -69,7 +33,7 @@ fn known(program_id: i32, code: &str) -> Result<Known> {
     let spi = Spi::connect();
     let mut versions = Vec::new();
     let params = [Param::i32(program_id), Param::text(code)];
-    for row in VERSIONS.run(&spi, &params).iter() {
+    for row in VERSIONS.execute(&spi, &params).iter() {
         let kind = row.text(4).unwrap_or_default();
         let json = row.text(5).unwrap_or_default();
         let terms = terms::read(&kind, &json).map_err(|error| terms_fault(&kind, error))?;
@@ -84,7 +48,7 @@ fn known(program_id: i32, code: &str) -> Result<Known> {
         });
     }
     let Some(first_day) = versions.iter().map(|version| version.valid_from).min() else {
-        let codes = CODES.run(&spi, &[Param::i32(program_id)]);
+        let codes = CODES.execute(&spi, &[Param::i32(program_id)]);
         let codes = codes.first().and_then(|row| row.text(1));
         return Err(Fault::new(Code::NotFound, "no such rule")
             .detail(format!("'{code}' given."))
@@ -93,7 +57,7 @@ fn known(program_id: i32, code: &str) -> Result<Known> {
                 |codes| format!("The program has: {codes}."),
             )));
     };
-    let calendar = CALENDAR.run(&spi, &[Param::i32(program_id)]);
+    let calendar = CALENDAR.execute(&spi, &[Param::i32(program_id)]);
     Ok(Known {
         rule: Rule::new(versions),
         calendar: calendar
@@ -190,58 +154,4 @@ fn rule_pay_day(call: &Call) -> Result<Answer> {
             found.nominal_on.and_then(day_value),
         ])
     }))
-}
-
-// What follows is called for each member looked at, and does no more than arithmetic.
-
-sql_function!(fact_day);
-/// `loyalty.fact_day(fact)`
-fn fact_day(call: &Call) -> Result<Option<i32>> {
-    let text = call.text(0);
-    Ok(text.and_then(|text| terms::read_day(&text)).map(day::day))
-}
-
-sql_function!(anniversary_occasion);
-/// `loyalty.anniversary_occasion(fact_on, month, every_months, fact_until, first_month)`
-fn anniversary_occasion(call: &Call) -> Result<Option<i32>> {
-    let (Some(fact_on), Some(month), Some(every_months)) = (call.i32(0), call.i32(1), call.i32(2))
-    else {
-        return Ok(None);
-    };
-    let cut_off = match (call.i32(3), call.i32(4)) {
-        (Some(fact_until), Some(first_month)) => Some(CutOff {
-            last_fact_on: day::date(fact_until)?,
-            first_month: Month::of(day::date(first_month)?),
-        }),
-        _ => None,
-    };
-    let wrong = || Fault::invalid("an anniversary is every 1 to 1200 months");
-    let interval =
-        Interval::months(u32::try_from(every_months).unwrap_or(0)).map_err(|_| wrong())?;
-    let anniversary = Anniversary::repeating(interval, cut_off);
-    let occasion = anniversary.occasion(day::date(fact_on)?, Month::of(day::date(month)?));
-    Ok(occasion.and_then(|months| i32::try_from(months).ok()))
-}
-
-sql_function!(birthday_between);
-/// `loyalty.birthday_between(birth_date, from_day, to_day)`
-fn birthday_between(call: &Call) -> Result<Option<i32>> {
-    let (Some(birth_on), Some(from), Some(to)) = (call.i32(0), call.i32(1), call.i32(2)) else {
-        return Ok(None);
-    };
-    Ok(rule::birthday_between(
-        day::date(birth_on)?,
-        day::date(from)?,
-        day::date(to)?,
-    ))
-}
-
-sql_function!(full_years);
-/// `loyalty.full_years(fact_on, key_date)`
-fn full_years(call: &Call) -> Result<Option<i32>> {
-    let (Some(fact_on), Some(key_date)) = (call.i32(0), call.i32(1)) else {
-        return Ok(None);
-    };
-    let years = rule::full_years(day::date(fact_on)?, day::date(key_date)?);
-    Ok(years.and_then(|years| i32::try_from(years).ok()))
 }
