@@ -155,7 +155,7 @@ begin
               and l.account_id = loyalty.claim_account_id()
               and l.program_id = loyalty.claim_program_id()
               and l.relation <> 'self') then
-        perform loyalty.raise('LY010', 'not allowed', 'The token is for no family of a member.',
+        perform loyalty.raise('LY010', 'not_family', 'not allowed', 'The token is for no family of a member.',
             'Log in as family of the member whom you want to leave.');
     end if;
     return loyalty.leave_family(loyalty.claim_identity_id(), loyalty.claim_account_id());

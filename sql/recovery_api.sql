@@ -145,7 +145,8 @@ create function loyalty.api_sole_program(identity_id bigint, program_id integer)
 as $$
 begin
     if loyalty.api_role() <> 'loyalty_operator' and loyalty.opens_more(identity_id, program_id) then
-        perform loyalty.raise('LY010', 'the login opens more than this program', null, 'Ask an operator.');
+        perform loyalty.raise('LY010', 'login_of_other_programs', 'the login belongs to other programs too', null,
+            'Ask an operator.');
     end if;
 end
 $$;
@@ -168,7 +169,8 @@ begin
      where a.application_id = api_application.application_id
        and (a.program_id = own_program or own_program is null);
     if application.application_id is null then
-        perform loyalty.raise('LY002', 'no such application', null, '/login_application has those of your program.');
+        perform loyalty.raise('LY002', 'no_such_application', 'no such application', null,
+            '/login_application has those of your program.', 'application_id');
     end if;
     return application;
 end

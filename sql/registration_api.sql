@@ -228,8 +228,8 @@ begin
     if loyalty.api_role() = 'loyalty_anon' then
         perform loyalty.api_refuse(null);
     elsif person is null or loyalty.claim_program_id() is null then
-        perform loyalty.raise('LY010', 'not allowed', 'The token is of no person''s login to a program.',
-            'Log in to a program with /rpc/log_in.');
+        perform loyalty.raise('LY010', 'token_without_login', 'not allowed',
+            'The token is of no person''s login to a program.', 'Log in to a program with /rpc/log_in.');
     end if;
     return loyalty.request_login_change(person, loyalty.claim_program_id(), loyalty.claim_account_id(),
         request_login_change.login_id, request_login_change.password);

@@ -2,7 +2,7 @@
 do $$
 begin
     if pg_catalog.current_setting('server_encoding') <> 'UTF8' then
-        raise exception using errcode = 'feature_not_supported',
+        raise exception using errcode = 'feature_not_supported', constraint = 'database_not_utf8',
             message = 'pg_loyalty needs a database in UTF-8',
             detail = pg_catalog.format('The encoding of %I is %s.',
                 pg_catalog.current_database(), pg_catalog.current_setting('server_encoding')),

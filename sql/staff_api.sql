@@ -134,8 +134,9 @@ as $$
 begin
     if not loyalty.api_administers(
            (select r.program_id from loyalty.program_role r where r.role_id = take_role.role_id)) then
-        perform loyalty.raise('LY002', 'no such role', format('The program has no role %s.', coalesce(take_role.role_id::text, 'null')),
-            'The role_id is in /program_role.');
+        perform loyalty.raise('LY002', 'no_such_role', 'no such role',
+            format('The program has no role %s.', coalesce(take_role.role_id::text, 'null')),
+            'The role_id is in /program_role.', 'role_id');
     end if;
     return loyalty.take_role(take_role.role_id);
 end
@@ -185,8 +186,9 @@ as $$
 begin
     if not loyalty.api_administers(
            (select p.program_id from loyalty.grant_proposal p where p.proposal_id = api_proposal.proposal_id)) then
-        perform loyalty.raise('LY002', 'no such proposal',
-            format('The program has no proposal %s.', coalesce(proposal_id::text, 'null')), '/grant_proposal lists them.');
+        perform loyalty.raise('LY002', 'no_such_proposal', 'no such proposal',
+            format('The program has no proposal %s.', coalesce(proposal_id::text, 'null')), '/grant_proposal lists them.',
+            'proposal_id');
     end if;
     return proposal_id;
 end

@@ -107,6 +107,8 @@ fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<
                 None,
                 None,
                 None,
+                None,
+                None,
             ]),
             Err(fault) => sink.put(&[
                 place,
@@ -120,6 +122,8 @@ fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<
                 Some(text(fault.code.sqlstate().0)),
                 Some(text(&fault.message)),
                 fault.detail.as_deref().map(text),
+                Some(text(&fault.reason)),
+                fault.field.as_deref().map(text),
             ]),
         }
     }
@@ -128,7 +132,8 @@ fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<
 
 fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
     let items: Vec<Item> = serde_json::from_str(json).map_err(|error| {
-        Fault::invalid("items are not as they should be")
+        Fault::invalid("items_invalid", "items is invalid")
+            .field("items")
             .detail(error.to_string())
             .hint(match verb {
                 Verb::Grant => "An array of {\"account_id\", \"points\", \"reason\", \"granted_on\", \"expires_on\", \"idempotency_key\", \"funding\"}.",
@@ -140,12 +145,14 @@ fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
     };
     if verb == Verb::Spend && items.iter().any(granting) {
         return Err(
-            Fault::invalid("a spend has no granted_on, expires_on or funding")
+            Fault::invalid("items_invalid", "a spend has no granted_on, expires_on or funding")
+                .field("items")
                 .hint("Leave them out; lots are taken soonest expiry first."),
         );
     }
     if items.len() > ITEMS_PER_CALL {
-        return Err(Fault::new(Code::LimitExceeded, "too many items")
+        return Err(Fault::new(Code::LimitExceeded, "too_many_items", "too many items")
+            .field("items")
             .detail(format!(
                 "{} given, {ITEMS_PER_CALL} are taken.",
                 items.len()
@@ -155,8 +162,10 @@ fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
     Ok(items)
 }
 
-fn null(name: &str) -> Fault {
-    Fault::new(Code::NullValue, format!("{name} must not be null")).hint("Give it in each item.")
+fn null(name: &'static str) -> Fault {
+    Fault::new(Code::NullValue, "value_missing", format!("{name} must not be null"))
+        .field(name)
+        .hint("Give it in each item.")
 }
 
 /// What an item asks for; refused where it cannot be meant.
@@ -166,7 +175,7 @@ fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
     // jsonb refuses it, text that is JSON does not
     let mut texts = [reason, key, item.funding.as_deref()].into_iter().flatten();
     if texts.any(|text| text.contains('\0')) {
-        return Err(Fault::invalid("a text has a zero character")
+        return Err(Fault::invalid("zero_character", "a text contains a zero character")
             .hint("No text of PostgreSQL's can hold it."));
     }
     let wanted = Wanted {
@@ -321,7 +330,7 @@ sql_function! {
         let keys = call.need("idempotency_keys", call.texts(5))?;
         let policy = call.text(6);
         if points.len() != account_ids.len() || keys.len() != account_ids.len() {
-            return Err(Fault::invalid("account_ids, points and idempotency_keys differ in length")
+            return Err(Fault::invalid("lengths_differ", "account_ids, points and idempotency_keys differ in length")
                 .detail(format!("{}, {} and {}.", account_ids.len(), points.len(), keys.len()))
                 .hint("One of each for every grant."));
         }
@@ -364,6 +373,7 @@ sql_function! {
                     Some(Datum::from(is_new)),
                     None,
                     None,
+                    None,
                 ]),
                 Err(fault) => sink.put(&[
                     place,
@@ -373,6 +383,7 @@ sql_function! {
                     Some(Datum::from(false)),
                     Some(text(fault.code.sqlstate().0)),
                     Some(text(&fault.message)),
+                    Some(text(&fault.reason)),
                 ]),
             }
         }

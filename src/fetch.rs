@@ -78,7 +78,7 @@ impl Reader {
             return Ok(None);
         };
         use column::wallet as c;
-        let missing = || Fault::invalid("a wallet row is incomplete");
+        let missing = || Fault::damaged("a wallet row is incomplete");
         // SAFETY: each column is asked for as the type it is declared with.
         unsafe {
             let days = row.get(c::LOT_EXPIRES_ON).ok_or_else(missing)?;
@@ -134,7 +134,8 @@ impl Reader {
         }
         // Another key with the same hash: the index would refuse ours, and so do we.
         Err(
-            Fault::new(Code::KeyReused, "the idempotency key cannot be used")
+            Fault::new(Code::KeyReused, "key_unusable", "the idempotency key cannot be used")
+                .field("idempotency_key")
                 .detail("Its hash is that of another key of the account.")
                 .hint("Use another key."),
         )

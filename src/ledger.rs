@@ -103,7 +103,7 @@ pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> 
     .iter()
     .map(|row| {
         let (account_id, wallet) =
-            read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
+            read_row(row).ok_or_else(|| Fault::damaged("a wallet row is incomplete"))?;
         let program = program::get(wallet.program_id)?;
         Ok(read_account(spi, account_id, wallet, program))
     })
@@ -131,7 +131,8 @@ fn read_row(row: Row) -> Option<(i64, WalletRow)> {
 }
 
 pub fn no_such_account(account_id: i64) -> Fault {
-    Fault::new(Code::NotFound, "no such account")
+    Fault::new(Code::NotFound, "no_such_account", "no such account")
+        .field("account_id")
         .detail(format!("Account {account_id} does not exist."))
         .hint("loyalty.open_account(program, member_no) gives a member's account.")
 }
@@ -333,7 +334,7 @@ pub fn operate(
         .ok_or_else(|| no_such_account(account_id))?;
     sweep.finish()?;
     let (receipt, is_new) =
-        outcome.ok_or_else(|| Fault::invalid("an operation without a receipt"))?;
+        outcome.ok_or_else(|| Fault::damaged("an operation without a receipt"))?;
     if is_new && account.program.announces_grants {
         let mut news = News::default();
         news.add(&receipt);
@@ -344,7 +345,7 @@ pub fn operate(
 
 /// Cannot be: under REPEATABLE READ PostgreSQL itself raises 40001 when the lock is taken.
 pub fn changed_under_lock() -> Fault {
-    Fault::invalid("the account changed under its own lock")
+    Fault::damaged("the account changed under its own lock")
 }
 
 /// What every operation asks of its key and reason.
@@ -372,7 +373,8 @@ pub fn stored_receipt(
 fn check_key(key: Option<&str>) -> Result<()> {
     match key {
         Some(key) if key.is_empty() || key.chars().count() > 255 => {
-            Err(Fault::invalid("an idempotency key has 1 to 255 characters")
+            Err(Fault::invalid("key_invalid", "an idempotency key has 1 to 255 characters")
+                .field("idempotency_key")
                 .detail(format!("This one has {}.", key.chars().count()))
                 .hint("Use a UUID, or your own order number."))
         }
@@ -382,7 +384,8 @@ fn check_key(key: Option<&str>) -> Result<()> {
 
 fn check_reason(reason: Option<&str>) -> Result<()> {
     match reason.map(|reason| reason.chars().count()) {
-        Some(length) if length > 1000 => Err(Fault::invalid("a reason has up to 1000 characters")
+        Some(length) if length > 1000 => Err(Fault::invalid("reason_too_long", "reason is too long")
+            .field("reason")
             .detail(format!("This one has {length}."))
             .hint("Keep long texts elsewhere, and name them here.")),
         _ => Ok(()),
@@ -412,19 +415,22 @@ impl Account {
         if !refused {
             return Ok(());
         }
-        let (state, hint) = if self.is_closed {
+        let (state, reason, hint) = if self.is_closed {
             (
                 "closed",
+                "account_closed",
                 "A closed account stays closed; open another one under a new member number.",
             )
         } else {
             (
                 "suspended",
+                "account_suspended",
                 "loyalty.resume_account(account_id) lifts the suspension.",
             )
         };
         Err(
-            Fault::new(Code::AccountClosed, format!("the account is {state}"))
+            Fault::new(Code::AccountClosed, reason, format!("the account is {state}"))
+                .field("account_id")
                 .detail(format!("Account {} is {state}.", self.account_id))
                 .hint(hint),
         )
@@ -468,7 +474,8 @@ impl Account {
         let first = self.next_entry;
         if first > ENTRIES_PER_ACCOUNT - count {
             return Err(
-                Fault::new(Code::LimitExceeded, "the account's journal is full")
+                Fault::new(Code::LimitExceeded, "journal_full", "the account's journal is full")
+                    .field("account_id")
                     .detail(format!("It has {} entries.", first - 1))
                     .hint("Open another account for the member."),
             );

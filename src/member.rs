@@ -49,7 +49,7 @@ sql_function! {
         let record = call.need("record", call.text(0))?;
         let today = day::date(call.need("today", call.i32(1))?)?;
         let record: Map<String, Value> = serde_json::from_str(&record)
-            .map_err(|error| Fault::invalid("not a member's record").detail(error.to_string()))?;
+            .map_err(|error| Fault::invalid("record_invalid", "not a member's record").detail(error.to_string()))?;
         let mut clean = Map::new();
         for (name, value) in record {
             let value = match (name.as_str(), value) {
@@ -58,10 +58,10 @@ sql_function! {
                 ("attributes", _) => return Err(not_an_object("attributes")),
                 (name, Value::String(cell)) => {
                     let column = Column::of_heading(name)
-                        .map_err(|flaw| Fault::invalid(format!("{name} {flaw}")))?;
+                        .map_err(|flaw| Fault::invalid("column_unknown", format!("{name} {flaw}")).field(name.to_owned()))?;
                     clean_cell(&column, &cell, today)?
                 }
-                (name, _) => return Err(Fault::invalid(format!("{name} must be a text"))),
+                (name, _) => return Err(Fault::invalid("value_invalid", format!("{name} must be a text")).field(name.to_owned())),
             };
             clean.insert(name, value);
         }
@@ -78,13 +78,15 @@ sql_function! {
 }
 
 fn not_an_object(name: &str) -> Fault {
-    Fault::invalid(format!("{name} must be a JSON object"))
+    Fault::invalid("value_invalid", format!("{name} must be a JSON object"))
+        .field(name.to_owned())
         .hint("Such as {\"first_service_on\": \"2024-06-20\"}; null takes one away.")
 }
 
 fn clean_cell(column: &Column, cell: &str, today: NaiveDate) -> Result<Value> {
     column.clean(cell, today).map(Value::from).map_err(|flaw| {
-        Fault::invalid(format!("{} {flaw}", column.name()))
+        Fault::invalid("value_invalid", format!("{} {flaw}", column.name()))
+            .field(column.name().to_owned())
             .hint("Nothing was written; correct the value, or leave it out.")
     })
 }
@@ -94,11 +96,11 @@ fn clean_facts(facts: &Value, today: NaiveDate) -> Result<Value> {
     let mut clean = Map::new();
     for (name, value) in facts {
         let fact = Column::fact(name)
-            .map_err(|flaw| Fault::invalid(format!("the fact {name:?} {flaw}")))?;
+            .map_err(|flaw| Fault::invalid("fact_invalid", format!("the fact {name:?} {flaw}")).field("facts"))?;
         let day = match value {
             Value::Null => Value::Null,
             Value::String(day) => clean_cell(&fact, day, today)?,
-            _ => return Err(Fault::invalid(format!("{name} must be a day as a text"))),
+            _ => return Err(Fault::invalid("fact_invalid", format!("{name} must be a day as a text")).field("facts")),
         };
         clean.insert(fact.name().to_owned(), day);
     }
@@ -107,12 +109,13 @@ fn clean_facts(facts: &Value, today: NaiveDate) -> Result<Value> {
 
 impl From<Unreadable> for Fault {
     fn from(unreadable: Unreadable) -> Self {
-        let code = if unreadable.is_limit() {
-            Code::LimitExceeded
+        let (code, reason) = if unreadable.is_limit() {
+            (Code::LimitExceeded, "file_too_large")
         } else {
-            Code::InvalidValue
+            (Code::InvalidValue, "file_unreadable")
         };
-        Fault::new(code, "the file of members cannot be read")
+        Fault::new(code, reason, "the file of members cannot be read")
+            .field("csv")
             .detail(unreadable.to_string())
             .hint(unreadable.hint())
     }
@@ -237,6 +240,7 @@ fn read(
 fn too_many_problems(first: &Problem) -> Fault {
     Fault::new(
         Code::LimitExceeded,
+        "too_many_problems",
         "too many problems in the file of members",
     )
     .detail(format!(

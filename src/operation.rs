@@ -64,7 +64,8 @@ pub fn positive(points: i64) -> Result<i64> {
     if points > 0 {
         return Ok(points);
     }
-    Err(Fault::invalid("points must be above zero")
+    Err(Fault::invalid("points_not_positive", "points must be above zero")
+        .field("points")
         .detail(format!("{points} given."))
         .hint("Whole points from 1; each kind of operation knows its own direction."))
 }
@@ -78,7 +79,8 @@ fn entry_of(account_id: i64, operation_id: i64) -> Result<EntryNo> {
 }
 
 fn no_such_operation(account_id: i64, operation_id: i64) -> Fault {
-    Fault::new(Code::NotFound, "no such operation")
+    Fault::new(Code::NotFound, "no_such_operation", "no such operation")
+        .field("operation_id")
         .detail(format!(
             "Account {account_id} has no operation {operation_id}."
         ))
@@ -111,7 +113,8 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
     let granted_on = wanted.granted_on.unwrap_or(account.today);
     let granted_date = day::date(granted_on)?;
     if granted_on > account.today {
-        return Err(Fault::invalid("granted_on lies in the future")
+        return Err(Fault::invalid("granted_on_in_future", "granted_on is in the future")
+            .field("granted_on")
             .detail(format!(
                 "{granted_date} given; today is {} in the program's time zone.",
                 day::date(account.today)?
@@ -130,7 +133,8 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
             policy
                 .expires_on(granted_date)
                 .map_err(|error| {
-                    Fault::invalid(error.to_string())
+                    Fault::invalid(error.reason(), error.to_string())
+                        .field("expires_on")
                         .hint("Give expires_on, or change the program's expiry policy.")
                 })?
                 .map_or(NEVER, day::day)
@@ -139,7 +143,8 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
     if expires_on != NEVER {
         let expires_date = day::date(expires_on)?;
         if expires_on < granted_on {
-            return Err(Fault::invalid("expires_on lies before granted_on")
+            return Err(Fault::invalid("expires_before_grant", "expires_on is before granted_on")
+                .field("expires_on")
                 .detail(format!(
                     "Granted on {granted_date}, to expire on {expires_date}."
                 ))
@@ -148,7 +153,8 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
                 ));
         }
         if expires_on < account.today && !wanted.late {
-            return Err(Fault::invalid("the points would have expired already")
+            return Err(Fault::invalid("expires_on_passed", "expires_on has passed")
+                .field("expires_on")
                 .detail(format!(
                     "To expire on {expires_date}; today is {} in the program's time zone.",
                     day::date(account.today)?
@@ -243,7 +249,8 @@ sql_function! {
         let expires_in = call.need("expires_in", call.i64(2))?;
         let (reason, key) = (call.text(3), call.text(4));
         if !(1..=LONGEST_HOLD).contains(&expires_in) {
-            return Err(Fault::invalid("expires_in must be above zero, and a year at most")
+            return Err(Fault::invalid("expires_in_invalid", "expires_in must be above zero, and at most a year")
+                .field("expires_in")
                 .hint("An interval such as '15 minutes'."));
         }
         let request = Request {
@@ -357,7 +364,8 @@ fn known_hold(spi: &Spi, account: &Account, entry: EntryNo) -> Result<()> {
 }
 
 fn wrong_kind(kind: Kind, wanted: &str) -> Fault {
-    Fault::invalid(format!("the operation is not a {wanted}"))
+    Fault::invalid("operation_of_other_kind", format!("the operation is not a {wanted}"))
+        .field("operation_id")
         .detail(format!("It is a {}.", kind.label().to_string_lossy()))
         .hint(format!("Give the operation_id of a {wanted}."))
 }
@@ -497,7 +505,8 @@ sql_function! {
         let (reason, key) = (call.text(4), call.text(5));
         let grant = entry_of(account_id, operation)?;
         if policy != "clamp" && policy != "debt" {
-            return Err(Fault::invalid("unknown policy for points already spent")
+            return Err(Fault::invalid("policy_unknown", "unknown policy for points already spent")
+                .field("policy")
                 .detail(format!("'{policy}' given."))
                 .hint("'clamp' takes what the lot still holds; 'debt' books the rest, for later grants to repay."));
         }
@@ -546,7 +555,8 @@ sql_function! {
         let points = positive(call.need("points", call.i64(2))?)?;
         let (reason, key) = (call.text(3), call.text(4));
         if from == to {
-            return Err(Fault::invalid("from_account and to_account are the same")
+            return Err(Fault::invalid("accounts_same", "from_account and to_account are the same")
+                .field("to_account")
                 .hint("A transfer is between two accounts."));
         }
         let request = Request {
@@ -576,7 +586,8 @@ sql_function! {
             return Err(ledger::no_such_account(to));
         };
         if sender.program_id != receiver.program_id {
-            return Err(Fault::invalid("the accounts are of different programs")
+            return Err(Fault::invalid("accounts_of_different_programs", "the accounts belong to different programs")
+                .field("to_account")
                 .hint("Points stay within their program."));
         }
         sender.check_status(Needs::Open)?;

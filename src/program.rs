@@ -175,7 +175,7 @@ pub fn get(program_id: i32) -> Result<Rc<Program>> {
     let changes = CHANGES.get();
     let moment = Moment::of(sight);
     let mut scan = Scan::open(c"program", c"program_pkey", 1, &moment)?;
-    let missing = || Fault::invalid("a program row is missing");
+    let missing = || Fault::damaged("a program row is missing");
     let row = scan
         .find(&[scan::four(1, program_id)])
         .ok_or_else(missing)?;
@@ -233,7 +233,8 @@ pub fn today(code: &str) -> Result<(i32, Day)> {
 }
 
 pub fn no_such(code: &str) -> Fault {
-    Fault::new(Code::NotFound, "no such program")
+    Fault::new(Code::NotFound, "no_such_program", "no such program")
+        .field("program")
         .detail(format!("'{code}' given."))
         .hint("select code from loyalty.program lists them.")
 }

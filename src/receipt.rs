@@ -121,7 +121,7 @@ static STORED: Plan = Plan::new(
 
 /// The receipt of an operation made before, for the same request under the same key.
 pub fn stored(spi: &Spi, account: &Account, entry: EntryNo, request: &Request) -> Result<Receipt> {
-    let missing = || Fault::invalid("a journal row is incomplete");
+    let missing = || Fault::damaged("a journal row is incomplete");
     let row = STORED
         .run(spi, &[Param::i64(account.account_id), Param::i32(entry)])
         .first()
@@ -159,8 +159,10 @@ pub fn stored(spi: &Spi, account: &Account, entry: EntryNo, request: &Request) -
 pub fn key_reused(operation: i64) -> Fault {
     Fault::new(
         Code::KeyReused,
+        "key_reused",
         "the idempotency key was used for another request",
     )
+    .field("idempotency_key")
     .detail(format!("It made operation {operation}."))
     .hint("Repeat a call with the same arguments, or give a new call a new key.")
 }

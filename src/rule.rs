@@ -25,17 +25,18 @@ static CODES: Plan = Plan::new(
 );
 
 fn terms_fault(kind: &str, error: TermsError) -> Fault {
-    let fault = Fault::invalid(error.to_string());
+    let fault = Fault::invalid(error.reason(), error.to_string());
     match error {
         TermsError::NoSuchKind { kind } => {
             let kinds: Vec<&str> = EXAMPLES.iter().map(|(kind, _)| *kind).collect();
             fault
+                .field("kind")
                 .detail(format!("kind '{kind}' given."))
                 .hint(format!("There are: {}.", kinds.join(", ")))
         }
         TermsError::Wrong { path, problem } => {
             let example = EXAMPLES.iter().find(|(known, _)| *known == kind);
-            fault.detail(format!("{path}: {problem}.")).hint(format!(
+            fault.field("terms").detail(format!("{path}: {problem}.")).hint(format!(
                 "These are right: {}",
                 example.map_or("", |(_, example)| example)
             ))
@@ -88,7 +89,8 @@ fn known(program_id: i32, code: &str) -> Result<Known> {
     let Some(first_day) = versions.iter().map(|version| version.valid_from).min() else {
         let codes = CODES.run(&spi, &[Param::i32(program_id)]);
         let codes = codes.first().and_then(|row| row.text(1));
-        return Err(Fault::new(Code::NotFound, "no such rule")
+        return Err(Fault::new(Code::NotFound, "no_such_rule", "no such rule")
+            .field("code")
             .detail(format!("'{code}' given."))
             .hint(codes.map_or_else(
                 || "The program has no rules; loyalty.create_rule creates one.".to_owned(),
@@ -172,7 +174,8 @@ sql_function! {
         let known = asked(call)?;
         let occurred_on = day::date(call.need("occurred_on", call.i32(2))?)?;
         if !(FIRST_YEAR..LAST_YEAR).contains(&occurred_on.year()) {
-            return Err(Fault::invalid("occurred_on is out of range")
+            return Err(Fault::invalid("date_out_of_range", "occurred_on is outside the calendars")
+                .field("occurred_on")
                 .detail(format!("{occurred_on} given."))
                 .hint(format!("Days from {FIRST_YEAR} on can be paid for.")));
         }
@@ -213,7 +216,7 @@ sql_function! {
             }),
             _ => None,
         };
-        let wrong = || Fault::invalid("an anniversary is every 1 to 1200 months");
+        let wrong = || Fault::invalid("interval_invalid", "an anniversary is every 1 to 1200 months").field("every_months");
         let interval = Interval::months(u32::try_from(every_months).unwrap_or(0)).map_err(|_| wrong())?;
         let anniversary = Anniversary::repeating(interval, cut_off);
         let occasion = anniversary.occasion(day::date(fact_on)?, Month::of(day::date(month)?));

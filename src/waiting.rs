@@ -79,7 +79,7 @@ fn is_running(transaction: TransactionId) -> bool {
     }
 }
 
-/// Raises 55P03 anew. A client over HTTP is not told of sessions: the server's log is.
+/// Raises 55P03 again. A client over HTTP is not told of sessions: the server's log is.
 fn too_long(account_ids: &[i64], holders: &[Holder]) -> ! {
     // Whoever has ended since handed it on to another in the queue.
     let held = holders.iter().find(|one| is_running(one.transaction));
@@ -93,8 +93,10 @@ fn too_long(account_ids: &[i64], holders: &[Holder]) -> ! {
         retry_after_seconds: Some(1),
         ..Fault::new(
             Code::Busy,
+            "account_busy",
             format!("account {account_id} was not free in time"),
         )
+        .field("account_id")
         .hint("Nothing was booked: ask again, with the same idempotency key.")
     };
     if crate::error::in_http_request() {
