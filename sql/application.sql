@@ -40,7 +40,7 @@ comment on column loyalty.login_application.name is 'The name given.';
 comment on column loyalty.login_application.kana is 'Its reading, as given.';
 comment on column loyalty.login_application.birth_date is 'The birth date given.';
 comment on column loyalty.login_application.login_id is 'The login ID wanted.';
-comment on column loyalty.login_application.phone is 'The telephone number given.';
+comment on column loyalty.login_application.phone is 'The phone number given.';
 comment on column loyalty.login_application.differs is 'What was given otherwise than the member record has it: member_no, name, kana, birth_date; empty when all fits.';
 comment on column loyalty.login_application.has_suspended is 'Whether the login is suspended because of this application.';
 comment on column loyalty.login_application.state is 'waiting; approved (a link is on its way); refused; done (the link was used).';
@@ -80,7 +80,7 @@ begin
         perform loyalty.raise('22023', 'consent_missing', 'consent is needed', null,
             'An application is worked on with the person''s consent only.', 'consent');
     elsif wanted is null then
-        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a mobile number',
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
             null, 'Send one of them.', 'login_id');
     elsif wanted is distinct from loyalty.clean_login_id(apply_for_login.login_id_again) then
         perform loyalty.raise('22023', 'login_ids_differ', 'the two login IDs differ', null,

@@ -166,7 +166,7 @@ begin
         perform loyalty.raise('22023', 'birth_date_invalid', 'birth_date is invalid',
             format('%s given.', coalesce(invite_family.birth_date::text, 'null')), 'A day that has been.', 'birth_date');
     elsif reached is null then
-        perform loyalty.raise('22023', 'not_email_or_phone', 'address is neither an e-mail address nor a mobile number',
+        perform loyalty.raise('22023', 'not_email_or_phone', 'address is neither an e-mail address nor a phone number',
             null, 'Such as hanako@example.com or +81 90 1234 5678.', 'address');
     elsif reached = member.login_id then
         perform loyalty.raise('22023', 'address_is_members', 'address is the member''s own', null,

@@ -76,7 +76,7 @@ create unique index identity_by_login_id on loyalty.identity (login_id)
 
 comment on table loyalty.identity is 'A person who logs in: one for all programs that they are a member of (A1).';
 comment on column loyalty.identity.identity_id is 'Number of the person.';
-comment on column loyalty.identity.login_id is 'E-mail address in lower case, or mobile number as E.164; null for who logs in by member number only (S8).';
+comment on column loyalty.identity.login_id is 'E-mail address in lower case, or phone number as E.164; null for who logs in by member number only (S8).';
 comment on column loyalty.identity.state is
     'provisional until the login ID is proven and the name confirmed; active; suspended while staff look at an application (C13); locked after too many wrong passwords; closed.';
 comment on column loyalty.identity.created_at is 'When it was registered.';

@@ -16,7 +16,7 @@ declare
     sent loyalty.challenge;
 begin
     if address is null then
-        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a mobile number',
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
             null, 'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.', 'login_id');
     end if;
     wait := loyalty.begin_attempt('code', subject);

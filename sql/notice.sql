@@ -118,7 +118,7 @@ begin
     elsif cardinality(setting.days_of_month) = 0 or array_ndims(setting.days_of_month) > 1
           or array_position(setting.days_of_month, null) is not null
           or 1 > any (setting.days_of_month) or 31 < any (setting.days_of_month) then
-        wrong := 'days_of_month has what is no day of a month';
+        wrong := 'days_of_month contains an invalid day of month';
         given := setting.days_of_month::text;
         hint := 'Days from 1 to 31, at least one; a day that a month does not have is its last.';
     elsif (setting.at is not null) <> (setting.kind in ('balance', 'expiry')) then

@@ -91,7 +91,7 @@ An application that staff approve or refuse; answers with `application_id`, whet
 - `member_no`: the member or staff number.
 - `login_id`: the e-mail address or phone to log in with from now on.
 - `login_id_again`: the same.
-- `phone`: a telephone number for questions.
+- `phone`: a phone number for questions.
 - `consent`: true: the person agrees that staff use this for the application.$$;
 
 create function loyalty_api.accept_login(token text, password text, password_again text) returns jsonb
@@ -130,7 +130,7 @@ comment on column loyalty_api.login_application.name is 'The name given.';
 comment on column loyalty_api.login_application.kana is 'Its reading, as given.';
 comment on column loyalty_api.login_application.birth_date is 'The birth date given.';
 comment on column loyalty_api.login_application.login_id is 'The login ID wanted.';
-comment on column loyalty_api.login_application.phone is 'The telephone number given.';
+comment on column loyalty_api.login_application.phone is 'The phone number given.';
 comment on column loyalty_api.login_application.has_login is 'Whether somebody logs in as that member; only then it can be approved.';
 comment on column loyalty_api.login_application.differs is 'What was given otherwise than the member record has it.';
 comment on column loyalty_api.login_application.state is 'waiting, approved, refused or done.';

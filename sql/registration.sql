@@ -198,9 +198,9 @@ begin
     perform loyalty.registration_stage(under_way, '{begun,chosen}');
     if nullif(btrim(choose_login.login_id), '') is null and not policy.allows_member_no then
         perform loyalty.raise('22004', 'value_missing', 'login_id must not be null', null,
-            'An e-mail address or a mobile number.', 'login_id');
+            'An e-mail address or a phone number.', 'login_id');
     elsif address is null and nullif(btrim(choose_login.login_id), '') is not null then
-        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a mobile number',
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
             null, 'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.', 'login_id');
     end if;
     perform loyalty.check_terms(policy, choose_login.terms_version);

@@ -48,4 +48,4 @@ $$Points over HTTP
 
 Balances, lots and statements of a points program, and the operations that change them. A token says who is asking: members reach their own account, family the points of who invited them, granters and administrators their program, operators everything.
 
-Amounts are whole points. Every POST that changes the ledger takes an idempotency key, as the argument `idempotency_key` or the header `Idempotency-Key`: a repeated call with the same key gets the first answer again and changes nothing. Errors carry a code, a message, the figures in `details` and the way out in `hint`.$$;
+Amounts are whole points. Every POST that changes the ledger takes an idempotency key, as the argument `idempotency_key` or the header `Idempotency-Key`: a repeated call with the same key gets the first answer again and changes nothing. Errors carry a code, a message, the figures in `details` and the way out in `hint`; the headers Loyalty-Reason and Loyalty-Field name the cause and the argument, one word each.$$;

@@ -60,4 +60,4 @@ create function loyalty.clean_login_id(login_id text) returns text
     language c immutable strict parallel safe
     as 'MODULE_PATHNAME', 'loyalty_clean_login_id';
 comment on function loyalty.clean_login_id is
-    'A login ID as it is stored: an e-mail address in lower case, or a telephone number as E.164; null for what is neither.';
+    'A login ID as it is stored: an e-mail address in lower case, or a phone number as E.164; null for what is neither.';

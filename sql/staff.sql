@@ -110,7 +110,7 @@ begin
         perform loyalty.raise('22023', 'operator_has_no_program', 'an operator belongs to no program', null,
             'Leave program out.', 'program');
     elsif reached is null then
-        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a mobile number',
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
             null, 'Such as hanako@example.com or +81 90 1234 5678.', 'login_id');
     elsif give_role.monthly_budget is not null and give_role.role <> 'granter' then
         perform loyalty.raise('22023', 'budget_not_allowed', 'only granters have a budget',

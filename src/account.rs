@@ -2,7 +2,7 @@
 
 use crate::call::sql_function;
 use crate::clock;
-use crate::error::{Code, Fault, Result};
+use crate::error::{Fault, Result};
 use crate::guard::Operating;
 use crate::ledger;
 use crate::program;

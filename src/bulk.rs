@@ -154,7 +154,7 @@ fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
         return Err(Fault::new(Code::LimitExceeded, "too_many_items", "too many items")
             .field("items")
             .detail(format!(
-                "{} given, {ITEMS_PER_CALL} are taken.",
+                "{} given, at most {ITEMS_PER_CALL} are allowed.",
                 items.len()
             ))
             .hint("Make several calls; keys let you repeat any of them."));

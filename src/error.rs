@@ -45,10 +45,16 @@ pub enum Code {
     OutOfRange,
     LimitExceeded,
     CheckViolated,
+    /// Not a value of its type.
+    Malformed,
+    BadDateTime,
+    DateTimeOverflow,
     /// There is one already.
     Duplicate,
     /// GET of what writes.
     ReadOnly,
+    /// A write on a standby.
+    Standby,
     /// The tables of the extension are not as it made them.
     Damaged,
     /// The server lacks what the call needs.
@@ -58,7 +64,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 20] = [
+    const ALL: [Code; 24] = [
         Code::NotEnough,
         Code::NotFound,
         Code::KeyReused,
@@ -74,8 +80,12 @@ impl Code {
         Code::OutOfRange,
         Code::LimitExceeded,
         Code::CheckViolated,
+        Code::Malformed,
+        Code::BadDateTime,
+        Code::DateTimeOverflow,
         Code::Duplicate,
         Code::ReadOnly,
+        Code::Standby,
         Code::Damaged,
         Code::NotReady,
         Code::Busy,
@@ -100,8 +110,12 @@ impl Code {
             Code::OutOfRange => ("22003", 400),
             Code::LimitExceeded => ("54000", 400),
             Code::CheckViolated => ("23514", 400),
+            Code::Malformed => ("22P02", 400),
+            Code::BadDateTime => ("22007", 400),
+            Code::DateTimeOverflow => ("22008", 400),
             Code::Duplicate => ("23505", 409),
             Code::ReadOnly => ("25006", 405),
+            Code::Standby => ("25006", 503),
             Code::Damaged => ("XX001", 500),
             Code::NotReady => ("55000", 500),
             Code::Busy => ("55P03", 503),
@@ -190,24 +204,33 @@ impl Fault {
     /// Raises it as a PostgreSQL error. In a PostgREST request it goes out with its HTTP status
     /// and headers, by PostgREST's own SQLSTATE for that.
     pub fn raise(self) -> ! {
-        let (sqlstate, status) = self.code.sqlstate();
-        let hint = self.hint.as_deref();
-        let report = Report {
-            reason: Some(&self.reason),
-            field: self.field.as_deref(),
-            ..Report::default()
-        };
         if in_http_request() {
-            let body = json!({
-                "code": sqlstate,
-                "message": self.message,
-                "details": self.detail,
-                "hint": hint.map(hint::over_http),
-            });
-            let meta = json!({ "status": status, "headers": self.headers() });
-            report.send("PGRST", &body.to_string(), Some(&meta.to_string()), None)
+            self.raise_over_http()
         }
-        report.send(sqlstate, &self.message, self.detail.as_deref(), hint)
+        let hint = self.hint.as_deref();
+        let (sqlstate, _) = self.code.sqlstate();
+        self.report()
+            .send(sqlstate, &self.message, self.detail.as_deref(), hint)
+    }
+
+    pub fn raise_over_http(self) -> ! {
+        let (sqlstate, status) = self.code.sqlstate();
+        let body = json!({
+            "code": sqlstate,
+            "message": self.message,
+            "details": self.detail,
+            "hint": self.hint.as_deref().map(hint::over_http),
+        });
+        let meta = json!({ "status": status, "headers": self.headers() });
+        self.report()
+            .send("PGRST", &body.to_string(), Some(&meta.to_string()), None)
+    }
+
+    fn report(&self) -> Report<'_> {
+        Report {
+            reason: &self.reason,
+            field: self.field.as_deref(),
+        }
     }
 }
 
@@ -378,10 +401,9 @@ unsafe extern "C-unwind" {
 
 /// `ereport(ERROR)` with any SQLSTATE: pgrx's own takes PostgreSQL's codes only. Reason and field go
 /// into the fields of an error that every driver shows.
-#[derive(Default)]
 struct Report<'a> {
     /// As the constraint's name.
-    reason: Option<&'a str>,
+    reason: &'a str,
     /// As the column's name.
     field: Option<&'a str>,
 }
@@ -393,7 +415,7 @@ impl Report<'_> {
         });
         let c_string = |text: &str| CString::new(text.replace('\0', "")).unwrap_or_default();
         let (message, detail, hint) = (c_string(message), detail.map(c_string), hint.map(c_string));
-        let (reason, field) = (self.reason.map(c_string), self.field.map(c_string));
+        let (reason, field) = (c_string(self.reason), self.field.map(c_string));
         // SAFETY: errfinish jumps out of the block; the boundary turns the jump into a panic that
         // runs our destructors and goes on as the same PostgreSQL error at the next boundary.
         unsafe {
@@ -407,9 +429,7 @@ impl Report<'_> {
                     if let Some(hint) = &hint {
                         errhint(c"%s".as_ptr(), hint.as_ptr());
                     }
-                    if let Some(reason) = &reason {
-                        err_generic_string(pg_sys::PG_DIAG_CONSTRAINT_NAME as c_int, reason.as_ptr());
-                    }
+                    err_generic_string(pg_sys::PG_DIAG_CONSTRAINT_NAME as c_int, reason.as_ptr());
                     if let Some(field) = &field {
                         err_generic_string(pg_sys::PG_DIAG_COLUMN_NAME as c_int, field.as_ptr());
                     }

@@ -23,6 +23,7 @@ mod program;
 mod reading;
 mod receipt;
 mod request;
+mod rest_call;
 mod row;
 mod rule;
 mod scan;
@@ -262,4 +263,5 @@ pub extern "C-unwind" fn _PG_init() {
     clock::init();
     secret::init();
     program::init();
+    rest_call::install();
 }

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::error::Result;
 use crate::fetch;
 use crate::program;
+use crate::rest_call;
 use crate::scan::Sight;
 use crate::spi::{Plan, Spi};
 use pgrx::pg_sys;
@@ -62,6 +63,12 @@ fn is_believed() -> bool {
             }
         }
     }
+}
+
+/// Whether PostgREST logged in: a member of loyalty_authenticator that is no superuser.
+pub fn is_gateway() -> bool {
+    // SAFETY: reads the session's own user.
+    is_believed() && !unsafe { pg_sys::superuser_arg(pg_sys::GetSessionUserId()) }
 }
 
 /// A setting; none when it is missing or empty.
@@ -275,6 +282,7 @@ sql_function! {
         if !is_usual()? {
             LOOK_CLOSER.run(&Spi::connect(), &[]);
         }
+        rest_call::expect();
         Ok(())
     }
 }

@@ -14,6 +14,12 @@ mod bad_token;
 mod catalog;
 #[path = "http/errors.rs"]
 mod errors;
+#[path = "http/half_done.rs"]
+mod half_done;
+#[path = "http/reason.rs"]
+mod reason;
+#[path = "http/standby.rs"]
+mod standby;
 #[path = "http/fuzz.rs"]
 mod fuzz;
 #[path = "http/hijack.rs"]
