@@ -45,7 +45,8 @@ pub fn between(
             ),
             None => {
                 let names = NAMES.execute(&spi, &[]).first().and_then(|row| row.text(1));
-                return Err(Fault::invalid("no such calendar")
+                return Err(Fault::invalid("no_such_calendar", "no such calendar")
+                    .field("calendar")
                     .detail(format!("'{name}' given."))
                     .hint(format!("There are: {}.", names.unwrap_or_default())));
             }
@@ -74,7 +75,7 @@ pub fn between(
 }
 
 pub fn fault(error: CalendarError) -> Fault {
-    Fault::invalid(error.to_string()).hint(error.hint())
+    Fault::invalid(error.reason(), error.to_string()).hint(error.hint())
 }
 
 sql_function!(is_business_day);

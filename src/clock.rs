@@ -42,7 +42,8 @@ const EARLIEST: i64 =
     (1_721_427 - pg_sys::POSTGRES_EPOCH_JDATE as i64) * pg_sys::SECS_PER_DAY as i64 * 1_000_000;
 
 fn refuse(message: &str) -> ! {
-    Fault::invalid(message)
+    Fault::invalid("clock_invalid", message)
+        .field("loyalty.clock")
         .hint("Set it to a time such as '2025-06-15 12:00+09'.")
         .raise()
 }

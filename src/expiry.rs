@@ -9,8 +9,11 @@ use std::ffi::{CStr, c_char};
 
 /// A policy from its text, or what is wrong with that, and where.
 pub fn parse(text: &str) -> Result<ExpiryPolicy> {
-    text.parse()
-        .map_err(|error: PolicyError| Fault::invalid(error.to_string()).hint(error.hint()))
+    text.parse().map_err(|error: PolicyError| {
+        Fault::invalid("expiry_policy_invalid", error.to_string())
+            .field("expiry")
+            .hint(error.hint())
+    })
 }
 
 sql_function!(expiry_policy_in);
@@ -29,7 +32,9 @@ fn expires_on(call: &Call) -> Result<Option<i32>> {
     let policy = parse(&call.need("policy", call.text(0))?)?;
     let granted_on = day::date(call.need("granted_on", call.i32(1))?)?;
     let expires_on = policy.expires_on(granted_on).map_err(|error| {
-        Fault::invalid(error.to_string()).hint("Give another day, or another policy.")
+        Fault::invalid(error.reason(), error.to_string())
+            .field("granted_on")
+            .hint("Give another day, or another policy.")
     })?;
     Ok(expires_on.map(day::day))
 }

@@ -20,6 +20,7 @@ mod program;
 mod raise;
 #[allow(clippy::cast_possible_truncation)]
 mod request;
+mod rest_call;
 mod rule;
 mod secret;
 mod table;
@@ -255,4 +256,5 @@ pub extern "C-unwind" fn _PG_init() {
     clock::init();
     secret::init();
     program::init();
+    rest_call::install();
 }

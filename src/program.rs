@@ -169,7 +169,7 @@ pub fn get(program_id: i32) -> Result<Rc<Program>> {
     let changes = relcache::changes();
     let snapshot = sight.register();
     let mut scan = scan(&snapshot)?;
-    let missing = || Fault::invalid("a program row is missing");
+    let missing = || Fault::damaged("a program row is missing");
     let row = scan.find([Int4::datum(program_id)]).ok_or_else(missing)?;
     let read = Rc::new(Program {
         code: row.get(PROGRAM.code).ok_or_else(missing)?,
@@ -218,7 +218,8 @@ pub fn today(code: &str) -> Result<(i32, Day)> {
 }
 
 pub fn no_such(code: &str) -> Fault {
-    Fault::new(Code::NotFound, "no such program")
+    Fault::new(Code::NotFound, "no_such_program", "no such program")
+        .field("program")
         .detail(format!("'{code}' given."))
         .hint("select code from loyalty.program lists them.")
 }

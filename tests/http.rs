@@ -16,6 +16,8 @@ mod catalog;
 mod errors;
 #[path = "http/fuzz.rs"]
 mod fuzz;
+#[path = "http/half_done.rs"]
+mod half_done;
 #[path = "http/hijack.rs"]
 mod hijack;
 #[path = "http/matrix.rs"]
@@ -34,9 +36,13 @@ mod plans;
 mod points_page;
 #[path = "http/reading.rs"]
 mod reading;
+#[path = "http/reason.rs"]
+mod reason;
 #[path = "http/retry.rs"]
 mod retry;
 #[path = "http/security.rs"]
 mod security;
 #[path = "http/service_hours.rs"]
 mod service_hours;
+#[path = "http/standby.rs"]
+mod standby;

@@ -6,6 +6,8 @@
 mod catalog;
 #[path = "lint/plpgsql.rs"]
 mod plpgsql;
+#[path = "lint/reason.rs"]
+mod reason;
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::testkit::TestDb;

@@ -51,14 +51,15 @@ pub struct Posted {
 }
 
 pub fn no_such_account(account_id: i64) -> Fault {
-    Fault::new(Code::NotFound, "no such account")
+    Fault::new(Code::NotFound, "no_such_account", "no such account")
+        .field("account_id")
         .detail(format!("Account {account_id} does not exist."))
         .hint("loyalty.open_account(program, member_no) gives a member's account.")
 }
 
 /// Cannot be: under REPEATABLE READ PostgreSQL itself raises 40001 when the lock is taken.
 pub fn changed_under_lock() -> Fault {
-    Fault::invalid("the account changed under its own lock")
+    Fault::damaged("the account changed under its own lock")
 }
 
 impl Account {
@@ -70,22 +71,27 @@ impl Account {
         if !refused {
             return Ok(());
         }
-        let (state, hint) = if self.is_closed {
+        let (state, reason, hint) = if self.is_closed {
             (
                 "closed",
+                "account_closed",
                 "A closed account stays closed; open another one under a new member number.",
             )
         } else {
             (
                 "suspended",
+                "account_suspended",
                 "loyalty.resume_account(account_id) lifts the suspension.",
             )
         };
-        Err(
-            Fault::new(Code::AccountClosed, format!("the account is {state}"))
-                .detail(format!("Account {} is {state}.", self.account_id))
-                .hint(hint),
+        Err(Fault::new(
+            Code::AccountClosed,
+            reason,
+            format!("the account is {state}"),
         )
+        .field("account_id")
+        .detail(format!("Account {} is {state}.", self.account_id))
+        .hint(hint))
     }
 
     /// What an operation brings along: holds past their time end, and activity extends lots
@@ -125,11 +131,14 @@ impl Account {
         let count = EntryNo::try_from(entries.len()).unwrap_or(EntryNo::MAX);
         let first = self.next_entry;
         if first > ENTRIES_PER_ACCOUNT.saturating_sub(count) {
-            return Err(
-                Fault::new(Code::LimitExceeded, "the account's journal is full")
-                    .detail(format!("It has {} entries.", first - 1))
-                    .hint("Open another account for the member."),
-            );
+            return Err(Fault::new(
+                Code::LimitExceeded,
+                "journal_full",
+                "the account's journal is full",
+            )
+            .field("account_id")
+            .detail(format!("It has {} entries.", first - 1))
+            .hint("Open another account for the member."));
         }
         let change: i64 = entries.iter().map(|entry| entry.points).sum();
         let available = self.available();

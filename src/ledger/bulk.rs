@@ -120,6 +120,8 @@ fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<
                 None,
                 None,
                 None,
+                None,
+                None,
             ]),
             Err(fault) => sink.put(&[
                 place,
@@ -133,6 +135,8 @@ fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<
                 Some(text(fault.code.sqlstate().0)),
                 Some(text(&fault.message)),
                 fault.detail.as_deref().map(text),
+                Some(text(&fault.reason)),
+                fault.field.as_deref().map(text),
             ]),
         }
     }
@@ -141,7 +145,8 @@ fn many(call: &Call, json: &str, program_id: Option<i32>, verb: Verb) -> Result<
 
 fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
     let items: Vec<Item> = serde_json::from_str(json).map_err(|error| {
-        Fault::invalid("items are not as they should be")
+        Fault::invalid("items_invalid", "items is invalid")
+.field("items")
             .detail(error.to_string())
             .hint(match verb {
                 Verb::Grant => "An array of {\"account_id\", \"points\", \"reason\", \"granted_on\", \"expires_on\", \"idempotency_key\", \"funding\"}.",
@@ -152,24 +157,35 @@ fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
         item.granted_on.is_some() || item.expires_on.is_some() || item.funding.is_some()
     };
     if verb == Verb::Spend && items.iter().any(granting) {
-        return Err(
-            Fault::invalid("a spend has no granted_on, expires_on or funding")
-                .hint("Leave them out; lots are taken soonest expiry first."),
-        );
+        return Err(Fault::invalid(
+            "items_invalid",
+            "a spend has no granted_on, expires_on or funding",
+        )
+        .field("items")
+        .hint("Leave them out; lots are taken soonest expiry first."));
     }
     if items.len() > ITEMS_PER_CALL {
-        return Err(Fault::new(Code::LimitExceeded, "too many items")
-            .detail(format!(
-                "{} given, {ITEMS_PER_CALL} are taken.",
-                items.len()
-            ))
-            .hint("Make several calls; keys let you repeat any of them."));
+        return Err(
+            Fault::new(Code::LimitExceeded, "too_many_items", "too many items")
+                .field("items")
+                .detail(format!(
+                    "{} given, at most {ITEMS_PER_CALL} are allowed.",
+                    items.len()
+                ))
+                .hint("Make several calls; keys let you repeat any of them."),
+        );
     }
     Ok(items)
 }
 
-fn null(name: &str) -> Fault {
-    Fault::new(Code::NullValue, format!("{name} must not be null")).hint("Give it in each item.")
+fn null(name: &'static str) -> Fault {
+    Fault::new(
+        Code::NullValue,
+        "value_missing",
+        format!("{name} must not be null"),
+    )
+    .field(name)
+    .hint("Give it in each item.")
 }
 
 /// What an item asks for; refused where it cannot be meant.
@@ -179,8 +195,10 @@ fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
     // jsonb refuses it, text that is JSON does not
     let mut texts = [reason, key, item.funding.as_deref()].into_iter().flatten();
     if texts.any(|text| text.contains('\0')) {
-        return Err(Fault::invalid("a text has a zero character")
-            .hint("No text of PostgreSQL's can hold it."));
+        return Err(
+            Fault::invalid("zero_character", "a text contains a zero character")
+                .hint("No text of PostgreSQL's can hold it."),
+        );
     }
     let wanted = Wanted {
         granted_on: item.granted_on.map(crate::day::day),
@@ -334,16 +352,17 @@ fn grant_each(call: &Call) -> Result<()> {
     let keys = call.need("idempotency_keys", call.texts(5))?;
     let policy = call.text(6);
     if points.len() != account_ids.len() || keys.len() != account_ids.len() {
-        return Err(
-            Fault::invalid("account_ids, points and idempotency_keys differ in length")
-                .detail(format!(
-                    "{}, {} and {}.",
-                    account_ids.len(),
-                    points.len(),
-                    keys.len()
-                ))
-                .hint("One of each for every grant."),
-        );
+        return Err(Fault::invalid(
+            "lengths_differ",
+            "account_ids, points and idempotency_keys differ in length",
+        )
+        .detail(format!(
+            "{}, {} and {}.",
+            account_ids.len(),
+            points.len(),
+            keys.len()
+        ))
+        .hint("One of each for every grant."));
     }
     let bookings: Vec<_> = account_ids
         .iter()
@@ -393,6 +412,7 @@ fn grant_each(call: &Call) -> Result<()> {
                 Some(Datum::from(is_new)),
                 None,
                 None,
+                None,
             ]),
             Err(fault) => sink.put(&[
                 place,
@@ -402,6 +422,7 @@ fn grant_each(call: &Call) -> Result<()> {
                 Some(Datum::from(false)),
                 Some(text(fault.code.sqlstate().0)),
                 Some(text(&fault.message)),
+                Some(text(&fault.reason)),
             ]),
         }
     }

@@ -50,9 +50,13 @@ pub fn earlier(spi: &Spi, account: &Account, entry: EntryNo) -> Result<Earlier> 
 }
 
 pub fn wrong_kind(kind: Kind, wanted: &str) -> Fault {
-    Fault::invalid(format!("the operation is not a {wanted}"))
-        .detail(format!("It is a {}.", kind.label().to_string_lossy()))
-        .hint(format!("Give the operation_id of a {wanted}."))
+    Fault::invalid(
+        "operation_of_other_kind",
+        format!("the operation is not a {wanted}"),
+    )
+    .field("operation_id")
+    .detail(format!("It is a {}.", kind.label().to_string_lossy()))
+    .hint(format!("Give the operation_id of a {wanted}."))
 }
 
 /// Days on which the account was active after an entry, oldest first, and what was booked as

@@ -54,8 +54,11 @@ fn expire(call: &Call) -> Result<Answer> {
     let program = call.need("program", call.text(0))?;
     let batch = call.i64(2).unwrap_or(i64::MAX);
     if batch <= 0 {
-        return Err(Fault::invalid("batch_size must be above zero")
-            .hint("Leave it out to book all that is due."));
+        return Err(
+            Fault::invalid("out_of_range", "batch_size must be above zero")
+                .field("batch_size")
+                .hint("Leave it out to book all that is due."),
+        );
     }
     let (program_id, today) = program::today(&program)?;
     let spi = Spi::connect();
@@ -82,7 +85,9 @@ fn expire_step(call: &Call) -> Result<Answer> {
     let from = call.i64(2).unwrap_or(0);
     let limit = call.need("row_limit", call.i64(3))?;
     if limit <= 0 {
-        return Err(Fault::invalid("row_limit must be above zero"));
+        return Err(
+            Fault::invalid("out_of_range", "row_limit must be above zero").field("row_limit"),
+        );
     }
     let spi = Spi::connect();
     let as_of = past(as_of, program::get(program_id)?.day_of(clock::now()))?;
@@ -100,7 +105,8 @@ fn past(as_of: Day, today: Day) -> Result<Day> {
     if as_of <= today {
         return Ok(as_of);
     }
-    Err(Fault::invalid("as_of lies in the future")
+    Err(Fault::invalid("day_in_future", "as_of is in the future")
+        .field("as_of")
         .detail(format!(
             "Today is {} in the program's time zone.",
             day::date(today)?
@@ -210,7 +216,7 @@ fn forfeit(call: &Call) -> Result<Option<Receipt>> {
         // Spent meanwhile, or all of it is held: closing the account tells.
         entry
             .map(|entry| vec![entry])
-            .ok_or_else(|| Fault::invalid("nothing is left to forfeit"))
+            .ok_or_else(|| Fault::invalid("nothing_left", "nothing is left to forfeit"))
     });
     match forfeited {
         Err(_) if !is_left => Ok(None),

@@ -50,12 +50,15 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
     let granted_on = wanted.granted_on.unwrap_or(account.today);
     let granted_date = day::date(granted_on)?;
     if granted_on > account.today {
-        return Err(Fault::invalid("granted_on lies in the future")
-            .detail(format!(
-                "{granted_date} given; today is {} in the program's time zone.",
-                day::date(account.today)?
-            ))
-            .hint("Grant on the day itself, by a rule or a schedule."));
+        return Err(
+            Fault::invalid("granted_on_in_future", "granted_on is in the future")
+                .field("granted_on")
+                .detail(format!(
+                    "{granted_date} given; today is {} in the program's time zone.",
+                    day::date(account.today)?
+                ))
+                .hint("Grant on the day itself, by a rule or a schedule."),
+        );
     }
     let mut inactivity = None;
     let expires_on = match wanted.expires_on {
@@ -69,7 +72,8 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
             policy
                 .expires_on(granted_date)
                 .map_err(|error| {
-                    Fault::invalid(error.to_string())
+                    Fault::invalid(error.reason(), error.to_string())
+                        .field("expires_on")
                         .hint("Give expires_on, or change the program's expiry policy.")
                 })?
                 .map_or(NEVER, day::day)
@@ -78,7 +82,8 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
     if expires_on != NEVER {
         let expires_date = day::date(expires_on)?;
         if expires_on < granted_on {
-            return Err(Fault::invalid("expires_on lies before granted_on")
+            return Err(Fault::invalid("expires_before_grant", "expires_on is before granted_on")
+.field("expires_on")
                 .detail(format!(
                     "Granted on {granted_date}, to expire on {expires_date}."
                 ))
@@ -87,7 +92,8 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
                 ));
         }
         if expires_on < account.today && !wanted.late {
-            return Err(Fault::invalid("the points would have expired already")
+            return Err(Fault::invalid("expires_on_passed", "expires_on has passed")
+                .field("expires_on")
                 .detail(format!(
                     "To expire on {expires_date}; today is {} in the program's time zone.",
                     day::date(account.today)?

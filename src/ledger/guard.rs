@@ -84,6 +84,7 @@ fn guard_ledger(call: &Call) -> Result<Answer> {
     };
     Err(Fault::new(
         Code::AppendOnly,
+        "append_only",
         format!("the ledger changes through operations only: {verb} loyalty.{table} refused"),
     )
     .detail("Journal, wallets and accounts follow from each other; a row changed alone would break them.")

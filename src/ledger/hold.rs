@@ -21,10 +21,12 @@ fn hold(call: &Call) -> Result<Receipt> {
     let expires_in = call.need("expires_in", call.i64(2))?;
     let (reason, key) = (call.text(3), call.text(4));
     if !(1..=LONGEST_HOLD).contains(&expires_in) {
-        return Err(
-            Fault::invalid("expires_in must be above zero, and a year at most")
-                .hint("An interval such as '15 minutes'."),
-        );
+        return Err(Fault::invalid(
+            "expires_in_invalid",
+            "expires_in must be above zero, and at most a year",
+        )
+        .field("expires_in")
+        .hint("An interval such as '15 minutes'."));
     }
     let request = Request {
         reason: reason.as_deref(),

@@ -102,7 +102,7 @@ static STORED: Plan = Plan::new(
 
 /// The receipt of an operation made before, for the same request under the same key.
 fn stored(spi: &Spi, account: &Account, entry: EntryNo, request: &Request) -> Result<Receipt> {
-    let missing = || Fault::invalid("a journal row is incomplete");
+    let missing = || Fault::damaged("a journal row is incomplete");
     let row = STORED
         .execute(spi, &[Param::i64(account.account_id), Param::i32(entry)])
         .first()

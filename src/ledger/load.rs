@@ -44,7 +44,7 @@ pub fn load_many_locked(spi: &Spi, account_ids: &[i64]) -> Result<Vec<Account>> 
     .iter()
     .map(|row| {
         let (account_id, wallet) =
-            read_row(row).ok_or_else(|| Fault::invalid("a wallet row is incomplete"))?;
+            read_row(row).ok_or_else(|| Fault::damaged("a wallet row is incomplete"))?;
         let program = program::get(wallet.program_id)?;
         Ok(read_account(spi, account_id, wallet, program))
     })

@@ -1,7 +1,7 @@
 //! Opening, suspending and closing accounts.
 
 use crate::clock;
-use crate::error::{Code, Fault, Result};
+use crate::error::{Fault, Result};
 use crate::ledger::account::{Account, no_such_account};
 use crate::ledger::guard::Operating;
 use crate::ledger::load::load_many_locked;
@@ -166,11 +166,16 @@ fn set_account_status(call: &Call) -> Result<()> {
 /// Also against formulas: exports show the number, and a spreadsheet would run it.
 fn check_member_no(member_no: &str) -> Result<()> {
     if member_no.is_empty() || member_no.chars().count() > 100 {
-        return Err(Fault::invalid("a member_no has 1 to 100 characters")
-            .hint("The member's number in the program."));
+        return Err(
+            Fault::invalid("member_no_invalid", "a member_no has 1 to 100 characters")
+                .field("member_no")
+                .hint("The member's number in the program."),
+        );
     }
     member::check_member_no(member_no).map_err(|flaw| {
-        Fault::invalid(format!("member_no {flaw}")).hint("Begin it with a letter or digit.")
+        Fault::invalid("member_no_invalid", format!("member_no {flaw}"))
+            .field("member_no")
+            .hint("Begin it with a letter or digit.")
     })
 }
 
@@ -178,13 +183,17 @@ fn check_member_no(member_no: &str) -> Result<()> {
 fn check_empty(account: &Account) -> Result<()> {
     let held = account.wallet.held(account.now);
     if held > 0 {
-        return Err(Fault::new(Code::InvalidValue, "the account has open holds")
-            .detail(format!("{held} points are held."))
-            .hint("Capture or release them first."));
+        return Err(
+            Fault::invalid("account_has_holds", "the account has open holds")
+                .field("account_id")
+                .detail(format!("{held} points are held."))
+                .hint("Capture or release them first."),
+        );
     }
     let balance = account.wallet.balance();
     if balance > 0 {
-        return Err(Fault::new(Code::InvalidValue, "the account still holds points")
+        return Err(Fault::invalid("account_not_empty", "the account still has points")
+.field("account_id")
             .detail(format!("{balance} points are left."))
             .hint("Spend or transfer them, or close with forfeit => true to book them as breakage."));
     }

@@ -171,7 +171,7 @@ pub fn operate(
         .ok_or_else(|| no_such_account(account_id))?;
     sweep.finish()?;
     let (receipt, is_new) =
-        outcome.ok_or_else(|| Fault::invalid("an operation without a receipt"))?;
+        outcome.ok_or_else(|| Fault::damaged("an operation without a receipt"))?;
     if is_new && account.program.announces_grants {
         let mut news = News::default();
         news.add(&receipt);

@@ -38,20 +38,25 @@ pub fn check_request(request: &Request) -> Result<()> {
 
 fn check_key(key: Option<&str>) -> Result<()> {
     match key {
-        Some(key) if key.is_empty() || key.chars().count() > 255 => {
-            Err(Fault::invalid("an idempotency key has 1 to 255 characters")
-                .detail(format!("This one has {}.", key.chars().count()))
-                .hint("Use a UUID, or your own order number."))
-        }
+        Some(key) if key.is_empty() || key.chars().count() > 255 => Err(Fault::invalid(
+            "key_invalid",
+            "an idempotency key has 1 to 255 characters",
+        )
+        .field("idempotency_key")
+        .detail(format!("This one has {}.", key.chars().count()))
+        .hint("Use a UUID, or your own order number.")),
         _ => Ok(()),
     }
 }
 
 fn check_reason(reason: Option<&str>) -> Result<()> {
     match reason.map(|reason| reason.chars().count()) {
-        Some(length) if length > 1000 => Err(Fault::invalid("a reason has up to 1000 characters")
-            .detail(format!("This one has {length}."))
-            .hint("Keep long texts elsewhere, and name them here.")),
+        Some(length) if length > 1000 => {
+            Err(Fault::invalid("reason_too_long", "reason is too long")
+                .field("reason")
+                .detail(format!("This one has {length}."))
+                .hint("Keep long texts elsewhere, and name them here."))
+        }
         _ => Ok(()),
     }
 }
@@ -86,9 +91,12 @@ pub fn positive(points: i64) -> Result<i64> {
     if points > 0 {
         return Ok(points);
     }
-    Err(Fault::invalid("points must be above zero")
-        .detail(format!("{points} given."))
-        .hint("Whole points from 1; each kind of operation knows its own direction."))
+    Err(
+        Fault::invalid("points_not_positive", "points must be above zero")
+            .field("points")
+            .detail(format!("{points} given."))
+            .hint("Whole points from 1; each kind of operation knows its own direction."),
+    )
 }
 
 /// The entry number of an operation of that account.
@@ -100,7 +108,8 @@ pub fn entry_of(account_id: i64, operation_id: i64) -> Result<EntryNo> {
 }
 
 pub fn no_such_operation(account_id: i64, operation_id: i64) -> Fault {
-    Fault::new(Code::NotFound, "no such operation")
+    Fault::new(Code::NotFound, "no_such_operation", "no such operation")
+        .field("operation_id")
         .detail(format!(
             "Account {account_id} has no operation {operation_id}."
         ))

@@ -62,8 +62,10 @@ impl IntoAnswer for Receipt {
 pub fn key_reused(operation: i64) -> Fault {
     Fault::new(
         Code::KeyReused,
+        "key_reused",
         "the idempotency key was used for another request",
     )
+    .field("idempotency_key")
     .detail(format!("It made operation {operation}."))
     .hint("Repeat a call with the same arguments, or give a new call a new key.")
 }

@@ -21,7 +21,8 @@ fn revoke(call: &Call) -> Result<Receipt> {
     let (reason, key) = (call.text(4), call.text(5));
     let grant = entry_of(account_id, operation)?;
     if policy != "clamp" && policy != "debt" {
-        return Err(Fault::invalid("unknown policy for points already spent")
+        return Err(Fault::invalid("policy_unknown", "unknown policy for points already spent")
+.field("policy")
             .detail(format!("'{policy}' given."))
             .hint("'clamp' takes what the lot still holds; 'debt' books the rest, for later grants to repay."));
     }

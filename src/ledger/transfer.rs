@@ -21,8 +21,11 @@ fn transfer(call: &Call) -> Result<Receipt> {
     let points = positive(call.need("points", call.i64(2))?)?;
     let (reason, key) = (call.text(3), call.text(4));
     if from == to {
-        return Err(Fault::invalid("from_account and to_account are the same")
-            .hint("A transfer is between two accounts."));
+        return Err(
+            Fault::invalid("accounts_same", "from_account and to_account are the same")
+                .field("to_account")
+                .hint("A transfer is between two accounts."),
+        );
     }
     let request = Request {
         reason: reason.as_deref(),
@@ -51,8 +54,12 @@ fn transfer(call: &Call) -> Result<Receipt> {
         return Err(no_such_account(to));
     };
     if sender.program_id != receiver.program_id {
-        return Err(Fault::invalid("the accounts are of different programs")
-            .hint("Points stay within their program."));
+        return Err(Fault::invalid(
+            "accounts_of_different_programs",
+            "the accounts belong to different programs",
+        )
+        .field("to_account")
+        .hint("Points stay within their program."));
     }
     sender.check_status(Needs::Open)?;
     receiver.check_status(Needs::NotClosed)?;

@@ -93,8 +93,10 @@ fn too_long(account_ids: &[i64], lockers: &[Locker]) -> ! {
         retry_after_seconds: Some(1),
         ..Fault::new(
             Code::Busy,
+            "account_busy",
             format!("account {account_id} was not free in time"),
         )
+        .field("account_id")
         .hint("Nothing was booked: ask again, with the same idempotency key.")
     };
     if crate::error::in_http_request() {

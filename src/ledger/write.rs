@@ -129,6 +129,7 @@ fn check(account: &Account, state: &State, posted: &[Posted]) -> Result<()> {
     }
     Err(Fault::new(
         crate::error::Code::CheckViolated,
+        "law_broken",
         "an operation would have broken a law of the ledger",
     )
     .detail(format!(

@@ -44,12 +44,13 @@ fn import_member_file(call: &Call) -> Result<()> {
 
 impl From<Unreadable> for Fault {
     fn from(unreadable: Unreadable) -> Self {
-        let code = if unreadable.is_limit() {
-            Code::LimitExceeded
+        let (code, reason) = if unreadable.is_limit() {
+            (Code::LimitExceeded, "file_too_large")
         } else {
-            Code::InvalidValue
+            (Code::InvalidValue, "file_unreadable")
         };
-        Fault::new(code, "the file of members cannot be read")
+        Fault::new(code, reason, "the file of members cannot be read")
+            .field("csv")
             .detail(unreadable.to_string())
             .hint(unreadable.hint())
     }
@@ -171,6 +172,7 @@ fn read(
 fn too_many_problems(first: &Problem) -> Fault {
     Fault::new(
         Code::LimitExceeded,
+        "too_many_problems",
         "too many problems in the file of members",
     )
     .detail(format!(

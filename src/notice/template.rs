@@ -1,6 +1,6 @@
 //! Templates of notices: loyalty_core's, with texts and contexts as SQL has them.
 
-use crate::error::{Code, Fault, Result};
+use crate::error::{Fault, Result};
 use crate::pg::call::{Answer, Call, sql_function};
 use crate::pg::datum;
 use loyalty_core::template::example::{Kind, full};
@@ -10,15 +10,18 @@ fn kind(call: &Call, index: usize) -> Result<Kind> {
     let name = call.need("kind", call.text(index))?;
     Kind::of_name(&name).ok_or_else(|| {
         let known = Kind::ALL.map(Kind::name).join(", ");
-        Fault::invalid("kind is unknown")
+        Fault::invalid("kind_unknown", "kind is unknown")
+            .field("kind")
             .detail(format!("kind: '{name}' given."))
             .hint(format!("There are {known}."))
     })
 }
 
 fn fault(problem: Problem) -> Fault {
-    let message = problem.to_string();
-    Fault::new(Code::InvalidValue, message).hint(problem.hint)
+    let field = problem.part.name();
+    Fault::invalid("template_invalid", problem.to_string())
+        .field(field)
+        .hint(problem.hint)
 }
 
 sql_function!(check_template);

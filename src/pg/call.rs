@@ -151,8 +151,13 @@ impl Call {
     /// An argument that may not be null.
     pub fn need<T>(&self, name: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| {
-            Fault::new(Code::NullValue, format!("{name} must not be null"))
-                .hint(format!("Pass {name} => … ."))
+            Fault::new(
+                Code::NullValue,
+                "value_missing",
+                format!("{name} must not be null"),
+            )
+            .field(name.to_owned())
+            .hint(format!("Pass {name} => … ."))
         })
     }
 
@@ -162,7 +167,7 @@ impl Call {
         unsafe {
             let context = (*self.fcinfo).context;
             if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-                return Err(Fault::invalid("this function is a trigger")
+                return Err(Fault::invalid("trigger_only", "this function is a trigger")
                     .hint("It is called by PostgreSQL when rows of its table change."));
             }
             Ok(&*context.cast())

@@ -30,7 +30,7 @@ pub fn to_bool(datum: Datum) -> bool {
 /// A length or count as PostgreSQL takes it.
 pub fn length(length: usize) -> c_int {
     c_int::try_from(length).unwrap_or_else(|_| {
-        Fault::new(Code::LimitExceeded, "a value is too long")
+        Fault::new(Code::LimitExceeded, "value_too_long", "a value is too long")
             .detail(format!("{length} bytes or elements."))
             .hint("PostgreSQL holds values of less than a gigabyte.")
             .raise()

@@ -85,14 +85,16 @@ impl<T: Table, const N: usize> Index<T, N> {
                 return Ok(());
             }
         }
-        Err(
-            Fault::new(Code::NotReady, "an index of pg_loyalty was altered")
-                .detail(format!(
-                    "loyalty.{} is not the valid unique B-tree index that the extension created.",
-                    self.name.to_string_lossy()
-                ))
-                .hint("REINDEX it, or create it again as the extension's script does."),
+        let index = format!("loyalty.{}", self.name.to_string_lossy());
+        Err(Fault::new(
+            Code::NotReady,
+            "index_altered",
+            "an index of pg_loyalty was altered",
         )
+        .detail(format!(
+            "{index} is not the valid unique B-tree index that the extension created."
+        ))
+        .hint("REINDEX it, or create it again as the extension's script does."))
     }
 }
 

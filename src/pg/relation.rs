@@ -14,7 +14,7 @@ pub fn oid_of(name: &CStr) -> Result<pg_sys::Oid> {
     if oid != pg_sys::InvalidOid {
         return Ok(oid);
     }
-    Err(Fault::invalid("the extension's tables are incomplete")
+    Err(Fault::damaged("the extension's tables are incomplete")
         .detail(format!("loyalty.{} is missing.", name.to_string_lossy()))
         .hint("Restore the table or index under its own name."))
 }

@@ -321,6 +321,7 @@ impl Row {
         if !types.contains(&found) {
             Fault::new(
                 Code::NotReady,
+                "table_altered",
                 "a table of pg_loyalty has another type of column",
             )
             .detail(format!(

@@ -154,7 +154,7 @@ pub unsafe fn check<T: Table>(relation: pg_sys::Relation) -> Result<()> {
 }
 
 fn altered(name: &CStr, difference: &str) -> Fault {
-    Fault::new(Code::NotReady, "a table of pg_loyalty was altered")
+    Fault::new(Code::NotReady, "table_altered", "a table of pg_loyalty was altered")
         .detail(format!("loyalty.{}: {difference}.", name.to_string_lossy()))
         .hint("Columns of the extension keep their order, names and types: alter it back. Columns of your own can be added behind them, and values restricted by CHECK constraints.")
 }

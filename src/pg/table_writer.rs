@@ -196,7 +196,7 @@ impl<T: Table> TableWriter<T> {
             pg_sys::CheckCmdReplicaIdentity(relation, pg_sys::CmdType::CMD_UPDATE);
             let update = (*(*relation).rd_tableam)
                 .tuple_update
-                .ok_or_else(|| Fault::invalid("the table cannot be updated"))?;
+                .ok_or_else(|| Fault::damaged("the table cannot be updated"))?;
             let command = pg_sys::GetCurrentCommandId(true);
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 update(

@@ -46,7 +46,7 @@ pub unsafe fn split(desc: pg_sys::TupleDesc, values: &[Option<Datum>]) -> (Vec<D
     // SAFETY: by the caller's word.
     let length = unsafe { length(desc) };
     if values.len() > length {
-        Fault::new(Code::NotReady, "a row type of pg_loyalty has too few columns")
+        Fault::new(Code::NotReady, "versions_differ", "a row type of pg_loyalty has too few columns")
             .detail(format!("It has {length}, for {} values.", values.len()))
             .hint("The library and the extension in the database are of different versions: alter extension pg_loyalty update.")
             .raise();

@@ -28,7 +28,13 @@ fn anniversary_occasion(call: &Call) -> Result<Option<i32>> {
         }),
         _ => None,
     };
-    let wrong = || Fault::invalid("an anniversary is every 1 to 1200 months");
+    let wrong = || {
+        Fault::invalid(
+            "interval_invalid",
+            "an anniversary is every 1 to 1200 months",
+        )
+        .field("every_months")
+    };
     let interval =
         Interval::months(u32::try_from(every_months).unwrap_or(0)).map_err(|_| wrong())?;
     let anniversary = Anniversary::repeating(interval, cut_off);

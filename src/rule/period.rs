@@ -50,7 +50,8 @@ fn known(program_id: i32, code: &str) -> Result<Known> {
     let Some(first_day) = versions.iter().map(|version| version.valid_from).min() else {
         let codes = CODES.execute(&spi, &[Param::i32(program_id)]);
         let codes = codes.first().and_then(|row| row.text(1));
-        return Err(Fault::new(Code::NotFound, "no such rule")
+        return Err(Fault::new(Code::NotFound, "no_such_rule", "no such rule")
+            .field("code")
             .detail(format!("'{code}' given."))
             .hint(codes.map_or_else(
                 || "The program has no rules; loyalty.create_rule creates one.".to_owned(),
@@ -138,9 +139,12 @@ fn rule_pay_day(call: &Call) -> Result<Answer> {
     let known = asked(call)?;
     let occurred_on = day::date(call.need("occurred_on", call.i32(2))?)?;
     if !(FIRST_YEAR..LAST_YEAR).contains(&occurred_on.year()) {
-        return Err(Fault::invalid("occurred_on is out of range")
-            .detail(format!("{occurred_on} given."))
-            .hint(format!("Days from {FIRST_YEAR} on can be paid for.")));
+        return Err(
+            Fault::invalid("date_out_of_range", "occurred_on is outside the calendars")
+                .field("occurred_on")
+                .detail(format!("{occurred_on} given."))
+                .hint(format!("Days from {FIRST_YEAR} on can be paid for.")),
+        );
     }
     let calendar = known.calendar(occurred_on - Days::new(800), occurred_on + Days::new(1_600))?;
     let found = known

@@ -5,20 +5,24 @@ use crate::pg::call::{Call, sql_function};
 use loyalty_core::rule::terms::{self, EXAMPLES, TermsError};
 
 pub fn terms_fault(kind: &str, error: TermsError) -> Fault {
-    let fault = Fault::invalid(error.to_string());
+    let fault = Fault::invalid(error.reason(), error.to_string());
     match error {
         TermsError::NoSuchKind { kind } => {
             let kinds: Vec<&str> = EXAMPLES.iter().map(|(kind, _)| *kind).collect();
             fault
+                .field("kind")
                 .detail(format!("kind '{kind}' given."))
                 .hint(format!("There are: {}.", kinds.join(", ")))
         }
         TermsError::Wrong { path, problem } => {
             let example = EXAMPLES.iter().find(|(known, _)| *known == kind);
-            fault.detail(format!("{path}: {problem}.")).hint(format!(
-                "These are right: {}",
-                example.map_or("", |(_, example)| example)
-            ))
+            fault
+                .field("terms")
+                .detail(format!("{path}: {problem}."))
+                .hint(format!(
+                    "These are right: {}",
+                    example.map_or("", |(_, example)| example)
+                ))
         }
     }
 }

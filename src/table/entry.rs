@@ -71,11 +71,14 @@ impl KeyScan {
             return Ok(row.get(ENTRY.entry));
         }
         // Another key with the same hash: the index would refuse ours, and so do we.
-        Err(
-            Fault::new(Code::KeyReused, "the idempotency key cannot be used")
-                .detail("Its hash is that of another key of the account.")
-                .hint("Use another key."),
+        Err(Fault::new(
+            Code::KeyReused,
+            "key_unusable",
+            "the idempotency key cannot be used",
         )
+        .field("idempotency_key")
+        .detail("Its hash is that of another key of the account.")
+        .hint("Use another key."))
     }
 }
 

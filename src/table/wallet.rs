@@ -60,7 +60,7 @@ impl WalletScan {
         let Some(row) = self.0.find([Int8::datum(account_id)]) else {
             return Ok(None);
         };
-        let missing = || Fault::invalid("a wallet row is incomplete");
+        let missing = || Fault::damaged("a wallet row is incomplete");
         Ok(Some(WalletRow {
             balance: row.get(WALLET.balance).ok_or_else(missing)?,
             debt: row.get(WALLET.debt).unwrap_or(0),

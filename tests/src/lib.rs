@@ -78,6 +78,8 @@ pub struct Refusal {
     pub message: String,
     pub detail: String,
     pub hint: String,
+    pub reason: String,
+    pub field: String,
 }
 
 impl Refusal {
@@ -89,6 +91,8 @@ impl Refusal {
             message: error.message().to_owned(),
             detail: text(error.detail()),
             hint: text(error.hint()),
+            reason: text(error.constraint()),
+            field: text(error.column()),
         })
     }
 }

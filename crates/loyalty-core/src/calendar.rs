@@ -81,6 +81,15 @@ impl fmt::Display for CalendarError {
 impl std::error::Error for CalendarError {}
 
 impl CalendarError {
+    /// One word for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            CalendarError::OutOfRange { .. } => "date_out_of_range",
+            CalendarError::BadDayOfMonth { .. } => "day_of_month_invalid",
+            CalendarError::NoBusinessDay { .. } => "no_business_day",
+        }
+    }
+
     /// The way out, in a sentence.
     pub fn hint(&self) -> String {
         match self {

@@ -76,9 +76,9 @@ impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Unreadable::TooLarge { bytes } => {
-                write!(f, "It has {bytes} bytes; {FILE_BYTES} are taken.")
+                write!(f, "It has {bytes} bytes; at most {FILE_BYTES} are allowed.")
             }
-            Unreadable::UnknownEncoding(name) => write!(f, "{name:?} is no encoding known here."),
+            Unreadable::UnknownEncoding(name) => write!(f, "{name:?} is not a known encoding."),
             Unreadable::Undecodable {
                 encoding,
                 place,
@@ -90,7 +90,10 @@ impl fmt::Display for Unreadable {
             Unreadable::ZeroByte(place) => write!(f, "{place}: a zero byte."),
             Unreadable::Empty => write!(f, "It has no row at all."),
             Unreadable::TooManyColumns(columns) => {
-                write!(f, "It has {columns} columns; {COLUMNS} are taken.")
+                write!(
+                    f,
+                    "It has {columns} columns; at most {COLUMNS} are allowed."
+                )
             }
             Unreadable::Heading {
                 place,

@@ -14,7 +14,7 @@ pub const ATTRIBUTE_CHARS: usize = 1_000;
 pub const COLUMN_NAME_CHARS: usize = 63;
 /// Years that a day may lie in.
 const YEARS: std::ops::RangeInclusive<i32> = 1850..=2199;
-/// Where telephone numbers without a country code are at home.
+/// Where phone numbers without a country code are at home.
 const HOME: phonenumber::country::Id = phonenumber::country::JP;
 /// What the views of members show beside these columns, and a file therefore cannot bring.
 const NOT_LOADED: [&str; 6] = [
@@ -64,7 +64,10 @@ impl fmt::Display for Flaw {
         match self {
             Flaw::Missing => write!(f, "is empty"),
             Flaw::TooLong { characters, limit } => {
-                write!(f, "has {characters} characters; {limit} are taken")
+                write!(
+                    f,
+                    "has {characters} characters; at most {limit} are allowed"
+                )
             }
             Flaw::Control(c) => write!(f, "has the control character U+{:04X}", u32::from(*c)),
             Flaw::Undecoded => write!(
@@ -76,22 +79,22 @@ impl fmt::Display for Flaw {
                 "begins with {}, so a spreadsheet would run it as a formula",
                 shown(*c)
             ),
-            Flaw::Katakana(c) => write!(f, "has {}, which is no katakana", shown(*c)),
+            Flaw::Katakana(c) => write!(f, "has {}, which is not katakana", shown(*c)),
             Flaw::Day(given) => {
-                write!(f, "{given:?} is no day; write 2024-06-20 or 2024/06/20")
+                write!(f, "{given:?} is not a day; write 2024-06-20 or 2024/06/20")
             }
             Flaw::DayOutOfRange(given) => {
                 let (first, last) = (YEARS.start(), YEARS.end());
                 write!(f, "{given:?} is not in the years {first} to {last}")
             }
-            Flaw::BornInFuture => write!(f, "lies in the future"),
-            Flaw::Email(given) => write!(f, "{given:?} is no e-mail address"),
+            Flaw::BornInFuture => write!(f, "is in the future"),
+            Flaw::Email(given) => write!(f, "{given:?} is not an e-mail address"),
             Flaw::Phone(given) => write!(
                 f,
-                "{given:?} is no telephone number; those outside of Japan begin with + and the country code"
+                "{given:?} is not a phone number; those outside Japan begin with + and the country code"
             ),
             Flaw::Language(given) => {
-                write!(f, "{given:?} is no language tag such as ja, en or zh-TW")
+                write!(f, "{given:?} is not a language tag such as ja, en or zh-TW")
             }
         }
     }
@@ -245,7 +248,7 @@ pub fn check_member_no(given: &str) -> Result<(), Flaw> {
 }
 
 /// A login ID (A2): an e-mail address, here all in lower case, since people do not keep upper
-/// and lower case apart when they log in; or a telephone number as E.164. None for neither.
+/// and lower case apart when they log in; or a phone number as E.164. None for neither.
 #[must_use]
 pub fn clean_login_id(given: &str) -> Option<String> {
     let email = clean_email(given).map(|address| address.to_lowercase());

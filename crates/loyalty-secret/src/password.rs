@@ -74,6 +74,22 @@ pub enum Flaw {
     IsLoginId,
 }
 
+impl Flaw {
+    /// One word for programs.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Flaw::NotAscii => "password_not_ascii",
+            Flaw::Symbols => "password_has_symbols",
+            Flaw::TooShort(_) => "password_too_short",
+            Flaw::TooLong => "password_too_long",
+            Flaw::FewLetters(_) => "password_few_letters",
+            Flaw::FewDigits(_) => "password_few_digits",
+            Flaw::IsLoginId => "password_contains_login_id",
+        }
+    }
+}
+
 impl std::fmt::Display for Flaw {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -332,6 +332,14 @@ impl fmt::Display for TermsError {
 impl std::error::Error for TermsError {}
 
 impl TermsError {
+    /// One word for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            TermsError::NoSuchKind { .. } => "rule_kind_unknown",
+            TermsError::Wrong { .. } => "terms_invalid",
+        }
+    }
+
     fn wrong(path: &str, problem: impl Into<String>) -> TermsError {
         TermsError::Wrong {
             path: format!("$.{path}"),
