@@ -39,7 +39,7 @@ pub enum Code {
     CheckViolated,
     /// The server lacks what the call needs.
     NotReady,
-    /// Another session holds what is needed.
+    /// Another session has locked what is needed.
     Busy,
 }
 
