@@ -36,7 +36,7 @@ create table loyalty.program (
     refund_grace_days integer
         constraint program_refund_grace_is_sane check (refund_grace_days between 0 and 3660),
     created_at timestamptz not null,
-    -- src/fetch.rs reads columns by number: new ones only come behind
+    -- src/table/program.rs declares the columns in this order: new ones only come behind
     announces_grants boolean not null default false
 );
 

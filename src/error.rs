@@ -58,7 +58,7 @@ pub enum Code {
     Damaged,
     /// The server lacks what the call needs.
     NotReady,
-    /// Another session holds what is needed.
+    /// Another session has locked what is needed.
     Busy,
 }
 

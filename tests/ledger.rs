@@ -4,6 +4,8 @@
 mod account;
 #[path = "ledger/addition.rs"]
 mod addition;
+#[path = "ledger/altered.rs"]
+mod altered;
 #[path = "ledger/calendar.rs"]
 mod calendar;
 #[path = "ledger/hold.rs"]

@@ -4,6 +4,8 @@
 
 #[path = "lint/catalog.rs"]
 mod catalog;
+#[path = "lint/module.rs"]
+mod module;
 #[path = "lint/plpgsql.rs"]
 mod plpgsql;
 #[path = "lint/reason.rs"]

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Items one call may bring: what one transaction should lock and hold in memory.
+/// Items one call may bring: what one transaction should lock and have in memory.
 const ITEMS_PER_CALL: usize = 10_000;
 
 #[derive(Deserialize)]

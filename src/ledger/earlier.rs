@@ -72,7 +72,7 @@ static ACTIVITY: Plan = Plan::new(
 );
 /// The last day by now of the lot that an entry touched: each activity before it lapsed
 /// extended it (S10). What was extended while the lot was empty is not in the journal, and so
-/// reckoned from the days of activity; where those are others by now, since the program's time
+/// computed from the days of activity; where those are others by now, since the program's time
 /// zone is, the lot is where the journal took it.
 pub fn last_day_of(spi: &Spi, account: &Account, entry: EntryNo, part: &Movement) -> Day {
     let Some(months) = part.class.inactivity_months else {
@@ -83,11 +83,11 @@ pub fn last_day_of(spi: &Spi, account: &Account, entry: EntryNo, part: &Movement
         Param::i32(entry),
         Param::i32(account.program_id),
     ];
-    let (mut reckoned, mut booked) = (part.expires_on, part.expires_on);
+    let (mut computed, mut booked) = (part.expires_on, part.expires_on);
     for row in ACTIVITY.execute(spi, &params).iter() {
         if let Some(active) = row.i32(1) {
-            if active <= reckoned {
-                reckoned = reckoned.max(day::months_after(active, months));
+            if active <= computed {
+                computed = computed.max(day::months_after(active, months));
             }
         } else if let (Some(days), Some(classes)) = (row.i32s(2), row.i16s(3)) {
             // pairs of what left one day and went to another
@@ -103,9 +103,9 @@ pub fn last_day_of(spi: &Spi, account: &Account, entry: EntryNo, part: &Movement
         let mut lots = account.wallet.lots.iter();
         lots.any(|lot| lot.expires_on == day && lot.class.id == part.class.id)
     };
-    if !is_there(reckoned) && is_there(booked) {
+    if !is_there(computed) && is_there(booked) {
         booked
     } else {
-        reckoned
+        computed
     }
 }

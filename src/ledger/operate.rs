@@ -60,7 +60,7 @@ impl<'a> Sweep<'a> {
 
     /// Changes many, each known to `work` by its place. All are read before the first of them is
     /// written, and with that locked: callers whose accounts overlap wait for each other's
-    /// writing only, and nobody who holds an account waits for a new lot class.
+    /// writing only, and nobody who has locked an account waits for a new lot class.
     pub fn change_all(
         &mut self,
         account_ids: &[i64],

@@ -7,7 +7,7 @@ use crate::pg::tuple_desc::{element_type, form_row, type_of};
 use loyalty_core::wallet::{Day, Instant, Kind, NEVER};
 use pgrx::pg_sys::Datum;
 
-/// What `loyalty.receipt` holds.
+/// A row of `loyalty.receipt`.
 #[derive(Debug, Clone)]
 pub struct Receipt {
     pub operation_id: i64,

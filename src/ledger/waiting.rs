@@ -85,8 +85,8 @@ fn too_long(account_ids: &[i64], lockers: &[Locker]) -> ! {
     let locker = lockers.iter().find(|one| is_running(one.transaction));
     let account_id = locker.map_or(account_ids[0], |locker| locker.account_id);
     let told = match locker.map(|locker| locker.session.as_deref()) {
-        Some(Some(session)) => format!("It was held by {session}."),
-        Some(None) => "It was held by a transaction without a session.".to_owned(),
+        Some(Some(session)) => format!("It was locked by {session}."),
+        Some(None) => "It was locked by a transaction without a session.".to_owned(),
         None => "Other sessions were before this one in its queue.".to_owned(),
     };
     let fault = Fault {

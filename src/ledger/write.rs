@@ -238,7 +238,7 @@ impl Direct {
     }
 
     fn flush(&mut self) {
-        // SAFETY: the first `waiting` slots hold rows whose memory is the batch's.
+        // SAFETY: in the first `waiting` slots are rows whose memory is the batch's.
         unsafe {
             let context = pg_sys::MemoryContextSwitchTo(self.batch);
             self.entry.append(&mut self.new[..self.waiting], self.state);

@@ -44,7 +44,7 @@ fn check_template(call: &Call) -> Result<()> {
 sql_function!(render_template);
 /// `loyalty.render_template(language, subject, text_body, html_body, sms_body, context)`:
 /// the texts filled in, and what kept it from that where something did. No error, since
-/// one notice must not stop the others that are claimed with it.
+/// one notice must not stop the others that are leased with it.
 fn render_template(call: &Call) -> Result<Answer> {
     let language = call.need("language", call.text(0))?;
     let context = call.need("context", call.text(5))?;

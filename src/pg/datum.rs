@@ -32,7 +32,7 @@ pub fn length(length: usize) -> c_int {
     c_int::try_from(length).unwrap_or_else(|_| {
         Fault::new(Code::LimitExceeded, "value_too_long", "a value is too long")
             .detail(format!("{length} bytes or elements."))
-            .hint("PostgreSQL holds values of less than a gigabyte.")
+            .hint("A value of PostgreSQL's is less than a gigabyte.")
             .raise()
     })
 }

@@ -227,7 +227,7 @@ impl<T: Table, const N: usize> Drop for IndexScan<T, N> {
 impl<T: Table> ScannedRow<'_, T> {
     /// The tid of this version of the row.
     pub fn tid(&self) -> pg_sys::ItemPointerData {
-        // SAFETY: the slot holds the row.
+        // SAFETY: the row is in the slot.
         unsafe { (*self.slot).tts_tid }
     }
 

@@ -1,4 +1,4 @@
-//! Noticing that a table or index was changed: what was looked up in the catalog holds as long.
+//! Noticing that a table or index was changed: what was looked up in the catalog is good as long.
 
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;

@@ -86,7 +86,7 @@ impl<T: Table> TableWriter<T> {
     }
 
     /// Whether nothing but our own constraint and triggers has a say when rows are written. What
-    /// those check (the guard, and that account and first entry exist) holds by the way that rows
+    /// those check (the guard, and that account and first entry exist) is so by the way that rows
     /// are written here.
     pub fn is_as(&self, shipped: &Shipped) -> bool {
         // SAFETY: the relation is open.
@@ -179,7 +179,7 @@ impl<T: Table> TableWriter<T> {
     /// Puts a row in the place of another.
     ///
     /// # Safety
-    /// The slot holds a row of the table.
+    /// A row of the table is in the slot.
     pub unsafe fn update(
         &mut self,
         mut tid: pg_sys::ItemPointerData,
@@ -231,7 +231,7 @@ impl<T: Table> TableWriter<T> {
     /// Adds rows.
     ///
     /// # Safety
-    /// The slots hold rows of the table.
+    /// Rows of the table are in the slots.
     pub unsafe fn append(
         &mut self,
         slots: &mut [*mut pg_sys::TupleTableSlot],
