@@ -34,13 +34,14 @@ declare
     hint text;
 begin
     if not emptied <@ '{organisation_id,terms_url,site_url,family_monthly_limit,approval_above}' then
-        perform loyalty.raise('22023', 'clear names what cannot be empty', format('clear: %s given.', left(emptied::text, 100)),
-            'organisation_id, terms_url, site_url, family_monthly_limit and approval_above can.');
+        perform loyalty.raise('22023', 'not_clearable', 'clear names a field that cannot be emptied',
+            format('clear: %s given.', left(emptied::text, 100)),
+            'organisation_id, terms_url, site_url, family_monthly_limit and approval_above can.', 'clear');
     end if;
     if exists (select from unnest(set_access_policy.family_relations) r where loyalty.degree_of_kinship(r) is null) then
-        perform loyalty.raise('22023', 'family_relations has what is no relation',
+        perform loyalty.raise('22023', 'relation_unknown', 'family_relations contains an unknown relation',
             format('family_relations: %s given.', left(set_access_policy.family_relations::text, 100)),
-            'Names such as spouse, parent or child: docs/families.md lists them.');
+            'Names such as spouse, parent or child: docs/families.md lists them.', 'family_relations');
     end if;
     insert into loyalty.access_policy as p (program_id) values (within) on conflict (program_id) do nothing;
     update loyalty.access_policy p
@@ -88,9 +89,10 @@ exception
             else case when broken in ('organisation_id', 'terms_version') then 'From 1 to 50 characters.'
                       when broken in ('password_letters', 'password_digits') then 'From 0 to 32.'
                       else '0 or more points.' end end;
-        perform loyalty.raise('22023', broken || ' is out of range', null, hint);
+        perform loyalty.raise('22023', 'out_of_range', broken || ' is out of range', null, hint, broken);
     when unique_violation then
-        perform loyalty.raise('22023', 'organisation_id is taken', 'Another program has it.', 'Choose another one.');
+        perform loyalty.raise('22023', 'organisation_id_taken', 'organisation_id is taken', 'Another program has it.',
+            'Choose another one.', 'organisation_id');
 end
 $$;
 comment on function loyalty.set_access_policy is
@@ -173,11 +175,11 @@ declare
 begin
     if jsonb_typeof(issue_many_keys.items) is distinct from 'array'
        or jsonb_path_exists(issue_many_keys.items, '$[*] ? (@.type() != "object")') then
-        perform loyalty.raise('22023', 'items must be an array of objects', null,
-            'Such as [{"member_no": "A-1"}] or [{"member_no": "A-1", "key_1": "…", "key_2": "…"}].');
+        perform loyalty.raise('22023', 'items_invalid', 'items must be an array of objects', null,
+            'Such as [{"member_no": "A-1"}] or [{"member_no": "A-1", "key_1": "…", "key_2": "…"}].', 'items');
     elsif jsonb_array_length(issue_many_keys.items) > 10000 then
-        perform loyalty.raise('54000', 'too many items',
-            format('%s given.', jsonb_array_length(issue_many_keys.items)), 'Up to 10000 in one call.');
+        perform loyalty.raise('54000', 'too_many_items', 'too many items',
+            format('%s given.', jsonb_array_length(issue_many_keys.items)), 'Up to 10000 in one call.', 'items');
     end if;
     perform loyalty.audit('issue_many_keys', within,
         details => jsonb_build_object('items', jsonb_array_length(issue_many_keys.items)));
@@ -204,17 +206,19 @@ declare
     issued record;
 begin
     if issue_keys.member_no is null then
-        perform loyalty.raise('22004', 'member_no must not be null', null, 'Pass member_no => … .');
+        perform loyalty.raise('22004', 'value_missing', 'member_no must not be null', null, 'Pass member_no => … .',
+            'member_no');
     end if;
     select w.* into strict issued
       from loyalty.write_keys(within,
                jsonb_build_array(jsonb_build_object(
                    'member_no', issue_keys.member_no, 'key_1', issue_keys.key_1, 'key_2', issue_keys.key_2))) w;
     if issued.account_id is null then
-        perform loyalty.raise('LY002', 'no such member', format('%L given.', left(issue_keys.member_no, 100)),
-            'loyalty.set_member writes members.');
+        perform loyalty.raise('LY002', 'no_such_member', 'no such member',
+            format('%L given.', left(issue_keys.member_no, 100)), 'loyalty.set_member writes members.', 'member_no');
     elsif issued.reason is not null then
-        perform loyalty.raise('22023', issued.reason, null, 'Leave the keys out to have some made.');
+        perform loyalty.raise('22023', 'keys_invalid', issued.reason, null, 'Leave the keys out to have some made.',
+            case when issued.reason ~ '^key_[12] ' then left(issued.reason, 5) end);
     end if;
     perform loyalty.audit('issue_keys', within, account_id => issued.account_id);
     issue_keys.key_1 := issued.key_1;

@@ -27,11 +27,10 @@ create function loyalty.api_refuse(wanted text) returns void
 as $$
 begin
     if loyalty.api_role() = 'loyalty_anon' then
-        perform loyalty.raise('LY009', 'not signed in', null,
-            'Send a token: Authorization: Bearer … .');
+        perform loyalty.raise('LY009', 'not_signed_in', 'not signed in', null, 'Send a token: Authorization: Bearer … .');
     end if;
-    perform loyalty.raise('LY010', 'not allowed',
-        format('Role %s may not do this.', loyalty.api_role()), wanted);
+    perform loyalty.raise('LY010', 'role_not_allowed', 'not allowed', format('Role %s may not do this.', loyalty.api_role()),
+        wanted);
 end
 $$;
 comment on function loyalty.api_refuse is 'LY009 to who is not signed in, LY010 to who is.';
@@ -47,11 +46,12 @@ begin
         return case when program is not null then loyalty.program_id(program) end;
     end if;
     if loyalty.claim_program_id() is null then
-        perform loyalty.raise('LY010', 'not allowed', 'The token names no program of this database.',
-            'Ask for a token with the claim program.');
+        perform loyalty.raise('LY010', 'token_without_program', 'not allowed',
+            'The token names no program of this database.', 'Ask for a token with the claim program.');
     end if;
     if program <> claimed then
-        perform loyalty.raise('LY010', 'not allowed', 'The token is for another program.', 'Leave program out.');
+        perform loyalty.raise('LY010', 'token_for_other_program', 'not allowed', 'The token is for another program.',
+            'Leave program out.', 'program');
     end if;
     return loyalty.claim_program_id();
 end
@@ -70,7 +70,8 @@ begin
     end if;
     wanted := loyalty.api_program(program);
     if wanted is null then
-        perform loyalty.raise('22004', 'program must not be null', null, 'Say in which program.');
+        perform loyalty.raise('22004', 'value_missing', 'program must not be null', null, 'Say in which program.',
+            'program');
     end if;
     return (select p.code from loyalty.program p where p.program_id = wanted);
 end
@@ -90,43 +91,44 @@ begin
     end if;
     if asking = 'loyalty_member' then
         if loyalty.claim_account_id() is null then
-            perform loyalty.raise('LY010', 'not allowed', 'The token names no account.',
+            perform loyalty.raise('LY010', 'token_without_account', 'not allowed', 'The token names no account.',
                 'Ask for a token with the claims program and account_id.');
         end if;
         if account_id <> loyalty.claim_account_id() then
-            perform loyalty.raise('LY010', 'not allowed', 'A member''s token is for its own account.',
-                'Leave account_id out.');
+            perform loyalty.raise('LY010', 'token_for_other_account', 'not allowed',
+                'A member''s token is for its own account.', 'Leave account_id out.', 'account_id');
         end if;
         account_id := loyalty.claim_account_id();
         if not exists (
                select from loyalty.account a
                 where a.account_id = api_account.account_id
                   and a.program_id = loyalty.claim_program_id()) then
-            perform loyalty.raise('LY010', 'not allowed',
+            perform loyalty.raise('LY010', 'token_without_account', 'not allowed',
                 'The token''s program has no account of the token''s number.', 'Ask for a new token.');
         end if;
         return account_id;
     elsif asking = 'loyalty_family' then
         -- it may have ended, or the program have changed its mind, since the token was made
         if loyalty.family_account_id() is null then
-            perform loyalty.raise('LY010', 'not allowed', 'The token is for no family of a member.',
+            perform loyalty.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
                 'Ask the member, or the program.');
         elsif account_id <> loyalty.family_account_id() then
-            perform loyalty.raise('LY010', 'not allowed', 'The token is for another member''s family.',
-                'Leave account_id out.');
+            perform loyalty.raise('LY010', 'token_for_other_account', 'not allowed',
+                'The token is for another member''s family.', 'Leave account_id out.', 'account_id');
         end if;
         return loyalty.family_account_id();
     elsif account_id is null then
-        perform loyalty.raise('22004', 'account_id must not be null', null, 'Say whose points.');
+        perform loyalty.raise('22004', 'value_missing', 'account_id must not be null', null, 'Say whose points.',
+            'account_id');
     end if;
     program := case when asking <> 'loyalty_operator' then loyalty.api_program() end;
     if not exists (
            select from loyalty.account a
             where a.account_id = api_account.account_id
               and (program is null or a.program_id = program)) then
-        perform loyalty.raise('LY002', 'no such account',
-            format('The program has no account %s.', account_id),
-            'The account_id of a member is in /balance.');
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
+            format('The program has no account %s.', account_id), 'The account_id of a member is in /balance.',
+            'account_id');
     end if;
     return account_id;
 end
@@ -142,12 +144,12 @@ declare
 begin
     -- what was not UTF-8 arrives as U+FFFD, and different keys would become the same
     if strpos(header, U&'\FFFD') > 0 then
-        perform loyalty.raise('22023', 'the idempotency key is not UTF-8', null,
-            'Use a UUID, or your own order number.');
+        perform loyalty.raise('22023', 'key_not_utf8', 'the idempotency key is not UTF-8', null,
+            'Use a UUID, or your own order number.', 'idempotency_key');
     end if;
     if header <> idempotency_key then
-        perform loyalty.raise('22023', 'two idempotency keys',
-            'The header Idempotency-Key and the argument idempotency_key differ.', 'Send one of them.');
+        perform loyalty.raise('22023', 'two_keys', 'two idempotency keys were sent',
+            'The header Idempotency-Key and the argument idempotency_key differ.', 'Send one of them.', 'idempotency_key');
     end if;
     perform loyalty.check_keys(array[coalesce(idempotency_key, header)]);
     return coalesce(idempotency_key, header);
@@ -163,8 +165,9 @@ declare
     taken text := (select k from unnest(idempotency_keys) k where k ~ '^(rule|proposal)/' limit 1);
 begin
     if taken is not null then
-        perform loyalty.raise('22023', 'the idempotency key is the ledger''s own', format('%L given.', left(taken, 100)),
-            'Keys that begin with rule/ or proposal/ are those of payments by rules and of proposals.');
+        perform loyalty.raise('22023', 'key_reserved', 'the idempotency key is reserved',
+            format('%L given.', left(taken, 100)),
+            'Keys that begin with rule/ or proposal/ are those of payments by rules and of proposals.', 'idempotency_key');
     end if;
 end
 $$;
@@ -186,8 +189,8 @@ as $$
 begin
     if loyalty.api_role() = 'loyalty_member'
        and not loyalty.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
-        perform loyalty.raise('LY010', 'not allowed', 'The hold was placed by somebody else.',
-            'Only who placed it, or an administrator, captures or releases it.');
+        perform loyalty.raise('LY010', 'hold_of_other', 'not allowed', 'The hold was placed by somebody else.',
+            'Only who placed it, or an administrator, captures or releases it.', 'operation_id');
     end if;
 end
 $$;
@@ -198,12 +201,12 @@ create function loyalty.api_points(points numeric) returns bigint
 as $$
 begin
     if points > 9223372036854775807 or points < -9223372036854775807 then
-        perform loyalty.raise('22003', 'too many points', format('%s given.', points),
-            'Points are whole numbers from 1 to 9223372036854775807.');
+        perform loyalty.raise('22003', 'points_too_many', 'too many points', format('%s given.', points),
+            'Points are whole numbers from 1 to 9223372036854775807.', 'points');
     end if;
     if points <> trunc(points) then
-        perform loyalty.raise('22023', 'points must be whole', format('%s given.', points),
-            'There are no parts of a point; round before you ask.');
+        perform loyalty.raise('22023', 'points_not_whole', 'points must be whole', format('%s given.', points),
+            'There are no parts of a point; round before you ask.', 'points');
     end if;
     return points::bigint;
 end
@@ -224,8 +227,8 @@ begin
         end;
     end if;
     if day is not null then
-        perform loyalty.raise('22023', format('%s is no date', name), format('%L given.', left(day, 40)),
-            'A day of the calendar, as YYYY-MM-DD.');
+        perform loyalty.raise('22023', 'not_a_date', format('%s is not a date', name), format('%L given.', left(day, 40)),
+            'A day of the calendar, as YYYY-MM-DD.', name);
     end if;
     return null;
 end
@@ -290,13 +293,14 @@ begin
     if is_open then
         -- an attempt that is rolled back would not count
         if nullif(current_setting('request.headers', true), '')::json ->> 'prefer' ~* 'tx\s*=\s*rollback' then
-            perform loyalty.raise('22023', 'this call cannot be rolled back', null, 'Leave Prefer: tx=rollback out.');
+            perform loyalty.raise('22023', 'rollback_not_allowed', 'this call cannot be rolled back', null,
+                'Leave Prefer: tx=rollback out.');
         end if;
     elsif asking = 'loyalty_anon' then
         perform loyalty.api_refuse(null);
     else
         if loyalty.claim('sid') is not null and not loyalty.is_live_session(loyalty.claim('sid'), asking) then
-            perform loyalty.raise('LY009', 'the login is over', null, 'Log in again.');
+            perform loyalty.raise('LY009', 'session_over', 'the session is over', null, 'Log in again.');
         end if;
         -- an operator works also while a program is closed
         if asking <> 'loyalty_operator' then
@@ -310,9 +314,9 @@ begin
                 where f.pronamespace = 'loyalty_api'::regnamespace
                   and f.proname = substr(path, 6)
                   and f.provolatile = 'v') then
-            raise exception using errcode = 'read_only_sql_transaction',
-                message = format('GET may not change anything, and %s does', substr(path, 6)),
-                hint = 'Send it as POST, with the arguments as JSON.';
+            perform loyalty.raise('25006', 'get_not_allowed',
+                format('GET may not change anything, and %s does', substr(path, 6)), null,
+                'Send it as POST, with the arguments as JSON.');
         end if;
     elsif path = '/member_upload' and current_setting('request.method', true) = 'POST' then
         perform loyalty.api_admin_program() where asking <> 'loyalty_operator';
@@ -370,7 +374,7 @@ begin
      where f.pronamespace = 'loyalty_api'::regnamespace
        and f.proname = function_name
      group by f.oid;
-    perform loyalty.raise('22023', format('not the arguments of %s', function_name),
+    perform loyalty.raise('22023', 'arguments_wrong', format('not the arguments of %s', function_name),
         case when taken is null then 'It takes none.'
              else format('It takes %s; needed: %s.', taken, coalesce(needed, 'none')) end,
         case when taken is null then 'Send an empty JSON object.'

@@ -40,7 +40,7 @@ comment on column loyalty.login_application.name is 'The name given.';
 comment on column loyalty.login_application.kana is 'Its reading, as given.';
 comment on column loyalty.login_application.birth_date is 'The birth date given.';
 comment on column loyalty.login_application.login_id is 'The login ID wanted.';
-comment on column loyalty.login_application.phone is 'The telephone number given.';
+comment on column loyalty.login_application.phone is 'The phone number given.';
 comment on column loyalty.login_application.differs is 'What was given otherwise than the member record has it: member_no, name, kana, birth_date; empty when all fits.';
 comment on column loyalty.login_application.has_suspended is 'Whether the login is suspended because of this application.';
 comment on column loyalty.login_application.state is 'waiting; approved (a link is on its way); refused; done (the link was used).';
@@ -77,21 +77,26 @@ declare
     made bigint;
 begin
     if apply_for_login.consent is distinct from true then
-        perform loyalty.raise('22023', 'consent is needed', null, 'An application is worked on with the person''s consent only.');
+        perform loyalty.raise('22023', 'consent_missing', 'consent is needed', null,
+            'An application is worked on with the person''s consent only.', 'consent');
     elsif wanted is null then
-        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a phone number', null, 'Send one of them.');
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
+            null, 'Send one of them.', 'login_id');
     elsif wanted is distinct from loyalty.clean_login_id(apply_for_login.login_id_again) then
-        perform loyalty.raise('22023', 'the two login IDs differ', null, 'Send login_id and login_id_again the same.');
+        perform loyalty.raise('22023', 'login_ids_differ', 'the two login IDs differ', null,
+            'Send login_id and login_id_again the same.', 'login_id_again');
     elsif coalesce(btrim(apply_for_login.member_no), '') = '' or coalesce(btrim(apply_for_login.name), '') = ''
           or coalesce(btrim(apply_for_login.kana), '') = '' or coalesce(btrim(apply_for_login.phone), '') = ''
           or apply_for_login.birth_date is null then
-        perform loyalty.raise('22004', 'name, kana, birth_date, member_no and phone must not be empty', null, 'Send all of them.');
+        perform loyalty.raise('22004', 'value_missing', 'name, kana, birth_date, member_no and phone must not be empty',
+            null, 'Send all of them.');
     end if;
     select p.* into policy
       from loyalty.access_policy p
      where lower(p.organisation_id) = lower(btrim(apply_for_login.organisation_id));
     if policy.program_id is null then
-        perform loyalty.raise('LY002', 'no such organisation', null, 'Check organisation_id.');
+        perform loyalty.raise('LY002', 'no_such_organisation', 'no such organisation', null, 'Check organisation_id.',
+            'organisation_id');
     end if;
     perform loyalty.check_service_hours(policy.program_id);
     record := loyalty.clean_member(
@@ -148,10 +153,11 @@ begin
      where a.application_id = open_application.application_id
        for update;
     if application.application_id is null then
-        perform loyalty.raise('LY002', 'no such application', null, 'login_application has those that there are.');
+        perform loyalty.raise('LY002', 'no_such_application', 'no such application', null,
+            'loyalty.login_application lists them.', 'application_id');
     elsif application.state <> all (states) then
-        perform loyalty.raise('22023', 'the application is settled', format('It is %s.', application.state),
-            'Only one that waits, or whose link was not used yet, can be decided.');
+        perform loyalty.raise('22023', 'application_settled', 'the application is no longer open',
+            format('It is %s.', application.state), 'Only one that waits, or whose link was not used yet, can be decided.');
     end if;
     return application;
 end
@@ -167,13 +173,13 @@ declare
     made loyalty.challenge;
 begin
     if application.identity_id is null then
-        perform loyalty.raise('22023', 'nobody logs in as that member', null,
+        perform loyalty.raise('22023', 'no_login_of_member', 'nobody logs in as that member', null,
             'Refuse it, and let the member register with authentication keys.');
     elsif exists (select from loyalty.identity i
                    where i.login_id = application.login_id and i.identity_id <> application.identity_id
                      and i.state in ('active', 'suspended', 'locked')) then
-        perform loyalty.raise('22023', 'the login ID belongs to somebody else', null,
-            'Refuse it, and let the person apply with another one.');
+        perform loyalty.raise('22023', 'login_id_taken', 'the login ID belongs to somebody else', null,
+            'Refuse it, and let the person apply with another one.', 'login_id');
     end if;
     update loyalty.identity i
        set state = 'suspended', changed_at = loyalty.now()

@@ -65,8 +65,8 @@ create function loyalty.guard_audit() returns trigger
     language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.raise('LY005', 'the audit is append-only', format('%s of loyalty.%s.', tg_op, tg_table_name),
-        'Lines are added by the calls they are about, and stay.');
+    perform loyalty.raise('LY005', 'append_only', 'the audit is append-only',
+        format('%s of loyalty.%s.', tg_op, tg_table_name), 'Lines are added by the calls they are about, and stay.');
     return null;
 end
 $$;

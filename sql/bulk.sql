@@ -2,7 +2,7 @@ create function loyalty.grant_items(items text, program_id integer)
     returns table (
         item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
-        error_code text, error text, error_detail text
+        error_code text, error text, error_detail text, error_reason text, error_field text
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_grant_many';
@@ -13,7 +13,7 @@ create function loyalty.spend_items(items text, program_id integer)
     returns table (
         item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
-        error_code text, error text, error_detail text
+        error_code text, error text, error_detail text, error_reason text, error_field text
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_spend_many';
@@ -24,18 +24,18 @@ create function loyalty.grant_many(items jsonb)
     returns table (
         item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
-        error_code text, error text, error_detail text
+        error_code text, error text, error_detail text, error_reason text, error_field text
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_grant_jsonb';
 comment on function loyalty.grant_many is
-    'Up to 10,000 grants in one call. items: array of objects with account_id, points and, if wanted, reason, granted_on, expires_on, idempotency_key, funding. Each has its own outcome, in order: a receipt, or error_code and error; the good ones are booked whatever the others do.';
+    'Up to 10,000 grants in one call. items: array of objects with account_id, points and, if wanted, reason, granted_on, expires_on, idempotency_key, funding. Each has its own outcome, in order: a receipt, or error_code, error, error_reason and error_field; the good ones are booked whatever the others do.';
 
 create function loyalty.spend_many(items jsonb)
     returns table (
         item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
-        error_code text, error text, error_detail text
+        error_code text, error text, error_detail text, error_reason text, error_field text
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_spend_jsonb';
@@ -53,7 +53,7 @@ create function loyalty.grant_each(
 )
     returns table (
         place integer, operation_id bigint, account_id bigint, granted bigint,
-        is_new boolean, code text, message text
+        is_new boolean, code text, message text, reason text
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_grant_each';

@@ -202,14 +202,15 @@ declare
     filled record;
 begin
     if how_many is null or how_many not between 1 and 1000 then
-        perform loyalty.raise('22023', 'how_many is out of range', format('%s given.', coalesce(how_many::text, 'null')),
-            'From 1 to 1000.');
+        perform loyalty.raise('22023', 'out_of_range', 'how_many is out of range',
+            format('%s given.', coalesce(how_many::text, 'null')), 'From 1 to 1000.', 'how_many');
     elsif lease is null or lease not between interval '1 second' and interval '1 day' then
-        perform loyalty.raise('22023', 'lease is out of range', format('%s given.', coalesce(lease::text, 'null')),
-            'From 1 second to 1 day, longer than sending that many takes.');
+        perform loyalty.raise('22023', 'out_of_range', 'lease is out of range',
+            format('%s given.', coalesce(lease::text, 'null')),
+            'From 1 second to 1 day, longer than sending that many takes.', 'lease');
     elsif not coalesce(channels, '{}') <@ '{email,sms}' then
-        perform loyalty.raise('22023', 'channels has what is no channel', format('%s given.', channels),
-            'Any of email and sms; null for both.');
+        perform loyalty.raise('22023', 'channel_unknown', 'channels contains an unknown channel',
+            format('%s given.', channels), 'Any of email and sms; null for both.', 'channels');
     end if;
     -- what turns out not to be sent leaves room for more
     for round in 1..20 loop
@@ -403,8 +404,8 @@ begin
         perform loyalty.check_notice_kind(retry_notices.kind);
     end if;
     if retry_notices.given_up_since is null then
-        perform loyalty.raise('22004', 'given_up_since must not be null', null,
-            'Those given up earlier stay so.');
+        perform loyalty.raise('22004', 'value_missing', 'given_up_since must not be null', null,
+            'Those given up earlier stay so.', 'given_up_since');
     end if;
     update loyalty.notice n
        set gave_up_at = null, error = null, attempts = 0, due_at = clock_timestamp(),
@@ -436,8 +437,8 @@ declare
 begin
     -- a row is also the memory of what was told already: of today and, by any zone's date, yesterday
     if older_than is null or older_than < interval '3 days' then
-        perform loyalty.raise('22023', 'older_than is too short', format('%s given.', coalesce(older_than::text, 'null')),
-            'From 3 days on.');
+        perform loyalty.raise('22023', 'out_of_range', 'older_than is too short',
+            format('%s given.', coalesce(older_than::text, 'null')), 'From 3 days on.', 'older_than');
     end if;
     delete from loyalty.notice n
      where n.due_at is null

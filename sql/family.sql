@@ -105,14 +105,15 @@ declare
          where loyalty.admits_family(policy, r.name));
 begin
     if relation is null then
-        perform loyalty.raise('22004', 'relation must not be null', null, 'Say what the person is to the member.');
+        perform loyalty.raise('22004', 'value_missing', 'relation must not be null', null,
+            'Say what the person is to the member.', 'relation');
     elsif loyalty.degree_of_kinship(relation) is null then
-        perform loyalty.raise('22023', 'no such relation', format('%L given.', left(relation, 40)),
-            'A spouse, or a relative within the second degree: docs/families.md lists them.');
+        perform loyalty.raise('22023', 'relation_unknown', 'no such relation', format('%L given.', left(relation, 40)),
+            'A spouse, or a relative within the second degree: docs/families.md lists them.', 'relation');
     elsif not loyalty.admits_family(policy, relation) then
-        perform loyalty.raise('LY010', 'the program does not admit family of this relation',
+        perform loyalty.raise('LY010', 'relation_not_admitted', 'the program does not admit family of this relation',
             format('%s, degree %s.', relation, loyalty.degree_of_kinship(relation)),
-            coalesce('It admits: ' || admitted || '.', 'It admits no family.'));
+            coalesce('It admits: ' || admitted || '.', 'It admits no family.'), 'relation');
     end if;
 end
 $$;
@@ -144,30 +145,32 @@ begin
        -- one invitation of a member after the other: what is counted below stays so
        for no key update of a;
     if not found then
-        perform loyalty.raise('LY002', 'no such account',
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
             format('Account %s does not exist.', coalesce(invite_family.account_id::text, 'null')),
-            'loyalty.open_account(program, member_no) gives a member''s account.');
+            'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     elsif member.status <> 'open' then
-        perform loyalty.raise('LY004', format('the account is %s', member.status), null,
-            'Only members with an open account invite.');
+        perform loyalty.raise('LY004',
+            case member.status when 'suspended' then 'account_suspended' else 'account_closed' end,
+            format('the account is %s', member.status), null, 'Only members with an open account invite.', 'account_id');
     end if;
     policy := loyalty.access_policy_of(member.program_id);
     perform loyalty.check_family_relation(policy, invite_family.relation);
     if member.login_id is null then
-        perform loyalty.raise('LY010', 'the member has no address to approve from', null,
+        perform loyalty.raise('LY010', 'member_without_address', 'the member has no address to approve from', null,
             'Register an e-mail address or phone as login ID first.');
     elsif called is null or char_length(called) not between 1 and 200 or called ~ '[[:cntrl:]]' then
-        perform loyalty.raise('22023', 'name cannot be', format('%L given.', left(called, 40)),
-            'Up to 200 characters in one line.');
+        perform loyalty.raise('22023', 'name_invalid', 'name is invalid', format('%L given.', left(called, 40)),
+            'Up to 200 characters in one line.', 'name');
     elsif invite_family.birth_date is null
           or invite_family.birth_date not between '1850-01-01' and timezone(member.time_zone, loyalty.now())::date then
-        perform loyalty.raise('22023', 'birth_date cannot be',
-            format('%s given.', coalesce(invite_family.birth_date::text, 'null')), 'A day that has been.');
+        perform loyalty.raise('22023', 'birth_date_invalid', 'birth_date is invalid',
+            format('%s given.', coalesce(invite_family.birth_date::text, 'null')), 'A day that has been.', 'birth_date');
     elsif reached is null then
-        perform loyalty.raise('22023', 'address is neither an e-mail address nor a mobile number', null,
-            'Such as hanako@example.com or +81 90 1234 5678.');
+        perform loyalty.raise('22023', 'not_email_or_phone', 'address is neither an e-mail address nor a phone number',
+            null, 'Such as hanako@example.com or +81 90 1234 5678.', 'address');
     elsif reached = member.login_id then
-        perform loyalty.raise('22023', 'address is the member''s own', null, 'Give the address of the person invited.');
+        perform loyalty.raise('22023', 'address_is_members', 'address is the member''s own', null,
+            'Give the address of the person invited.', 'address');
     end if;
     -- mails to others' addresses are no toy
     select count(*) as invitations, min(f.invited_at) as since into recent
@@ -182,8 +185,8 @@ begin
        and f.registered_at is null and f.expires_at <= loyalty.now();
     if exists (select from loyalty.family f
                 where f.account_id = member.account_id and f.address = reached and f.ended_at is null) then
-        perform loyalty.raise('23514', 'the address is invited already', null,
-            'Remove that invitation first; /family lists them.');
+        perform loyalty.raise('23514', 'already_invited', 'the address is already invited', null,
+            'Remove that invitation first; loyalty.family lists them.', 'address');
     end if;
     insert into loyalty.family (account_id, program_id, relation, name, birth_date, address, invited_at, expires_at)
     values (member.account_id, member.program_id, invite_family.relation, called, invite_family.birth_date, reached,
@@ -218,13 +221,14 @@ begin
             perform loyalty.check_service_hours(held.program_id);
             if not exists (
                    select from loyalty.wallet w where w.account_id = held.account_id and w.status = 'open') then
-                perform loyalty.raise('LY004', 'the member''s account is not open', null, 'Ask the member.');
+                perform loyalty.raise('LY004', 'account_not_open', 'the member''s account is not open', null,
+                    'Ask the member.');
             end if;
             return held;
         end if;
     end if;
-    perform loyalty.raise('LY009', 'the link is not good', null,
-        'It was used, its time is over, or the invitation was taken back: ask the member to invite again.');
+    perform loyalty.raise('LY009', 'link_invalid', 'the link is not valid', null,
+        'It was used, its time is over, or the invitation was taken back: ask the member to invite again.', 'token');
     return null;
 end
 $$;
@@ -305,10 +309,11 @@ declare
 begin
     perform loyalty.check_family_relation(policy, held.relation);
     if register_family.birth_date is null or register_family.password is null then
-        perform loyalty.raise('22004', 'birth_date and password must not be null', null, 'Give both.');
+        perform loyalty.raise('22004', 'value_missing', 'birth_date and password must not be null', null, 'Give both.');
     elsif register_family.terms_version is distinct from policy.terms_version then
-        perform loyalty.raise('22023', 'these are not the terms in force',
-            format('Version %L is.', policy.terms_version), 'Accept the terms in force: pass terms_version.');
+        perform loyalty.raise('22023', 'terms_not_accepted', 'the terms in force were not accepted',
+            format('Version %L is.', policy.terms_version), 'Accept the terms in force: pass terms_version.',
+            'terms_version');
     end if;
     wait := loyalty.begin_attempt('code', held.challenge_id::text);
     if wait is not null then
@@ -325,8 +330,9 @@ begin
         end if;
         perform loyalty.audit('register_family', held.program_id, null, held.account_id,
             jsonb_build_object('family_id', held.family_id, 'why', 'birth date'), 'refused');
-        return loyalty.refuse('LY009', 'the birth date is not that of the invitation',
-            format('Tries left: %s.', 5 - wrong), 'Ask the member who invited which day the invitation holds.');
+        return loyalty.refuse('LY009', 'birth_date_wrong', 'the birth date is not the one of the invitation',
+            format('Tries left: %s.', 5 - wrong), 'Ask the member who invited which day the invitation holds.',
+            'birth_date');
     end if;
     proven := loyalty.prove_identity(policy, held.address, register_family.password);
     if proven.refusal is not null then
@@ -342,7 +348,7 @@ begin
            ended_at = null
      where l.ended_at is not null;
     if not found then
-        perform loyalty.raise('LY010', 'the login is linked to the member already', null,
+        perform loyalty.raise('LY010', 'already_linked', 'the login is already linked to the member', null,
             'A member is not their own family; a person is not family twice.');
     end if;
     perform loyalty.use_challenge(held.challenge_id);
@@ -407,8 +413,9 @@ begin
      where f.family_id = remove_family.family_id and f.account_id = remove_family.account_id
        for update;
     if not found then
-        perform loyalty.raise('LY002', 'no such family', format('%s given.', coalesce(remove_family.family_id::text, 'null')),
-            'The family_id of an invitation is in /family.');
+        perform loyalty.raise('LY002', 'no_such_family', 'no such family',
+            format('%s given.', coalesce(remove_family.family_id::text, 'null')),
+            'The family_id of an invitation is in loyalty.family.', 'family_id');
     end if;
     return loyalty.end_family('remove_family', held);
 end
@@ -431,10 +438,9 @@ begin
      limit 1
        for update;
     if not found then
-        perform loyalty.raise('LY002', 'no such family',
+        perform loyalty.raise('LY002', 'no_such_family', 'no such family',
             format('Person %s is no family of account %s.', coalesce(leave_family.identity_id::text, 'null'),
-                coalesce(leave_family.account_id::text, 'null')),
-            'Who is whose family is in loyalty.family.');
+                coalesce(leave_family.account_id::text, 'null')), 'Who is whose family is in loyalty.family.', 'account_id');
     end if;
     return loyalty.end_family('leave_family', held);
 end
@@ -503,7 +509,7 @@ begin
         policy := loyalty.access_policy_of(kin.program_id);
     end if;
     if not coalesce(loyalty.admits_family(policy, kin.relation) and policy.family_access = 'spend', false) then
-        perform loyalty.raise('LY010', 'family may not spend these points', null,
+        perform loyalty.raise('LY010', 'family_may_not_spend', 'family may not spend these points', null,
             'The program decides whether family sees or also spends a member''s points.');
     end if;
     was_used := loyalty.is_key_used(spend_as_family.account_id, spend_as_family.idempotency_key);
@@ -514,8 +520,8 @@ begin
                select from loyalty.family_spend s
                 where s.account_id = receipt.account_id and s.operation_id = receipt.operation_id
                   and s.identity_id = spend_as_family.identity_id) then
-            perform loyalty.raise('LY003', 'the idempotency key was used for another request',
-                'Somebody else''s.', 'Use a new key.');
+            perform loyalty.raise('LY003', 'key_reused', 'the idempotency key was used for another request',
+                'Somebody else''s.', 'Use a new key.', 'idempotency_key');
         end if;
         return receipt;
     end if;
@@ -527,10 +533,9 @@ begin
      where s.account_id = receipt.account_id and s.identity_id = spend_as_family.identity_id
        and s.month = kin.month;
     if spent > policy.family_monthly_limit then
-        perform loyalty.raise('LY010', 'over the monthly limit for family',
+        perform loyalty.raise('LY010', 'family_limit_exceeded', 'over the monthly limit for family',
             format('Limit %s, spent before %s, asked for %s.', policy.family_monthly_limit, spent - receipt.points,
-                receipt.points),
-            'Spend less, or wait for the next month.');
+                receipt.points), 'Spend less, or wait for the next month.', 'points');
     end if;
     return receipt;
 end

@@ -92,7 +92,7 @@ A member invites one of the family, and is mailed a link to approve it by, withi
 - `relation`: what the person is to the member: spouse; parent, child, parent_in_law, stepchild; sibling, grandparent, grandchild, sibling_in_law, grandparent_in_law, step_grandchild.
 - `name`: the person's name, up to 200 characters.
 - `birth_date`: YYYY-MM-DD; the person must give the same to register.
-- `address`: e-mail address or mobile number of the person, which becomes the login ID.$$;
+- `address`: e-mail address or phone number of the person, which becomes the login ID.$$;
 
 create function loyalty_api.approve_family(token text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -155,7 +155,7 @@ begin
               and l.account_id = loyalty.claim_account_id()
               and l.program_id = loyalty.claim_program_id()
               and l.relation <> 'self') then
-        perform loyalty.raise('LY010', 'not allowed', 'The token is for no family of a member.',
+        perform loyalty.raise('LY010', 'not_family', 'not allowed', 'The token is for no family of a member.',
             'Log in as family of the member whom you want to leave.');
     end if;
     return loyalty.leave_family(loyalty.claim_identity_id(), loyalty.claim_account_id());

@@ -76,7 +76,7 @@ create unique index identity_by_login_id on loyalty.identity (login_id)
 
 comment on table loyalty.identity is 'A person who logs in: one for all programs that they are a member of (A1).';
 comment on column loyalty.identity.identity_id is 'Number of the person.';
-comment on column loyalty.identity.login_id is 'E-mail address in lower case, or mobile number as E.164; null for who logs in by member number only (S8).';
+comment on column loyalty.identity.login_id is 'E-mail address in lower case, or phone number as E.164; null for who logs in by member number only (S8).';
 comment on column loyalty.identity.state is
     'provisional until the login ID is proven and the name confirmed; active; suspended while staff look at an application (C13); locked after too many wrong passwords; closed.';
 comment on column loyalty.identity.created_at is 'When it was registered.';
@@ -134,21 +134,19 @@ comment on column loyalty.member_key.key_2_hash is 'Hash of key 2, which proves 
 comment on column loyalty.member_key.issued_at is 'When they were issued.';
 
 create function loyalty.refuse(
-    code text, message text, details text default null, hint text default null, retry_after interval default null
+    code text, reason text, message text, details text default null, hint text default null, field text default null,
+    retry_after interval default null
 ) returns jsonb
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
+declare
+    answer jsonb := loyalty.refusal(code, reason, message, details, hint, field, ceil(extract(epoch from
+        case when code = 'LY008' then coalesce(retry_after, '1 day') end))::bigint);
+    headers jsonb := nullif(current_setting('response.headers', true), '')::jsonb;
 begin
-    perform set_config('response.status', case code
-        when 'LY002' then '404' when 'LY004' then '403' when 'LY008' then '429' when 'LY009' then '401'
-        when 'LY010' then '403' else '400' end, true);
-    if code = 'LY008' then
-        perform set_config('response.headers',
-            format('[{"Retry-After": "%s"}]', ceil(extract(epoch from coalesce(retry_after, '1 day')))), true);
-    elsif code = 'LY009' then
-        perform set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
-    end if;
-    return jsonb_build_object('code', code, 'message', message, 'details', details, 'hint', hint);
+    perform set_config('response.status', answer ->> 'status', true),
+            set_config('response.headers', (coalesce(headers, '[]') || (answer -> 'headers'))::text, true);
+    return answer -> 'body';
 end
 $$;
 comment on function loyalty.refuse is
@@ -162,8 +160,8 @@ declare
 begin
     select p.* into policy from loyalty.access_policy p where p.program_id = access_policy_of.program_id;
     if not found then
-        perform loyalty.raise('LY010', 'the program has no accounts of people', null,
-            'loyalty.set_access_policy opens it to registration.');
+        perform loyalty.raise('LY010', 'program_without_logins', 'the program has no accounts of people', null,
+            'loyalty.set_access_policy opens it to registration.', 'program');
     end if;
     return policy;
 end
@@ -173,20 +171,12 @@ comment on function loyalty.access_policy_of is 'A program''s access policy; LY0
 create function loyalty.check_new_password(policy loyalty.access_policy, password text, login_id text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-    flaw text;
 begin
     if password is null then
-        perform loyalty.raise('22004', 'password must not be null', null, 'Choose a password.');
+        perform loyalty.raise('22004', 'value_missing', 'password must not be null', null, 'Choose a password.', 'password');
     end if;
-    flaw := loyalty.password_flaw(password, login_id, policy.password_length, policy.password_letters,
+    perform loyalty.check_password_policy(password, login_id, policy.password_length, policy.password_letters,
         policy.password_digits, policy.password_symbols);
-    if flaw is not null then
-        perform loyalty.raise('22023', flaw, null, format(
-            'At least %s characters, with %s letters and %s digits%s.', policy.password_length,
-            policy.password_letters, policy.password_digits,
-            case when policy.password_symbols then '; ASCII only' else ' and nothing else' end));
-    end if;
 end
 $$;
 comment on function loyalty.check_new_password is 'Refuses a password that the program''s policy does not take (C12): 22023 says why.';

@@ -23,8 +23,8 @@ begin
          where a.program_id = find_person.program_id and a.member_no = btrim(find_person.login_id);
     end if;
     if person is null then
-        perform loyalty.raise('LY002', 'nobody logs in by that', null,
-            'A login ID or member number of the program.');
+        perform loyalty.raise('LY002', 'no_such_login', 'nobody logs in by that', null,
+            'A login ID or member number of the program.', 'login_id');
     end if;
     return person;
 end
@@ -75,7 +75,7 @@ begin
        set state = set_identity_state.to_state, changed_at = loyalty.now()
      where i.identity_id = set_identity_state.identity_id and i.state = any (set_identity_state.from_states);
     if not found then
-        perform loyalty.raise('22023', 'the login is in no state for that',
+        perform loyalty.raise('22023', 'login_state_wrong', 'the login is in the wrong state',
             format('It is %s.', (select i.state from loyalty.identity i where i.identity_id = set_identity_state.identity_id)),
             format('It must be %s.', array_to_string(set_identity_state.from_states, ' or ')));
     end if;

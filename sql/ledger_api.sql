@@ -106,7 +106,8 @@ begin
     -- whose key came first would release what the shop counts on
     if loyalty.api_role() <> 'loyalty_member'
        and loyalty.is_members_hold(placed.account_id, placed.operation_id) then
-        perform loyalty.raise('LY003', 'the idempotency key was used for another request', 'The member''s own.', 'Use a new key.');
+        perform loyalty.raise('LY003', 'key_reused', 'the idempotency key was used for another request',
+            'The member''s own.', 'Use a new key.', 'idempotency_key');
     end if;
     return loyalty.audit_operation('hold', placed);
 end
@@ -241,8 +242,8 @@ as $$
 begin
     account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
     if (to_account is null) = (to_member_no is null) then
-        perform loyalty.raise('22023', 'one of to_account and to_member_no is needed', null,
-            'Name the receiver by account or by member number.');
+        perform loyalty.raise('22023', 'receiver_missing', 'one of to_account and to_member_no is needed', null,
+            'Name the receiver by account or by member number.', 'to_account');
     end if;
     -- the receiver is looked for in the sender's program only
     select a.account_id into to_account
@@ -251,8 +252,8 @@ begin
      where s.account_id = transfer.account_id
        and (a.account_id = transfer.to_account or a.member_no = transfer.to_member_no);
     if to_account is null then
-        perform loyalty.raise('LY002', 'no such account', 'The program has no such receiver.',
-            'Check to_account or to_member_no.');
+        perform loyalty.raise('LY002', 'no_such_receiver', 'no such account', 'The program has no such receiver.',
+            'Check to_account or to_member_no.', 'to_account');
     end if;
     return loyalty.audit_operation('transfer', loyalty.transfer(
         account_id, to_account, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
@@ -308,7 +309,7 @@ Gives points to a member and answers with a receipt. 403 LY010 beyond a granter'
 create function loyalty_api.grant_many(items jsonb, program text default null) returns table (
     item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
     points bigint, balance bigint, available bigint, occurred_at timestamptz,
-    error_code text, error text, error_detail text
+    error_code text, error text, error_detail text, error_reason text, error_field text
 )
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -347,7 +348,7 @@ Up to 10,000 grants in one call. Each item has its own outcome, in order: the fi
 create function loyalty_api.spend_many(items jsonb, program text default null) returns table (
     item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
     points bigint, balance bigint, available bigint, occurred_at timestamptz,
-    error_code text, error text, error_detail text
+    error_code text, error text, error_detail text, error_reason text, error_field text
 )
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -153,7 +153,8 @@ begin
              where i.identity_id = person.identity_id and i.state = 'active';
         end if;
         -- one answer for an unknown ID and a wrong password (A7)
-        return loyalty.refuse('LY009', 'wrong login ID or password', null, 'Try again, or reset the password.');
+        return loyalty.refuse('LY009', 'wrong_credentials', 'wrong login ID or password', null,
+            'Try again, or reset the password.');
     elsif person.state = 'locked' then
         return loyalty.refuse_attempt(interval '1 day');
     end if;
@@ -179,7 +180,8 @@ begin
         person, loyalty.login_subject(prove_password.login_id, prove_password.program_id), prove_password.password,
         prove_password.device_token);
     if refusal is null and person.state = 'suspended' then
-        refusal := loyalty.refuse('LY010', 'the login is suspended', null, 'Ask the program''s administrators.');
+        refusal := loyalty.refuse('LY010', 'login_suspended', 'the login is suspended', null,
+            'Ask the program''s administrators.');
     end if;
 end
 $$;
@@ -265,11 +267,11 @@ declare
     answer jsonb;
 begin
     if log_in.login_id is null or log_in.password is null or log_in.role is null then
-        perform loyalty.raise('22004', 'login_id, password and role must not be null', null,
+        perform loyalty.raise('22004', 'value_missing', 'login_id, password and role must not be null', null,
             'Send all three; role may be left out for a member.');
     elsif log_in.role not in ('member', 'family', 'granter', 'admin', 'operator') then
-        perform loyalty.raise('22023', 'no such role', format('%L given.', left(log_in.role, 40)),
-            'member, family, granter, admin or operator.');
+        perform loyalty.raise('22023', 'role_unknown', 'no such role', format('%L given.', left(log_in.role, 40)),
+            'member, family, granter, admin or operator.', 'role');
     end if;
     if within is not null and log_in.role <> 'operator' then
         perform loyalty.check_service_hours(within);
@@ -299,12 +301,12 @@ begin
         perform loyalty.audit('log_in', within, proof.identity_id,
             details => jsonb_build_object('role', log_in.role), outcome => 'refused');
         return loyalty.refuse('LY010',
+            case when log_in.role in ('member', 'family') then 'not_active_member' else 'not_in_role' end,
             case when log_in.role in ('member', 'family') then 'not an active member of the program'
-                 else 'not in that role' end,
-            null, 'Ask the program''s administrators.');
+                 else 'not in that role' end, null, 'Ask the program''s administrators.');
     elsif places.number > 1 then
-        return loyalty.refuse('22023', 'say which of your programs', places.all_of_them || '.',
-            'Send program, and account_id where a program is there twice.');
+        return loyalty.refuse('22023', 'program_ambiguous', 'say which of your programs', places.all_of_them || '.',
+            'Send program, and account_id where a program is there twice.', 'program');
     end if;
     if log_in.role <> 'operator' then
         perform loyalty.check_service_hours(places.program_id);
@@ -312,13 +314,14 @@ begin
     -- who is suspended this moment gets no session that the suspension would not end
     perform from loyalty.identity i where i.identity_id = proof.identity_id and i.state = 'active' for share;
     if not found then
-        return loyalty.refuse('LY010', 'the login is suspended', null, 'Ask the program''s administrators.');
+        return loyalty.refuse('LY010', 'login_suspended', 'the login is suspended', null,
+            'Ask the program''s administrators.');
     end if;
     -- nor who loses the role or the link this moment
     if not loyalty.hold_place(proof.identity_id, places.program_id, places.role, places.account_id) then
         perform loyalty.audit('log_in', places.program_id, proof.identity_id, places.account_id,
             jsonb_build_object('role', log_in.role), 'refused');
-        return loyalty.refuse('LY010', 'not in that role', null, 'Ask the program''s administrators.');
+        return loyalty.refuse('LY010', 'not_in_role', 'not in that role', null, 'Ask the program''s administrators.');
     end if;
     answer := loyalty.start_session(proof.identity_id, places.program_id, places.role, places.account_id, log_in.remember,
         log_in.device_token);
@@ -341,7 +344,8 @@ declare
     why text;
 begin
     if refresh.refresh_token is null then
-        perform loyalty.raise('22004', 'refresh_token must not be null', null, 'Send the last one that you got.');
+        perform loyalty.raise('22004', 'value_missing', 'refresh_token must not be null', null,
+            'Send the last one that you got.', 'refresh_token');
     end if;
     select t.* into given
       from loyalty.refresh_token t
@@ -378,7 +382,7 @@ begin
         perform loyalty.audit('refresh', of_session.program_id, of_session.identity_id, of_session.account_id,
             jsonb_build_object('session_id', of_session.session_id, 'why', why), 'refused');
     end if;
-    return loyalty.refuse('LY009', 'the login is over', null, 'Log in again.');
+    return loyalty.refuse('LY009', 'session_over', 'the session is over', null, 'Log in again.');
 end
 $$;
 comment on function loyalty.refresh is
@@ -424,7 +428,8 @@ begin
        and s.ended_at is null
     returning * into ended;
     if ended.session_id is null then
-        perform loyalty.raise('LY002', 'no such session', null, 'own_sessions has those that there are.');
+        perform loyalty.raise('LY002', 'no_such_session', 'no such session', null, 'loyalty.own_sessions lists them.',
+            'session_id');
     end if;
     perform loyalty.audit(end_session.action, ended.program_id, ended.identity_id, ended.account_id,
         jsonb_build_object('session_id', ended.session_id));
@@ -468,7 +473,7 @@ begin
     subject := (select s from loyalty.login_subjects(person.identity_id) s
                  order by s is distinct from person.login_id, s limit 1);
     if subject is null then
-        perform loyalty.raise('LY010', 'there is no password to change', null,
+        perform loyalty.raise('LY010', 'no_password', 'there is no password to change', null,
             'The login is an identity provider''s.');
     end if;
     perform loyalty.check_new_password(
@@ -496,8 +501,8 @@ declare
     purged bigint;
 begin
     if older_than is null or older_than < interval '1 day' then
-        perform loyalty.raise('22023', 'older_than is too short', format('%s given.', coalesce(older_than::text, 'null')),
-            'From 1 day on.');
+        perform loyalty.raise('22023', 'out_of_range', 'older_than is too short',
+            format('%s given.', coalesce(older_than::text, 'null')), 'From 1 day on.', 'older_than');
     end if;
     delete from loyalty.session s
      where s.expires_at < loyalty.now() - older_than

@@ -16,8 +16,8 @@ declare
     sent loyalty.challenge;
 begin
     if address is null then
-        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a telephone number', null,
-            'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.');
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
+            null, 'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.', 'login_id');
     end if;
     wait := loyalty.begin_attempt('code', subject, false);
     if wait is not null then
@@ -31,11 +31,13 @@ begin
         perform loyalty.attempt_failed('code', subject, false);
         perform loyalty.audit('request_login_change', request_login_change.program_id,
             request_login_change.identity_id, request_login_change.account_id, outcome => 'refused');
-        return loyalty.refuse('LY009', 'wrong password', null, 'Give the password of your login as it is now.');
+        return loyalty.refuse('LY009', 'wrong_password', 'wrong password', null,
+            'Give the password of your login as it is now.', 'password');
     end if;
     perform loyalty.attempt_succeeded('code', subject, false);
     if person.login_id = address then
-        perform loyalty.raise('22023', 'login_id is the one you have', null, 'Give another one.');
+        perform loyalty.raise('22023', 'login_id_unchanged', 'login_id is the one you have', null, 'Give another one.',
+            'login_id');
     end if;
     wait := loyalty.begin_attempt('send', address, false);
     if wait is not null then
@@ -67,8 +69,8 @@ declare
 begin
     perform loyalty.check_service_hours(sent.program_id);
     if sent.address is null then
-        perform loyalty.raise('LY009', 'the link is no longer good', 'It was used, replaced by a newer one, or its time is over.',
-            'Ask for a new one.');
+        perform loyalty.raise('LY009', 'link_invalid', 'the link is not valid',
+            'It was used, replaced by a newer one, or its time is over.', 'Ask for a new one.', 'token');
     end if;
     perform loyalty.use_challenge(sent.challenge_id);
     select i.* into person
@@ -76,14 +78,14 @@ begin
      where i.identity_id = sent.identity_id and i.state = 'active'
        for update;
     if not found then
-        perform loyalty.raise('LY010', 'the login is suspended', null, 'Ask your organisation.');
+        perform loyalty.raise('LY010', 'login_suspended', 'the login is suspended', null, 'Ask your organisation.');
     end if;
     begin
         update loyalty.identity i
            set login_id = sent.address, changed_at = loyalty.now()
          where i.identity_id = person.identity_id;
     exception when unique_violation then
-        perform loyalty.raise('LY010', 'the login ID is taken by now', null, 'Choose another one.');
+        perform loyalty.raise('LY010', 'login_id_taken_meanwhile', 'the login ID has been taken meanwhile', null, 'Choose another one.');
     end;
     -- the record is the member's own: family has none
     perform loyalty.fill_contact(l.account_id, sent.address)
@@ -116,8 +118,9 @@ declare
     before timestamptz := loyalty.now() - older_than;
 begin
     if older_than is null or older_than < interval '1 day' then
-        perform loyalty.raise('22023', 'older_than is too short', format('%s given.', coalesce(older_than::text, 'null')),
-            'A day or more: failures of the last day still count.');
+        perform loyalty.raise('22023', 'out_of_range', 'older_than is too short',
+            format('%s given.', coalesce(older_than::text, 'null')), 'A day or more: failures of the last day still count.',
+            'older_than');
     end if;
     delete from loyalty.registration r where r.expires_at < before;
     get diagnostics purged = row_count;

@@ -192,12 +192,13 @@ declare
     written loyalty.member;
 begin
     if set_member.member_no is null then
-        perform loyalty.raise('22004', 'member_no must not be null', null, 'Pass member_no => … .');
+        perform loyalty.raise('22004', 'value_missing', 'member_no must not be null', null, 'Pass member_no => … .',
+            'member_no');
     end if;
     if not set_member.clear <@ '{name,kana,birth_date,email,phone,language}' then
-        perform loyalty.raise('22023', 'not a column that can be emptied',
+        perform loyalty.raise('22023', 'not_clearable', 'clear names a field that cannot be emptied',
             format('clear is %L.', set_member.clear::text),
-            'name, kana, birth_date, email, phone and language can; a fact or attribute by a null in it.');
+            'name, kana, birth_date, email, phone and language can; a fact or attribute by a null in it.', 'clear');
     end if;
     record := jsonb_strip_nulls(jsonb_build_object(
             'member_no', set_member.member_no, 'name', set_member.name, 'kana', set_member.kana,
@@ -300,16 +301,17 @@ begin
         return null;
     end if;
     if cardinality(codes) > 1 then
-        perform loyalty.raise('22023', 'members of several programs in one upload',
-            format('program is one of %s.', array_to_string(codes, ', ', '(empty)')), 'Load one program at a time.');
+        perform loyalty.raise('22023', 'several_programs', 'members of several programs in one upload',
+            format('program is one of %s.', array_to_string(codes, ', ', '(empty)')), 'Load one program at a time.',
+            'program');
     end if;
     if loyalty.api_role() = 'loyalty_admin' then
         code := loyalty.api_admin_program(code);
     elsif code is null then
         select min(p.code) into code from loyalty.program p having count(*) = 1;
         if code is null then
-            perform loyalty.raise('22004', 'program must not be null', null,
-                'Give each row the code of its program, in the column program.');
+            perform loyalty.raise('22004', 'value_missing', 'program must not be null', null,
+                'Give each row the code of its program, in the column program.', 'program');
         end if;
     end if;
     -- a column that is null in every row was not given
@@ -334,7 +336,7 @@ begin
              where i.outcome = 'problem'
              limit 21) p;
     if problems is not null then
-        perform loyalty.raise('22023', 'nothing was loaded: there are rows that cannot be', problems,
+        perform loyalty.raise('22023', 'rows_invalid', 'nothing was loaded: some rows are invalid', problems,
             'Correct them, the header being row 1; loyalty.import_members loads the others, and lists all problems.');
     end if;
     delete from loyalty.member_upload;

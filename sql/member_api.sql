@@ -112,8 +112,8 @@ declare
     given text := lower(coalesce(loyalty.api_header(name), 'false'));
 begin
     if given not in ('true', 'false') then
-        perform loyalty.raise('22023', format('header %s is neither true nor false', name),
-            format('%L given.', left(given, 40)), 'Leave it out for false.');
+        perform loyalty.raise('22023', 'header_invalid', format('header %s is neither true nor false', name),
+            format('%L given.', left(given, 40)), 'Leave it out for false.', name);
     end if;
     return given = 'true';
 end

@@ -96,8 +96,8 @@ create function loyalty.check_notice_kind(kind text) returns void
 as $$
 begin
     if kind is null or kind not in ('points_received', 'balance', 'expiry', 'order_received') then
-        perform loyalty.raise('22023', 'kind is unknown', format('kind: %L given.', left(kind, 100)),
-            'There are points_received, balance, expiry and order_received.');
+        perform loyalty.raise('22023', 'kind_unknown', 'kind is unknown', format('kind: %L given.', left(kind, 100)),
+            'There are points_received, balance, expiry and order_received.', 'kind');
     end if;
 end
 $$;
@@ -118,7 +118,7 @@ begin
     elsif cardinality(setting.days_of_month) = 0 or array_ndims(setting.days_of_month) > 1
           or array_position(setting.days_of_month, null) is not null
           or 1 > any (setting.days_of_month) or 31 < any (setting.days_of_month) then
-        wrong := 'days_of_month has what is no day of a month';
+        wrong := 'days_of_month contains an invalid day of month';
         given := setting.days_of_month::text;
         hint := 'Days from 1 to 31, at least one; a day that a month does not have is its last.';
     elsif (setting.at is not null) <> (setting.kind in ('balance', 'expiry')) then
@@ -143,8 +143,8 @@ begin
         hint := 'From 1 minute to 30 days.';
     end if;
     if wrong is not null then
-        perform loyalty.raise('22023', wrong, format('kind %s, %s: %L given.',
-            setting.kind, split_part(wrong, ' ', 1), given), hint);
+        perform loyalty.raise('22023', 'notice_setting_invalid', wrong, format('kind %s, %s: %L given.',
+            setting.kind, split_part(wrong, ' ', 1), given), hint, split_part(wrong, ' ', 1));
     end if;
 end
 $$;
@@ -192,9 +192,9 @@ begin
     if wanted.is_enabled and not exists (
            select from loyalty.notice_sender f
             where f.program_id = wanted.program_id and (f.email is not null or f.sms is not null)) then
-        perform loyalty.raise('22023', 'is_enabled needs a sender',
+        perform loyalty.raise('22023', 'sender_missing', 'is_enabled needs a sender',
             format('Program %L has neither an e-mail nor an SMS sender.', set_notice.program),
-            'loyalty.set_notice_sender(program => …, email => …) says who the notices come from.');
+            'loyalty.set_notice_sender(program => …, email => …) says who the notices come from.', 'is_enabled');
     end if;
     insert into loyalty.notice_setting as s
     values (wanted.*)
@@ -263,26 +263,31 @@ exception when check_violation then
     get stacked diagnostics broken = constraint_name;
     perform case broken
         when 'notice_sender_email_is_a_mailbox' then
-            loyalty.raise('22023', 'email is no sender of mails', format('email: %L given.', left(email, 100)),
-                'points@example.com, or Sample Club <points@example.com>; the name without any of ( ) < > @ , ; : \ " [ ].')
+            loyalty.raise('22023', 'sender_invalid', 'email is not a sender address',
+                format('email: %L given.', left(email, 100)),
+                'points@example.com, or Sample Club <points@example.com>; the name without any of ( ) < > @ , ; : \ " [ ].',
+                'email')
         when 'notice_sender_sms_is_short' then
-            loyalty.raise('22023', 'sms is no sender of short messages', format('sms: %L given.', left(sms, 100)),
-                'A number such as +81312345678, or 2 to 20 ASCII letters and digits.')
+            loyalty.raise('22023', 'sender_invalid', 'sms is not a sender of short messages',
+                format('sms: %L given.', left(sms, 100)),
+                'A number such as +81312345678, or 2 to 20 ASCII letters and digits.', 'sms')
         when 'notice_sender_language_is_a_tag' then
-            loyalty.raise('22023', 'language is no language tag', format('language: %L given.', left(language, 100)),
-                'A BCP 47 tag such as ja or en.')
+            loyalty.raise('22023', 'language_invalid', 'language is not a language tag',
+                format('language: %L given.', left(language, 100)), 'A BCP 47 tag such as ja or en.', 'language')
         when 'notice_sender_preferences_url_is_a_url' then
-            loyalty.raise('22023', 'preferences_url is no URL', format('preferences_url: %L given.', left(preferences_url, 100)),
-                'A URL that begins with https://, http:// or mailto: and has no spaces, up to 500 characters.')
+            loyalty.raise('22023', 'url_invalid', 'preferences_url is not a URL',
+                format('preferences_url: %L given.', left(preferences_url, 100)),
+                'A URL that begins with https://, http:// or mailto: and has no spaces, up to 500 characters.',
+                'preferences_url')
         when 'notice_sender_max_attempts_is_sane' then
-            loyalty.raise('22023', 'max_attempts is out of range', format('max_attempts: %s given.', max_attempts),
-                'From 1 to 100.')
+            loyalty.raise('22023', 'out_of_range', 'max_attempts is out of range',
+                format('max_attempts: %s given.', max_attempts), 'From 1 to 100.', 'max_attempts')
         when 'notice_sender_first_retry_is_sane' then
-            loyalty.raise('22023', 'first_retry is out of range', format('first_retry: %s given.', first_retry),
-                'From 1 second to 1 day.')
+            loyalty.raise('22023', 'out_of_range', 'first_retry is out of range',
+                format('first_retry: %s given.', first_retry), 'From 1 second to 1 day.', 'first_retry')
         when 'notice_sender_longest_retry_is_sane' then
-            loyalty.raise('22023', 'longest_retry is out of range', format('longest_retry: %s given.', longest_retry),
-                'From first_retry to 7 days.')
+            loyalty.raise('22023', 'out_of_range', 'longest_retry is out of range',
+                format('longest_retry: %s given.', longest_retry), 'From first_retry to 7 days.', 'longest_retry')
         end;
     raise;
 end
@@ -300,15 +305,15 @@ declare
 begin
     perform loyalty.check_notice_kind(set_notice_preference.kind);
     if set_notice_preference.is_wanted is null then
-        perform loyalty.raise('22004', 'is_wanted must not be null', null, 'true or false.');
+        perform loyalty.raise('22004', 'value_missing', 'is_wanted must not be null', null, 'true or false.', 'is_wanted');
     elsif set_notice_preference.kind = 'order_received' and not set_notice_preference.is_wanted then
-        perform loyalty.raise('22023', 'order_received cannot be refused', null,
-            'It tells of an order that the member placed; the other kinds can be refused.');
+        perform loyalty.raise('22023', 'kind_always_sent', 'order_received cannot be refused', null,
+            'It tells of an order that the member placed; the other kinds can be refused.', 'kind');
     elsif not exists (
            select from loyalty.account a where a.account_id = set_notice_preference.account_id) then
-        perform loyalty.raise('LY002', 'no such account',
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
             format('Account %s does not exist.', coalesce(set_notice_preference.account_id::text, 'null')),
-            'loyalty.open_account(program, member_no) gives a member''s account.');
+            'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     end if;
     insert into loyalty.notice_preference as p (account_id, kind, is_wanted, changed_at)
     values (set_notice_preference.account_id, set_notice_preference.kind,

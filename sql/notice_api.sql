@@ -7,9 +7,9 @@ as $$
 #variable_conflict use_column
 begin
     if not exists (select from loyalty.account a where a.account_id = explain_notices.account_id) then
-        perform loyalty.raise('LY002', 'no such account',
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
             format('Account %s does not exist.', coalesce(explain_notices.account_id::text, 'null')),
-            'loyalty.open_account(program, member_no) gives a member''s account.');
+            'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     end if;
     return query
     select k.kind,

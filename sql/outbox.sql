@@ -182,10 +182,10 @@ declare
     queued boolean;
 begin
     if wrong is not null then
-        perform loyalty.raise('22023', format('%s cannot be', wrong),
+        perform loyalty.raise('22023', 'order_invalid', format('%s is invalid', wrong),
             format('order_no %L, item %L, quantity %s, points %s given.', left(announce_order.order_no, 60),
                 left(announce_order.item, 60), announce_order.quantity, announce_order.points),
-            'order_no up to 50 characters, item up to 200, quantity from 1, points from 0.');
+            'order_no up to 50 characters, item up to 200, quantity from 1, points from 0.', wrong);
     end if;
     -- what members chose does not matter here (C18)
     insert into loyalty.notice

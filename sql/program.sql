@@ -36,7 +36,7 @@ create table loyalty.program (
     refund_grace_days integer
         constraint program_refund_grace_is_sane check (refund_grace_days between 0 and 3660),
     created_at timestamptz not null,
-    -- src/fetch.rs reads columns by number: new ones only come behind
+    -- src/table/program.rs declares the columns in this order: new ones only come behind
     announces_grants boolean not null default false
 );
 
@@ -143,7 +143,7 @@ declare
     created loyalty.program;
 begin
     if code is null or name is null then
-        perform loyalty.raise('22004', 'code and name must not be null', null,
+        perform loyalty.raise('22004', 'value_missing', 'code and name must not be null', null,
             'Pass code => …, name => … .');
     end if;
     perform loyalty.check_calendar(calendar);
@@ -168,8 +168,8 @@ declare
 begin
     select p.program_id into found_id from loyalty.program p where p.code = program_id.code;
     if found_id is null then
-        perform loyalty.raise('LY002', 'no such program', pg_catalog.format('%L given.', code),
-            'select code from loyalty.program lists them.');
+        perform loyalty.raise('LY002', 'no_such_program', 'no such program', pg_catalog.format('%L given.', code),
+            'select code from loyalty.program lists them.', 'program');
     end if;
     return found_id;
 end
@@ -236,9 +236,9 @@ begin
     if wanted_funding = 'program' and lot_class_of.inactivity_months is null then
         return 0::smallint;
     elsif char_length(wanted_funding) not between 1 and 63 then
-        perform loyalty.raise('22023', 'funding is too long, or empty',
+        perform loyalty.raise('22023', 'funding_invalid', 'funding is too long, or empty',
             format('%s characters given.', char_length(wanted_funding)),
-            'From 1 to 63 characters, or null for the program''s own.');
+            'From 1 to 63 characters, or null for the program''s own.', 'funding');
     end if;
     loop
         select c.lot_class into known

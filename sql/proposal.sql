@@ -44,7 +44,8 @@ declare
     person text := coalesce(loyalty.claim('sub'), case when loyalty.claim('role') is null then 'database:' || session_user end);
 begin
     if person is null then
-        perform loyalty.raise('LY010', 'the token names no person', 'It has no claim sub.', 'Log in, and ask again.');
+        perform loyalty.raise('LY010', 'token_without_person', 'the token names no person', 'It has no claim sub.',
+            'Log in, and ask again.');
     end if;
     return person;
 end
@@ -76,23 +77,24 @@ begin
       join loyalty.program p on p.program_id = a.program_id
      where a.account_id = propose_grant.account_id;
     if not found then
-        perform loyalty.raise('LY002', 'no such account',
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
             format('Account %s does not exist.', coalesce(propose_grant.account_id::text, 'null')),
-            'loyalty.open_account(program, member_no) gives a member''s account.');
+            'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     elsif propose_grant.points is null then
-        perform loyalty.raise('22004', 'points must not be null', null, 'Say how many.');
+        perform loyalty.raise('22004', 'value_missing', 'points must not be null', null, 'Say how many.', 'points');
     elsif propose_grant.points < 1 then
-        perform loyalty.raise('22023', 'points must be above zero', format('%s given.', propose_grant.points),
-            'A whole number from 1.');
+        perform loyalty.raise('22023', 'points_not_positive', 'points must be above zero',
+            format('%s given.', propose_grant.points), 'A whole number from 1.', 'points');
     elsif propose_grant.granted_on > within.today then
-        perform loyalty.raise('22023', 'granted_on is in the future',
-            format('%s given; today is %s.', propose_grant.granted_on, within.today), 'Leave it out for the day of the approval.');
+        perform loyalty.raise('22023', 'granted_on_in_future', 'granted_on is in the future',
+            format('%s given; today is %s.', propose_grant.granted_on, within.today),
+            'Leave it out for the day of the approval.', 'granted_on');
     elsif propose_grant.expires_on < within.today then
-        perform loyalty.raise('22023', 'expires_on has passed',
-            format('%s given; today is %s.', propose_grant.expires_on, within.today), 'A day from today on.');
+        perform loyalty.raise('22023', 'expires_on_passed', 'expires_on has passed',
+            format('%s given; today is %s.', propose_grant.expires_on, within.today), 'A day from today on.', 'expires_on');
     elsif char_length(propose_grant.reason) > 1000 then
-        perform loyalty.raise('22023', 'the reason is too long', format('%s characters.', char_length(propose_grant.reason)),
-            'Up to 1,000 characters.');
+        perform loyalty.raise('22023', 'reason_too_long', 'reason is too long',
+            format('%s characters.', char_length(propose_grant.reason)), 'Up to 1,000 characters.', 'reason');
     end if;
     insert into loyalty.grant_proposal
            (account_id, program_id, points, reason, granted_on, expires_on, proposed_at, proposed_by)
@@ -119,11 +121,13 @@ begin
      where p.proposal_id = open_proposal.proposal_id
        for update;
     if not found then
-        perform loyalty.raise('LY002', 'no such proposal',
-            format('%s given.', coalesce(open_proposal.proposal_id::text, 'null')), '/grant_proposal lists them.');
+        perform loyalty.raise('LY002', 'no_such_proposal', 'no such proposal',
+            format('%s given.', coalesce(open_proposal.proposal_id::text, 'null')), 'loyalty.grant_proposal lists them.',
+            'proposal_id');
     elsif held.decided_at is not null then
-        perform loyalty.raise('LY006', 'the proposal is no longer open',
-            format('It was %s.', loyalty.proposal_state(held.decided_at, held.operation_id)), 'Propose it anew.');
+        perform loyalty.raise('LY006', 'proposal_not_open', 'the proposal is no longer open',
+            format('It was %s.', loyalty.proposal_state(held.decided_at, held.operation_id)), 'Propose it again.',
+            'proposal_id');
     end if;
     return held;
 end
@@ -141,8 +145,8 @@ declare
     receipt loyalty.receipt;
 begin
     if approver = held.proposed_by then
-        perform loyalty.raise('LY010', 'who proposes a grant does not approve it', null,
-            'Another administrator approves or rejects it.');
+        perform loyalty.raise('LY010', 'own_proposal', 'whoever proposes a grant does not approve it', null,
+            'Another administrator approves or rejects it.', 'proposal_id');
     end if;
     receipt := loyalty.grant(
         account_id => held.account_id, points => held.points, reason => held.reason,
@@ -168,8 +172,8 @@ declare
     held loyalty.grant_proposal := loyalty.open_proposal(reject_grant.proposal_id);
 begin
     if char_length(reject_grant.reason) > 1000 then
-        perform loyalty.raise('22023', 'the reason is too long', format('%s characters.', char_length(reject_grant.reason)),
-            'Up to 1,000 characters.');
+        perform loyalty.raise('22023', 'reason_too_long', 'reason is too long',
+            format('%s characters.', char_length(reject_grant.reason)), 'Up to 1,000 characters.', 'reason');
     end if;
     update loyalty.grant_proposal p
        set decided_at = loyalty.now(), decided_by = loyalty.person(), decision_reason = reject_grant.reason

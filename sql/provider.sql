@@ -44,7 +44,7 @@ begin
      where p.issuer = claims ->> 'iss' and claims -> 'aud' ? p.audience;
     -- a token without an end would be good for ever
     if provider.issuer is null or claims -> 'exp' is null then
-        perform loyalty.raise('LY009', 'the token is no provider''s that is known here', null, 'Log in again.');
+        perform loyalty.raise('LY009', 'provider_unknown', 'the token is from an unknown provider', null, 'Log in again.');
     end if;
     select jsonb_build_object('iss', 'loyalty', 'sub', 'identity:' || i.identity_id, 'role', 'loyalty_member',
                               'program', p.code, 'account_id', l.account_id, 'provider', provider.issuer)
@@ -59,7 +59,7 @@ begin
      order by l.account_id
      limit 1;
     if mapped is null then
-        perform loyalty.raise('LY010', 'not an active member of the program', null,
+        perform loyalty.raise('LY010', 'not_active_member', 'not an active member of the program', null,
             'Ask the program''s administrators to link the login.');
     end if;
     return mapped;
@@ -77,19 +77,20 @@ declare
 begin
     if set_identity_provider.program is null or set_identity_provider.issuer is null
        or set_identity_provider.audience is null then
-        perform loyalty.raise('22004', 'program, issuer and audience must not be null', null,
+        perform loyalty.raise('22004', 'value_missing', 'program, issuer and audience must not be null', null,
             'issuer is what the provider''s tokens have as iss, audience what they have in aud.');
     elsif char_length(set_identity_provider.issuer) not between 1 and 500
           or char_length(set_identity_provider.audience) not between 1 and 500
           or set_identity_provider.issuer = 'loyalty' then
-        perform loyalty.raise('22023', 'issuer or audience cannot be',
+        perform loyalty.raise('22023', 'provider_invalid', 'issuer or audience is invalid',
             format('issuer %L, audience %L.', left(set_identity_provider.issuer, 100), left(set_identity_provider.audience, 100)),
             'From 1 to 500 characters each; loyalty is the issuer of the tokens made here.');
     end if;
     within := loyalty.program_id(set_identity_provider.program);
     if exists (select from loyalty.identity_provider p
                 where p.issuer = set_identity_provider.issuer and p.program_id <> within) then
-        perform loyalty.raise('22023', 'the provider is another program''s', null, 'An issuer is one program''s; remove it there first.');
+        perform loyalty.raise('22023', 'issuer_taken', 'the issuer belongs to another program', null,
+            'An issuer is one program''s; remove it there first.', 'issuer');
     end if;
     insert into loyalty.identity_provider as p (issuer, audience, program_id, created_at)
     values (set_identity_provider.issuer, set_identity_provider.audience, within, loyalty.now())
@@ -113,7 +114,8 @@ begin
     delete from loyalty.identity_provider_link k where k.issuer = remove_identity_provider.issuer;
     delete from loyalty.identity_provider p where p.issuer = remove_identity_provider.issuer returning * into removed;
     if removed.issuer is null then
-        perform loyalty.raise('LY002', 'no such provider', null, 'See loyalty.identity_provider.');
+        perform loyalty.raise('LY002', 'no_such_provider', 'no such provider', null, 'See loyalty.identity_provider.',
+            'issuer');
     end if;
     perform loyalty.audit('remove_identity_provider', removed.program_id,
         details => jsonb_build_object('issuer', removed.issuer));
@@ -130,7 +132,8 @@ declare
 begin
     if not exists (select from loyalty.identity_provider p
                     where p.issuer = provider_of.issuer and p.program_id = within) then
-        perform loyalty.raise('LY002', 'the program has no such provider', null, 'An operator sets it: set_identity_provider.');
+        perform loyalty.raise('LY002', 'no_such_provider', 'the program has no such provider', null,
+            'An operator sets it: loyalty.set_identity_provider.', 'issuer');
     end if;
     return within;
 end
@@ -147,7 +150,8 @@ declare
     person bigint;
 begin
     if link_subject.subject is null or char_length(link_subject.subject) not between 1 and 255 then
-        perform loyalty.raise('22023', 'subject cannot be', null, 'What the provider''s tokens have as sub, up to 255 characters.');
+        perform loyalty.raise('22023', 'subject_invalid', 'subject is invalid', null,
+            'What the provider''s tokens have as sub, up to 255 characters.', 'subject');
     end if;
     select a.account_id, l.identity_id
       into account, person
@@ -156,7 +160,7 @@ begin
      where a.program_id = within and a.member_no = btrim(link_subject.member_no)
        for update of a;
     if account is null then
-        perform loyalty.raise('LY002', 'no such member', null, 'member_no is in /member.');
+        perform loyalty.raise('LY002', 'no_such_member', 'no such member', null, 'member_no is in loyalty.member.', 'member_no');
     end if;
     if person is null then
         -- who logs in by the provider only needs neither login ID nor password here
@@ -189,7 +193,8 @@ begin
      where k.issuer = unlink_subject.issuer and k.subject = unlink_subject.subject
     returning k.identity_id into person;
     if person is null then
-        perform loyalty.raise('LY002', 'not linked', null, 'issuer and subject are compared letter by letter.');
+        perform loyalty.raise('LY002', 'not_linked', 'the subject is not linked', null,
+            'issuer and subject are compared letter by letter.', 'subject');
     end if;
     perform loyalty.audit('unlink_subject', within, person,
         details => jsonb_build_object('issuer', unlink_subject.issuer, 'subject', unlink_subject.subject));

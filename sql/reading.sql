@@ -109,9 +109,9 @@ begin
       join loyalty.program p on p.program_id = a.program_id
      where a.account_id = statement.account_id;
     if zone is null then
-        perform loyalty.raise('LY002', 'no such account',
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
             pg_catalog.format('Account %s does not exist.', coalesce(account_id::text, 'null')),
-            'loyalty.open_account(program, member_no) gives a member''s account.');
+            'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     end if;
     return query
     select l.*

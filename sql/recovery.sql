@@ -73,7 +73,7 @@ declare
     locked boolean;
 begin
     if request_password_reset.login_id is null or request_password_reset.program is null then
-        perform loyalty.raise('22004', 'login_id and program must not be null', null, 'Send both.');
+        perform loyalty.raise('22004', 'value_missing', 'login_id and program must not be null', null, 'Send both.');
     end if;
     within := loyalty.program_id(request_password_reset.program);
     perform loyalty.access_policy_of(within);
@@ -107,7 +107,8 @@ create function loyalty.check_passwords(password text, password_again text) retu
 as $$
 begin
     if password is null or password is distinct from password_again then
-        perform loyalty.raise('22023', 'the two passwords differ', null, 'Send the new password twice.');
+        perform loyalty.raise('22023', 'passwords_differ', 'the two passwords differ', null, 'Send the new password twice.',
+            'password_again');
     end if;
 end
 $$;
@@ -115,7 +116,7 @@ comment on function loyalty.check_passwords is 'Refuses a password that was not 
 
 create function loyalty.refuse_link() returns jsonb
     language sql volatile set search_path = pg_catalog, pg_temp
-    return loyalty.refuse('LY009', 'the link is not good, or not any more', null, 'Ask for a new one.');
+    return loyalty.refuse('LY009', 'link_invalid', 'the link is not valid', null, 'Ask for a new one.', 'token');
 comment on function loyalty.refuse_link is 'The answer to a token from a mail that opens nothing: LY009.';
 
 create function loyalty.reset_password(token text, screen_key text, password text, password_again text) returns jsonb
@@ -137,12 +138,12 @@ begin
     if not loyalty.try_code(by_mail.challenge_id, screen_key, 'screen', 4) then
         perform loyalty.audit('reset_password', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
             outcome => 'refused');
-        return loyalty.refuse('LY009', 'wrong key', null,
-            'Type the four digits that were on the screen; the fifth wrong ones end the link.');
+        return loyalty.refuse('LY009', 'key_wrong', 'wrong key', null,
+            'Type the four digits that were on the screen; the fifth wrong ones end the link.', 'screen_key');
     elsif person.state <> 'active' or loyalty.is_locked(person.identity_id) then
         perform loyalty.audit('reset_password', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
             outcome => 'refused');
-        return loyalty.refuse('LY010', 'the login is locked or suspended', null,
+        return loyalty.refuse('LY010', 'login_locked_or_suspended', 'the login is locked or suspended', null,
             'Unlock it by mail first, or ask the program''s administrators.');
     end if;
     perform loyalty.use_challenge(by_mail.challenge_id);
@@ -169,7 +170,7 @@ declare
     made loyalty.challenge;
 begin
     if request_unlock.login_id is null or request_unlock.program is null then
-        perform loyalty.raise('22004', 'login_id and program must not be null', null, 'Send both.');
+        perform loyalty.raise('22004', 'value_missing', 'login_id and program must not be null', null, 'Send both.');
     end if;
     within := loyalty.program_id(request_unlock.program);
     perform loyalty.access_policy_of(within);

@@ -91,7 +91,7 @@ An application that staff approve or refuse; answers with `application_id`, whet
 - `member_no`: the member or staff number.
 - `login_id`: the e-mail address or phone to log in with from now on.
 - `login_id_again`: the same.
-- `phone`: a telephone number for questions.
+- `phone`: a phone number for questions.
 - `consent`: true: the person agrees that staff use this for the application.$$;
 
 create function loyalty_api.accept_login(token text, password text, password_again text) returns jsonb
@@ -130,7 +130,7 @@ comment on column loyalty_api.login_application.name is 'The name given.';
 comment on column loyalty_api.login_application.kana is 'Its reading, as given.';
 comment on column loyalty_api.login_application.birth_date is 'The birth date given.';
 comment on column loyalty_api.login_application.login_id is 'The login ID wanted.';
-comment on column loyalty_api.login_application.phone is 'The telephone number given.';
+comment on column loyalty_api.login_application.phone is 'The phone number given.';
 comment on column loyalty_api.login_application.has_login is 'Whether somebody logs in as that member; only then it can be approved.';
 comment on column loyalty_api.login_application.differs is 'What was given otherwise than the member record has it.';
 comment on column loyalty_api.login_application.state is 'waiting, approved, refused or done.';
@@ -145,7 +145,8 @@ create function loyalty.api_sole_program(identity_id bigint, program_id integer)
 as $$
 begin
     if loyalty.api_role() <> 'loyalty_operator' and loyalty.opens_more(identity_id, program_id) then
-        perform loyalty.raise('LY010', 'the login opens more than this program', null, 'Ask an operator.');
+        perform loyalty.raise('LY010', 'login_of_other_programs', 'the login belongs to other programs too', null,
+            'Ask an operator.');
     end if;
 end
 $$;
@@ -168,7 +169,8 @@ begin
      where a.application_id = api_application.application_id
        and (a.program_id = own_program or own_program is null);
     if application.application_id is null then
-        perform loyalty.raise('LY002', 'no such application', null, '/login_application has those of your program.');
+        perform loyalty.raise('LY002', 'no_such_application', 'no such application', null,
+            '/login_application has those of your program.', 'application_id');
     end if;
     return application;
 end

@@ -44,8 +44,8 @@ begin
        and r.stage <> 'done' and r.expires_at > loyalty.now()
        for no key update;
     if not found then
-        perform loyalty.raise('LY009', 'no such registration', 'It is finished, or its hour is over.',
-            'Begin again with organisation ID and keys.');
+        perform loyalty.raise('LY009', 'no_such_registration', 'no such registration',
+            'It is finished, or its hour is over.', 'Begin again with organisation ID and keys.');
     end if;
     perform loyalty.check_service_hours(under_way.program_id);
     return under_way;
@@ -59,12 +59,12 @@ create function loyalty.registration_stage(registration loyalty.registration, st
 as $$
 begin
     if registration.stage <> all (stages) then
-        perform loyalty.raise('22023', 'not the next step of the registration',
+        perform loyalty.raise('22023', 'step_out_of_order', 'this is not the next step of the registration',
             format('It is %s.', registration.stage),
-            case registration.stage when 'begun' then 'Go on with choose_login or log_in_to_link.'
-                                    when 'chosen' then 'Go on with verify_code.'
-                                    when 'proven' then 'Go on with log_in_to_link.'
-                                    else 'Go on with confirm_registration.' end);
+            case registration.stage when 'begun' then 'Go on with loyalty.choose_login or loyalty.log_in_to_link.'
+                                    when 'chosen' then 'Go on with loyalty.verify_code.'
+                                    when 'proven' then 'Go on with loyalty.log_in_to_link.'
+                                    else 'Go on with loyalty.confirm_registration.' end);
     end if;
 end
 $$;
@@ -75,10 +75,10 @@ create function loyalty.check_terms(policy loyalty.access_policy, terms_version 
 as $$
 begin
     if terms_version is distinct from policy.terms_version then
-        perform loyalty.raise('22023', 'the terms are not accepted',
+        perform loyalty.raise('22023', 'terms_not_accepted', 'the terms in force were not accepted',
             format('The terms are of version %L, %s was accepted.', policy.terms_version,
                 coalesce(quote_literal(left(terms_version, 50)), 'none')),
-            'Show these terms, and pass their version as terms_version.');
+            'Show these terms, and pass their version as terms_version.', 'terms_version');
     end if;
 end
 $$;
@@ -89,7 +89,7 @@ create function loyalty.check_active_member(account_id bigint) returns void
 as $$
 begin
     if not exists (select from loyalty.wallet w where w.account_id = check_active_member.account_id and w.status = 'open') then
-        perform loyalty.raise('LY010', 'not an active member of the program',
+        perform loyalty.raise('LY010', 'not_active_member', 'not an active member of the program',
             'The member''s account is closed or suspended.', 'Ask your organisation.');
     end if;
 end
@@ -124,7 +124,7 @@ begin
     if (proof = any (loyalty.keyed_hashes('key 2 ' || coalesce(holder, 0), given_2))) is not true then
         perform loyalty.attempt_failed('key', asked_for || E'\n' || given_1);
         perform loyalty.audit('begin_registration', policy.program_id, account_id => holder, outcome => 'refused');
-        return loyalty.refuse('LY009', 'wrong organisation ID or keys', null,
+        return loyalty.refuse('LY009', 'wrong_keys', 'wrong organisation ID or keys', null,
             'Type them as your organisation wrote them; an administrator issues new keys for lost ones.');
     end if;
     perform loyalty.attempt_succeeded('key', asked_for || E'\n' || given_1);
@@ -154,7 +154,7 @@ as $$
 begin
     if exists (select from loyalty.identity_link l
                 where l.account_id = check_unregistered.account_id and l.relation = 'self' and l.ended_at is null) then
-        perform loyalty.raise('LY010', 'the member is registered already', null,
+        perform loyalty.raise('LY010', 'already_registered', 'the member is already registered', null,
             'Log in; who forgot the password or the login ID finds the way back in there.');
     end if;
 end
@@ -197,10 +197,11 @@ declare
 begin
     perform loyalty.registration_stage(under_way, '{begun,chosen}');
     if nullif(btrim(choose_login.login_id), '') is null and not policy.allows_member_no then
-        perform loyalty.raise('22004', 'login_id must not be null', null, 'An e-mail address or a mobile number.');
+        perform loyalty.raise('22004', 'value_missing', 'login_id must not be null', null,
+            'An e-mail address or a phone number.', 'login_id');
     elsif address is null and nullif(btrim(choose_login.login_id), '') is not null then
-        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a telephone number', null,
-            'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.');
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
+            null, 'Such as hanako@example.com, 090-1234-5678 or +44 20 7946 0018.', 'login_id');
     end if;
     perform loyalty.check_terms(policy, choose_login.terms_version);
     perform loyalty.check_new_password(policy, choose_login.password, address);
@@ -291,8 +292,9 @@ begin
         perform loyalty.attempt_failed('code', subject);
         perform loyalty.audit('verify_code', under_way.program_id, under_way.identity_id, under_way.account_id,
             outcome => 'refused');
-        return loyalty.refuse('LY009', 'wrong code', 'It may be mistyped, used, replaced by a newer one, or its time is over.',
-            'Type the code of the last message, or ask for a new one with resend_code.');
+        return loyalty.refuse('LY009', 'wrong_code', 'wrong code',
+            'It may be mistyped, used, replaced by a newer one, or its time is over.',
+            'Type the code of the last message, or ask for a new one with loyalty.resend_code.', 'code');
     end if;
     select i.login_id into strict address from loyalty.identity i where i.identity_id = under_way.identity_id;
     perform loyalty.attempt_succeeded('code', subject);
@@ -379,7 +381,7 @@ declare
     wait interval;
 begin
     if check_details.kana is null or check_details.birth_date is null then
-        perform loyalty.raise('22004', 'kana and birth_date must not be null', null,
+        perform loyalty.raise('22004', 'value_missing', 'kana and birth_date must not be null', null,
             'The program asks for the reading of the name, in katakana, and for the birth date.');
     end if;
     select p.code, m.kana, m.birth_date into strict on_record
@@ -387,7 +389,7 @@ begin
       left join loyalty.member m on m.account_id = registration.account_id
      where p.program_id = registration.program_id;
     if on_record.kana is null or on_record.birth_date is null then
-        perform loyalty.raise('LY010', 'the member record has nothing to compare with', null,
+        perform loyalty.raise('LY010', 'record_incomplete', 'the member record has nothing to compare with', null,
             'Ask your organisation to enter kana and birth date.');
     end if;
     given := loyalty.clean_member(json_build_object('kana', check_details.kana), loyalty.today(on_record.code)) ->> 'kana';
@@ -404,7 +406,7 @@ begin
     perform loyalty.attempt_failed('key', subject);
     perform loyalty.audit('confirm_registration', registration.program_id, registration.identity_id,
         registration.account_id, outcome => 'refused');
-    return loyalty.refuse('LY009', 'these are not the details of the member record', null,
+    return loyalty.refuse('LY009', 'details_wrong', 'these are not the details of the member record', null,
         'Type the reading of your name and your birth date as your organisation has them.');
 end
 $$;
@@ -432,11 +434,11 @@ begin
             return person.login_id;
         end;
     elsif person.state <> 'active' then
-        perform loyalty.raise('LY010', 'the login is suspended', null, 'Ask your organisation.');
+        perform loyalty.raise('LY010', 'login_suspended', 'the login is suspended', null, 'Ask your organisation.');
     elsif exists (select from loyalty.identity_link l
                    where l.identity_id = person.identity_id and l.program_id = registration.program_id
                      and l.account_id <> registration.account_id and l.relation = 'self' and l.ended_at is null) then
-        perform loyalty.raise('LY010', 'the login is another member''s of the program', null,
+        perform loyalty.raise('LY010', 'login_of_other_member', 'the login belongs to another member of the program', null,
             'Register with a login ID of its own.');
     end if;
     begin
@@ -448,7 +450,7 @@ begin
            set relation = 'self', terms_version = excluded.terms_version, linked_at = excluded.linked_at,
                ended_at = null;
     exception when unique_violation then
-        perform loyalty.raise('LY010', 'the member is registered already', null,
+        perform loyalty.raise('LY010', 'already_registered', 'the member is already registered', null,
             'Log in; who forgot the password or the login ID finds the way back in there.');
     end;
     perform loyalty.fill_contact(registration.account_id, person.login_id);
@@ -497,8 +499,8 @@ declare
 begin
     perform loyalty.registration_stage(under_way, '{confirming}');
     if confirm_registration.is_right_name is null then
-        perform loyalty.raise('22004', 'is_right_name must not be null', null,
-            'true when the name that is shown is the person''s own, else false.');
+        perform loyalty.raise('22004', 'value_missing', 'is_right_name must not be null', null,
+            'true when the name that is shown is the person''s own, else false.', 'is_right_name');
     elsif not confirm_registration.is_right_name then
         update loyalty.registration r
            set stage = 'done', identity_id = null, challenge_id = null
@@ -506,8 +508,8 @@ begin
         perform loyalty.drop_provisional(under_way.identity_id);
         perform loyalty.audit('confirm_registration', under_way.program_id, account_id => under_way.account_id,
             outcome => 'refused');
-        return loyalty.refuse('LY010', 'the registration is given up', 'The name was not confirmed.',
-            'Ask your organisation whose keys they are.');
+        return loyalty.refuse('LY010', 'name_not_confirmed', 'the registration has ended', 'The name was not confirmed.',
+            'Ask your organisation whose keys they are.', 'is_right_name');
     end if;
     if policy.asks_details then
         refusal := loyalty.check_details(under_way, confirm_registration.kana, confirm_registration.birth_date);

@@ -165,7 +165,7 @@ Sends a code to the login ID and answers {next: "verify_code", sent_to, code_exp
 - `registration`: the token of /rpc/begin_registration.
 - `password`: the password.
 - `terms_version`: version of the terms that the person accepted.
-- `login_id`: e-mail address or mobile number.$$;
+- `login_id`: e-mail address or phone number.$$;
 
 create function loyalty_api.resend_code(registration text) returns jsonb
     language sql volatile security definer set search_path = pg_catalog, pg_temp
@@ -228,8 +228,8 @@ begin
     if loyalty.api_role() = 'loyalty_anon' then
         perform loyalty.api_refuse(null);
     elsif person is null or loyalty.claim_program_id() is null then
-        perform loyalty.raise('LY010', 'not allowed', 'The token is of no person''s login to a program.',
-            'Log in to a program with /rpc/log_in.');
+        perform loyalty.raise('LY010', 'token_without_login', 'not allowed',
+            'The token is of no person''s login to a program.', 'Log in to a program with /rpc/log_in.');
     end if;
     return loyalty.request_login_change(person, loyalty.claim_program_id(), loyalty.claim_account_id(),
         request_login_change.login_id, request_login_change.password);
@@ -240,7 +240,7 @@ $$Change one's login ID
 
 Mails a link to the new e-mail address or phone: /rpc/confirm_login_change takes its token. Answers {sent_to, expires_at}, also where somebody else has that login ID; then nothing is mailed. Who logs in by member number registers an address that way. 401 LY009 for a wrong password, which counts (429 LY008). For who is signed in.
 
-- `login_id`: the new e-mail address or mobile number.
+- `login_id`: the new e-mail address or phone number.
 - `password`: the password as it is now.$$;
 
 create function loyalty_api.confirm_login_change(token text) returns jsonb

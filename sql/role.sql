@@ -2,7 +2,7 @@
 do $$
 begin
     if pg_catalog.current_setting('server_encoding') <> 'UTF8' then
-        raise exception using errcode = 'feature_not_supported',
+        raise exception using errcode = 'feature_not_supported', constraint = 'database_not_utf8',
             message = 'pg_loyalty needs a database in UTF-8',
             detail = pg_catalog.format('The encoding of %I is %s.',
                 pg_catalog.current_database(), pg_catalog.current_setting('server_encoding')),
@@ -48,4 +48,4 @@ $$Points over HTTP
 
 Balances, lots and statements of a points program, and the operations that change them. A token says who is asking: members reach their own account, family the points of who invited them, granters and administrators their program, operators everything.
 
-Amounts are whole points. Every POST that changes the ledger takes an idempotency key, as the argument `idempotency_key` or the header `Idempotency-Key`: a repeated call with the same key gets the first answer again and changes nothing. Errors carry a code, a message, the figures in `details` and the way out in `hint`.$$;
+Amounts are whole points. Every POST that changes the ledger takes an idempotency key, as the argument `idempotency_key` or the header `Idempotency-Key`: a repeated call with the same key gets the first answer again and changes nothing. Errors carry a code, a message, the figures in `details` and the way out in `hint`; the headers Loyalty-Reason and Loyalty-Field name the cause and the argument, one word each.$$;

@@ -58,7 +58,7 @@ begin
             return new;
         end if;
     end if;
-    perform loyalty.raise('LY005', 'a rule keeps its versions',
+    perform loyalty.raise('LY005', 'rule_append_only', 'versions of a rule cannot be changed',
         format('%s of loyalty.rule was tried.', tg_op),
         'loyalty.change_rule adds a version, loyalty.end_rule ends the last one.');
     return null;
@@ -208,15 +208,15 @@ create function loyalty.check_rule_frame(first_day text, begins date, valid_to d
 as $$
 begin
     if begins not between '1955-01-01' and '2099-12-31' then
-        perform loyalty.raise('22023', format('%s is in no calendar', first_day), format('%s given.', begins),
-            'A day from 1955 to 2099, or left out.');
+        perform loyalty.raise('22023', 'date_out_of_range', format('%s is outside the calendars', first_day),
+            format('%s given.', begins), 'A day from 1955 to 2099, or left out.', first_day);
     elsif valid_to < begins or valid_to = 'infinity' then
-        perform loyalty.raise('22023', 'valid_to cannot be',
+        perform loyalty.raise('22023', 'valid_to_invalid', 'valid_to is invalid',
             format('%s given; the rule begins on %s.', valid_to, begins),
-            format('The last day, not before %s; leave it out for a rule without an end.', first_day));
+            format('The last day, not before %s; leave it out for a rule without an end.', first_day), 'valid_to');
     elsif char_length(title) not between 1 and 200 then
-        perform loyalty.raise('22023', 'title is too long, or empty', format('%s characters given.', char_length(title)),
-            'From 1 to 200 characters.');
+        perform loyalty.raise('22023', 'title_invalid', 'title is empty or too long',
+            format('%s characters given.', char_length(title)), 'From 1 to 200 characters.', 'title');
     end if;
 end
 $$;
@@ -243,13 +243,12 @@ declare
 begin
     perform loyalty.rule_is_sound(create_rule.kind, create_rule.terms::text);
     if exists (select from loyalty.rule r where r.program_id = owner and r.code = create_rule.code) then
-        raise exception using errcode = 'unique_violation',
-            message = 'the program has a rule of that code',
-            detail = format('%L given.', create_rule.code),
-            hint = 'loyalty.change_rule adds a version to it, also after its end; or take another code.';
+        perform loyalty.raise('23505', 'rule_exists', 'the program has a rule of that code',
+            format('%L given.', create_rule.code),
+            'loyalty.change_rule adds a version to it, also after its end; or take another code.', 'code');
     elsif create_rule.code !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
-        perform loyalty.raise('22023', 'code cannot be', format('%L given.', left(create_rule.code, 100)),
-            'Up to 63 letters, digits, dots, dashes and underscores, the first a letter or digit.');
+        perform loyalty.raise('22023', 'code_invalid', 'code is invalid', format('%L given.', left(create_rule.code, 100)),
+            'Up to 63 letters, digits, dots, dashes and underscores, the first a letter or digit.', 'code');
     end if;
     perform loyalty.check_rule_frame('valid_from', begins, create_rule.valid_to, create_rule.title);
     insert into loyalty.rule
@@ -271,10 +270,9 @@ as $$
 begin
     if rule.kind = 'tenure' and not exists (
            select from loyalty.rule_periods(rule.program_id, rule.code, null, '2099-12-31')) then
-        perform loyalty.raise('22023', 'the rule would never pay',
+        perform loyalty.raise('22023', 'rule_never_pays', 'the rule would never pay',
             format('$.pays_on is %s; the rule is in force from %s%s.', rule.terms ->> 'pays_on', rule.valid_from,
-                   coalesce(' to ' || rule.valid_to, '')),
-            'Give a valid_from and a valid_to around pays_on.');
+                   coalesce(' to ' || rule.valid_to, '')), 'Give a valid_from and a valid_to around pays_on.', 'terms');
     end if;
 end
 $$;
@@ -295,8 +293,8 @@ begin
      where r.program_id = check_rule_rests.program_id and r.job = 'rule:' || check_rule_rests.code
        and r.finished_at is null and r.chunks > 0 and r.effective_on >= check_rule_rests.from_day;
     if paying is not null then
-        perform loyalty.raise('22023', 'the rule is being paid', format('Its run of %s is under way.', paying),
-            'Wait until the run is done, or give a later day.');
+        perform loyalty.raise('22023', 'rule_being_paid', 'the rule is being paid',
+            format('Its run of %s is under way.', paying), 'Wait until the run is done, or give a later day.', 'from_day');
     end if;
 end
 $$;
@@ -324,15 +322,15 @@ declare
     written loyalty.rule;
 begin
     if begins < today then
-        perform loyalty.raise('22023', 'a rule cannot be changed for days that are over',
+        perform loyalty.raise('22023', 'day_passed', 'a rule cannot be changed for past days',
             format('from_day is %s; today is %s in the program''s time zone.', begins, today),
-            'Give a from_day from today on; tomorrow when left out.');
+            'Give a from_day from today on; tomorrow when left out.', 'from_day');
     end if;
     perform loyalty.check_rule_frame('from_day', begins, change_rule.valid_to, change_rule.title);
     perform from loyalty.rule r where r.program_id = owner and r.code = change_rule.code order by r.version for update;
     if not found then
-        perform loyalty.raise('LY002', 'no such rule', format('%L given.', change_rule.code),
-            'loyalty.create_rule creates one.');
+        perform loyalty.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', change_rule.code),
+            'loyalty.create_rule creates one.', 'code');
     end if;
     perform loyalty.check_rule_rests(owner, change_rule.code, begins);
     -- the version in force on the eve, else the one before, else the first to come
@@ -361,9 +359,9 @@ begin
     if written.terms -> 'event' is distinct from was.terms -> 'event'
        or written.kind in ('event', 'purchase')
           and (written.terms -> 'day_of_month' is null) <> (was.terms -> 'day_of_month' is null) then
-        perform loyalty.raise('22023', 'a change would leave events unpaid',
+        perform loyalty.raise('22023', 'events_left_unpaid', 'a change would leave events unpaid',
             format('$.event and whether there is a $.day_of_month stay as they were: %s.', was.terms),
-            'Create another rule, and end this one once its last events are paid.');
+            'Create another rule, and end this one once its last events are paid.', 'terms');
     end if;
     update loyalty.rule r
        set valid_to = greatest(begins, r.valid_from) - 1
@@ -389,16 +387,17 @@ declare
     ended loyalty.rule;
 begin
     if ends < today - 1 then
-        perform loyalty.raise('22023', 'a rule cannot be ended for days that are over',
+        perform loyalty.raise('22023', 'day_passed', 'a rule cannot be ended for past days',
             format('last_day is %s; today is %s in the program''s time zone.', ends, today),
-            'Give a last_day from yesterday on; today when left out.');
+            'Give a last_day from yesterday on; today when left out.', 'last_day');
     elsif ends > '2099-12-31' then
-        perform loyalty.raise('22023', 'last_day is in no calendar', format('%s given.', ends),
-            'A day up to 2099; today when left out.');
+        perform loyalty.raise('22023', 'date_out_of_range', 'last_day is outside the calendars', format('%s given.', ends),
+            'A day up to 2099; today when left out.', 'last_day');
     end if;
     perform from loyalty.rule r where r.program_id = owner and r.code = end_rule.code order by r.version for update;
     if not found then
-        perform loyalty.raise('LY002', 'no such rule', format('%L given.', end_rule.code), 'loyalty.rule has them.');
+        perform loyalty.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', end_rule.code),
+            'loyalty.rule has them.', 'code');
     end if;
     perform loyalty.check_rule_rests(owner, end_rule.code, ends + 1);
     update loyalty.rule r
@@ -406,12 +405,11 @@ begin
      where r.program_id = owner and r.code = end_rule.code
        and (r.valid_to is null or r.valid_to > greatest(ends, r.valid_from - 1));
     if not found then
-        perform loyalty.raise('22023', 'the rule ends earlier already',
-            format('It ends on %s.', (
+        perform loyalty.raise('22023', 'rule_ends_earlier', 'the rule already ends earlier', format('It ends on %s.', (
                 select max(r.valid_to)
                   from loyalty.rule r
                  where r.program_id = owner and r.code = end_rule.code and r.valid_to >= r.valid_from)),
-            'loyalty.change_rule brings it back from a day on.');
+            'loyalty.change_rule brings it back from a day on.', 'last_day');
     end if;
     select r.* into ended
       from loyalty.rule r

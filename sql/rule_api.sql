@@ -212,8 +212,9 @@ declare
 begin
     if not exists (
            select from loyalty.event e where e.event_id = cancel_event.event_id and e.program_id = owner) then
-        perform loyalty.raise('LY002', 'no such event', format('The program has no event %s.', coalesce(event_id::text, 'null')),
-            'The event_id of an event is in /event.');
+        perform loyalty.raise('LY002', 'no_such_event', 'no such event',
+            format('The program has no event %s.', coalesce(event_id::text, 'null')),
+            'The event_id of an event is in /event.', 'event_id');
     end if;
     revoked := loyalty.cancel_event(event_id, reason, policy);
     perform loyalty.audit('cancel_event', owner, null,

@@ -43,8 +43,8 @@ begin
       from loyalty.account a
      where a.program_id = event_account.program_id and a.member_no = event_account.member_no;
     if found_id is null then
-        perform loyalty.raise('LY002', 'no such member', format('%s is %L.', name, member_no),
-            'Load the member, or open an account for the number, first.');
+        perform loyalty.raise('LY002', 'no_such_member', 'no such member', format('%s is %L.', name, member_no),
+            'Load the member, or open an account for the number, first.', name);
     end if;
     return found_id;
 end
@@ -87,39 +87,40 @@ begin
         select string_agg(distinct coalesce(r.terms ->> 'event', 'purchase'), ', ') into kinds
           from loyalty.rule r
          where r.program_id = owner and r.kind in ('event', 'purchase');
-        perform loyalty.raise('22023', 'no rule knows such events', format('kind is %L.', record_event.kind),
-            coalesce('The program''s rules know: ' || kinds || '.',
-                     'The program has no rule for events; loyalty.create_rule creates one.'));
+        perform loyalty.raise('22023', 'event_kind_unknown', 'no rule pays for events of this kind',
+            format('kind is %L.', record_event.kind), coalesce('The program''s rules know: ' || kinds || '.',
+                     'The program has no rule for events; loyalty.create_rule creates one.'), 'kind');
     end if;
     if is_purchase and amount is null then
-        perform loyalty.raise('22004', 'amount must not be null',
-            format('Events of kind %L are paid by their amount.', record_event.kind), 'Pass amount => … .');
+        perform loyalty.raise('22004', 'value_missing', 'amount must not be null',
+            format('Events of kind %L are paid by their amount.', record_event.kind), 'Pass amount => … .', 'amount');
     end if;
     if happened > today then
-        perform loyalty.raise('22023', 'occurred_on lies in the future',
-            format('%s given; today is %s in the program''s time zone.', happened, today),
-            'Record what has happened.');
+        perform loyalty.raise('22023', 'day_in_future', 'occurred_on is in the future',
+            format('%s given; today is %s in the program''s time zone.', happened, today), 'Record what has happened.',
+            'occurred_on');
     elsif happened < '1955-01-01' then
-        perform loyalty.raise('22023', 'occurred_on is in no calendar', format('%s given.', happened),
-            'A day from 1955 on; today when left out.');
+        perform loyalty.raise('22023', 'date_out_of_range', 'occurred_on is outside the calendars',
+            format('%s given.', happened), 'A day from 1955 on; today when left out.', 'occurred_on');
     elsif record_event.amount not between 0 and 1000000000000 then
-        perform loyalty.raise('22023', 'amount cannot be', format('%s given.', record_event.amount),
-            'From 0 to 1000000000000. What was taken back is canceled with loyalty.cancel_event.');
+        perform loyalty.raise('22023', 'amount_invalid', 'amount is out of range', format('%s given.', record_event.amount),
+            'From 0 to 1000000000000. What was taken back is canceled with loyalty.cancel_event.', 'amount');
     elsif char_length(record_event.reference) not between 1 and 150 then
-        perform loyalty.raise('22023', 'reference is too long, or empty',
+        perform loyalty.raise('22023', 'reference_invalid', 'reference is empty or too long',
             format('%s characters given.', char_length(record_event.reference)),
-            'From 1 to 150 characters, or null for none.');
+            'From 1 to 150 characters, or null for none.', 'reference');
     elsif jsonb_typeof(record_event.attributes) <> 'object' then
-        perform loyalty.raise('22023', 'attributes are not an object',
-            format('An %s given.', jsonb_typeof(record_event.attributes)), 'Such as {"shop": "Nagano"}.');
+        perform loyalty.raise('22023', 'attributes_invalid', 'attributes must be a JSON object',
+            format('A value of type %s was given.', jsonb_typeof(record_event.attributes)), 'Such as {"shop": "Nagano"}.', 'attributes');
     end if;
     account := loyalty.event_account(owner, 'member_no', record_event.member_no);
     if other_member_no is not null then
         other := loyalty.event_account(owner, 'other_member_no', record_event.other_member_no);
     end if;
     if other = account then
-        perform loyalty.raise('22023', 'the parties are one and the same', format('%L given twice.', record_event.member_no),
-            'Give the other member, or leave other_member_no out.');
+        perform loyalty.raise('22023', 'parties_same', 'member_no and other_member_no are the same',
+            format('%L given twice.', record_event.member_no), 'Give the other member, or leave other_member_no out.',
+            'other_member_no');
     end if;
 
     insert into loyalty.event
@@ -134,7 +135,7 @@ begin
         -- What pays at once, and what is recorded when its pay day is over: the run of that
         -- period may have been. Effective as of the day it should have been paid.
         for payment in
-            select g.code, g.message, p.rule
+            select g.code, g.reason, g.message, p.rule
               from loyalty.event_payments(event_id) p
              cross join lateral loyalty.grant_each(
                        array[p.account_id], array[p.points], p.title, p.pays_on,
@@ -147,8 +148,8 @@ begin
                and (select w.status from loyalty.wallet w where w.account_id = p.account_id) <> 'closed'
         loop
             if payment.code is not null then
-                perform loyalty.raise(payment.code, payment.message, format('Rule %L pays for the event.', payment.rule),
-                    'Nothing was recorded.');
+                perform loyalty.raise(payment.code, payment.reason, payment.message,
+                    format('Rule %L pays for the event.', payment.rule), 'Nothing was recorded.');
             end if;
         end loop;
     else
@@ -159,9 +160,9 @@ begin
         if (known.account_id, known.other_account_id, known.amount)
                is distinct from (account, other, record_event.amount)
            or known.occurred_on <> record_event.occurred_on then
-            perform loyalty.raise('LY003', 'the reference was used for another event',
+            perform loyalty.raise('LY003', 'reference_reused', 'the reference was used for another event',
                 format('It is event %s, of %s.', known.event_id, known.occurred_on),
-                'Repeat a call with the same arguments, or give a new event a new reference.');
+                'Repeat a call with the same arguments, or give a new event a new reference.', 'reference');
         end if;
     end if;
     select coalesce(jsonb_agg(jsonb_build_object(
@@ -186,19 +187,20 @@ declare
     canceled loyalty.event;
     paid record;
     receipt loyalty.receipt;
+    why text;
 begin
     revoked := 0;
     select e.* into canceled from loyalty.event e where e.event_id = cancel_event.event_id;
     if not found then
-        perform loyalty.raise('LY002', 'no such event', format('%s given.', cancel_event.event_id),
-            'loyalty.record_event returned its event_id.');
+        perform loyalty.raise('LY002', 'no_such_event', 'no such event', format('%s given.', cancel_event.event_id),
+            'loyalty.record_event returned its event_id.', 'event_id');
     end if;
     if policy is null or policy not in ('clamp', 'debt') then
-        perform loyalty.raise('22023', 'no such policy', format('%L given.', policy),
-            'clamp leaves points already spent; debt books a debt that later grants repay.');
+        perform loyalty.raise('22023', 'policy_unknown', 'no such policy', format('%L given.', policy),
+            'clamp leaves points already spent; debt books a debt that later grants repay.', 'policy');
     elsif char_length(cancel_event.reason) > 1000 then
-        perform loyalty.raise('22023', 'reason is too long', format('%s characters given.', char_length(cancel_event.reason)),
-            'Up to 1000 characters.');
+        perform loyalty.raise('22023', 'reason_too_long', 'reason is too long',
+            format('%s characters given.', char_length(cancel_event.reason)), 'Up to 1000 characters.', 'reason');
     end if;
     -- a run that pays events at this moment ends its chunk first, and its grants are seen then
     perform pg_advisory_xact_lock(hashtext('loyalty.event'), canceled.program_id);
@@ -228,8 +230,12 @@ begin
                 policy => cancel_event.policy, reason => cancel_event.reason,
                 idempotency_key => paid.key || '/canceled');
             revoked := revoked + receipt.points;
-        exception when invalid_parameter_value then
-            null; -- somebody revoked all of it before
+        exception when others then
+            get stacked diagnostics why = constraint_name;
+            if why is distinct from 'nothing_left' then
+                raise;
+            end if;
+            -- somebody revoked all of it before
         end;
     end loop;
 end
@@ -257,8 +263,8 @@ begin
       join loyalty.program p on p.program_id = a.program_id
      where a.account_id = grant_by_rule.account_id;
     if not found then
-        perform loyalty.raise('LY002', 'no such account', format('%s given.', grant_by_rule.account_id),
-            'loyalty.open_account returned its number.');
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account', format('%s given.', grant_by_rule.account_id),
+            'loyalty.open_account returned its number.', 'account_id');
     end if;
     select r.* into known
       from loyalty.rule r
@@ -266,25 +272,28 @@ begin
      order by (program.today between r.valid_from and coalesce(r.valid_to, 'infinity')) desc, r.version desc
      limit 1;
     if not found then
-        perform loyalty.raise('LY002', 'no such rule', format('%L given.', grant_by_rule.rule),
-            'loyalty.rule has them.');
+        perform loyalty.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', grant_by_rule.rule),
+            'loyalty.rule has them.', 'rule');
     end if;
     if known.kind <> 'manual' then
-        perform loyalty.raise('22023', 'the rule is not of kind manual',
-            format('Rule %L is of kind %s.', known.code, known.kind), 'It pays by itself; loyalty.explain_rule says when.');
+        perform loyalty.raise('22023', 'rule_not_manual', 'the rule is not of kind manual',
+            format('Rule %L is of kind %s.', known.code, known.kind), 'It pays by itself; loyalty.explain_rule says when.',
+            'rule');
     end if;
     if program.today not between known.valid_from and coalesce(known.valid_to, 'infinity') then
-        perform loyalty.raise('22023', 'the rule is not in force',
+        perform loyalty.raise('22023', 'rule_not_in_force', 'the rule is not in force',
             format('It is from %s to %s.', known.valid_from, coalesce(known.valid_to::text, 'no end')),
-            'loyalty.change_rule brings it back from a day on.');
+            'loyalty.change_rule brings it back from a day on.', 'rule');
     end if;
     wanted := coalesce(grant_by_rule.points, (known.terms ->> 'points')::bigint);
     if wanted is null then
-        perform loyalty.raise('22004', 'points must not be null', 'The rule''s terms name none.', 'Pass points => … .');
+        perform loyalty.raise('22004', 'value_missing', 'points must not be null', 'The rule''s terms name none.',
+            'Pass points => … .', 'points');
     end if;
     if wanted > (known.terms ->> 'max_points')::bigint then
-        perform loyalty.raise('22023', 'more points than the rule allows',
-            format('%s given; $.max_points is %s.', wanted, known.terms ->> 'max_points'), 'Grant no more than that.');
+        perform loyalty.raise('22023', 'points_over_rule', 'more points than the rule allows',
+            format('%s given; $.max_points is %s.', wanted, known.terms ->> 'max_points'), 'Grant no more than that.',
+            'points');
     end if;
     return loyalty.grant(
         account_id => grant_by_rule.account_id, points => wanted,
@@ -331,8 +340,8 @@ begin
       left join loyalty.wallet w on w.account_id = a.account_id
      where a.account_id = explain_rule.account_id;
     if not found then
-        perform loyalty.raise('LY002', 'no such account', format('%s given.', explain_rule.account_id),
-            'loyalty.open_account returned its number.');
+        perform loyalty.raise('LY002', 'no_such_account', 'no such account', format('%s given.', explain_rule.account_id),
+            'loyalty.open_account returned its number.', 'account_id');
     end if;
     today := loyalty.today(program.code);
     -- the version of today, else the next, else the last
@@ -344,8 +353,8 @@ begin
               case when (r.valid_to < today) is true then -r.version else r.version end
      limit 1;
     if not found then
-        perform loyalty.raise('LY002', 'no such rule', format('%L given.', explain_rule.rule),
-            'loyalty.rule has them.');
+        perform loyalty.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', explain_rule.rule),
+            'loyalty.rule has them.', 'rule');
     end if;
     kind := known.kind;
     version := known.version;

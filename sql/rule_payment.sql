@@ -204,8 +204,8 @@ begin
     idempotency_keys := '{}';
     looked_at := 0;
     if coalesce(row_limit, 0) < 1 then
-        perform loyalty.raise('22023', 'row_limit must be above zero', format('%s given.', row_limit),
-            'Members that one step looks at.');
+        perform loyalty.raise('22023', 'out_of_range', 'row_limit must be above zero', format('%s given.', row_limit),
+            'Members that one step looks at.', 'row_limit');
     end if;
     select r.* into reach
       from loyalty.rule_reach(rule_payments.program_id, rule_payments.code, rule_payments.period) r;

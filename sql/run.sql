@@ -329,8 +329,8 @@ declare
     problem text;
 begin
     if chunk_size <= 0 then
-        perform loyalty.raise('22023', 'chunk_size must be above zero',
-            format('%s given.', chunk_size), 'Accounts that one transaction books.');
+        perform loyalty.raise('22023', 'out_of_range', 'chunk_size must be above zero', format('%s given.', chunk_size),
+            'Accounts that one transaction books.', 'chunk_size');
     end if;
     insert into loyalty.run (program_id, job, period, effective_on, started_at)
     select run_chunk.program_id, run_chunk.job, run_chunk.period,

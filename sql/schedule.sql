@@ -80,7 +80,8 @@ begin
       from loyalty.program p
      where p.program_id = plan_schedule.program_id;
     if zone is null then
-        perform loyalty.raise('LY002', 'no such program', format('Number %s given.', plan_schedule.program_id),
+        perform loyalty.raise('LY002', 'no_such_program', 'no such program',
+            format('Number %s given.', plan_schedule.program_id),
             'select program_id, code from loyalty.program lists them.');
     end if;
     select * into known
@@ -113,8 +114,8 @@ begin
         effective := period;
         done := coalesce(done, least(period - 1, today));
     else
-        perform loyalty.raise('22023', 'no such job', format('%L given.', plan_schedule.job),
-            'There are expire, rule:CODE, notice:balance and notice:expiry.');
+        perform loyalty.raise('22023', 'no_such_job', 'no such job', format('%L given.', plan_schedule.job),
+            'There are expire, rule:CODE, notice:balance and notice:expiry.', 'job');
     end case;
     if period is null and known.job is null then
         return; -- nothing to come, and nothing to change
@@ -162,11 +163,11 @@ begin
     if change_schedule.job is not null and not exists (
            select from loyalty.schedule s
             where s.program_id = program_number and s.job = change_schedule.job) then
-        perform loyalty.raise('22023', 'no such job',
+        perform loyalty.raise('22023', 'no_such_job', 'no such job',
             format('Program %L has no job %L.', program, change_schedule.job),
             (select 'It has ' || string_agg(s.job, ', ' order by s.job) || '.'
                from loyalty.schedule s
-              where s.program_id = program_number));
+              where s.program_id = program_number), 'job');
     end if;
     update loyalty.schedule s
        set is_paused = change_schedule.is_paused
@@ -206,7 +207,7 @@ declare
     job_id bigint;
 begin
     if not exists (select from pg_extension where extname = 'pg_cron') then
-        perform loyalty.raise('22023', 'pg_cron is not installed in this database',
+        perform loyalty.raise('22023', 'pg_cron_missing', 'pg_cron is not installed in this database',
             format('Database %s has no extension pg_cron.', current_database()),
             'Add pg_cron to shared_preload_libraries, set cron.database_name to this database, create extension pg_cron. Without it, call loyalty.tick() each minute by any other means.');
     end if;

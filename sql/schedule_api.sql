@@ -107,8 +107,9 @@ begin
     if not exists (
            select from loyalty.run r
             where r.run_id = retry_failures.run_id and r.program_id = loyalty.program_id(code)) then
-        perform loyalty.raise('LY002', 'no such run', format('The program has no run %s.', coalesce(run_id::text, 'null')),
-            'The run_id of a run is in /run.');
+        perform loyalty.raise('LY002', 'no_such_run', 'no such run',
+            format('The program has no run %s.', coalesce(run_id::text, 'null')), 'The run_id of a run is in /run.',
+            'run_id');
     end if;
     perform loyalty.audit('retry_failures', loyalty.program_id(code), details => jsonb_build_object('run_id', run_id));
     return query select f.* from loyalty.retry_failures(run_id) f;

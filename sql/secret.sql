@@ -13,13 +13,13 @@ create function loyalty.check_password(password text, password_hash text) return
 comment on function loyalty.check_password is
     'Whether it is the password of the hash. Without a hash it is not, after as much work.';
 
-create function loyalty.password_flaw(
+create function loyalty.check_password_policy(
     password text, login_id text, length integer, letters integer, digits integer, symbols boolean
-) returns text
+) returns void
     language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_password_flaw';
-comment on function loyalty.password_flaw is
-    'What a policy has against a password (guide C12); null when nothing.';
+    as 'MODULE_PATHNAME', 'loyalty_check_password_policy';
+comment on function loyalty.check_password_policy is
+    'Refuses a password that a policy does not take (guide C12): 22023 says why.';
 
 create function loyalty.keyed_hashes(usage text, value text) returns bytea[]
     language c stable
@@ -60,4 +60,4 @@ create function loyalty.clean_login_id(login_id text) returns text
     language c immutable strict parallel safe
     as 'MODULE_PATHNAME', 'loyalty_clean_login_id';
 comment on function loyalty.clean_login_id is
-    'A login ID as it is stored: an e-mail address in lower case, or a telephone number as E.164; null for what is neither.';
+    'A login ID as it is stored: an e-mail address in lower case, or a phone number as E.164; null for what is neither.';

@@ -25,7 +25,7 @@ declare
     within integer := loyalty.program_id(set_service_hours.program);
 begin
     if (set_service_hours.closed_from is null) <> (set_service_hours.closed_until is null) then
-        perform loyalty.raise('22004', 'service hours need both times',
+        perform loyalty.raise('22004', 'value_missing', 'service hours need both times',
             format('closed_from is %s, closed_until is %s.', coalesce(set_service_hours.closed_from::text, 'null'),
                 coalesce(set_service_hours.closed_until::text, 'null')),
             'Pass closed_from and closed_until, or null for both: always open.');
@@ -33,7 +33,8 @@ begin
     if set_service_hours.closed_from = set_service_hours.closed_until
        or greatest(set_service_hours.closed_from, set_service_hours.closed_until) = '24:00'
        or extract(second from set_service_hours.closed_from) + extract(second from set_service_hours.closed_until) > 0 then
-        perform loyalty.raise('22023', 'service hours are whole minutes and leave the program open at times',
+        perform loyalty.raise('22023', 'service_hours_invalid',
+            'service hours must be whole minutes and leave the program open at some time',
             format('Closed from %s until %s.', set_service_hours.closed_from, set_service_hours.closed_until),
             'Such as closed_from => ''02:00'', closed_until => ''05:00''; midnight is 00:00.');
     end if;

@@ -7,7 +7,8 @@ begin
     if loyalty.api_role() = 'loyalty_anon' then
         perform loyalty.api_refuse(null);
     elsif loyalty.claim_identity_id() is null then
-        perform loyalty.raise('LY010', 'not allowed', 'The token is for no person.', 'Log in with log_in.');
+        perform loyalty.raise('LY010', 'token_without_person', 'not allowed', 'The token is for no person.',
+            'Log in with log_in.');
     end if;
     return loyalty.claim_identity_id();
 end
@@ -62,7 +63,8 @@ as $$
 begin
     if loyalty.claim('sid') is null then
         perform loyalty.api_identity();
-        perform loyalty.raise('LY010', 'not allowed', 'The token is of no login here.', 'Log out where it was made.');
+        perform loyalty.raise('LY010', 'token_without_login', 'not allowed', 'The token is of no login here.',
+            'Log out where it was made.');
     end if;
     return loyalty.end_session(loyalty.api_identity(), loyalty.claim('sid')::uuid, 'log_out');
 end

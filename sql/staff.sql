@@ -104,19 +104,20 @@ declare
     asked loyalty.challenge;
 begin
     if give_role.role is null or give_role.role not in ('granter', 'admin', 'operator') then
-        perform loyalty.raise('22023', 'no such role', format('%L given.', left(give_role.role, 40)),
-            'granter, admin or operator.');
+        perform loyalty.raise('22023', 'role_unknown', 'no such role', format('%L given.', left(give_role.role, 40)),
+            'granter, admin or operator.', 'role');
     elsif give_role.role = 'operator' and within is not null then
-        perform loyalty.raise('22023', 'an operator is of no program', null, 'Leave program out.');
+        perform loyalty.raise('22023', 'operator_has_no_program', 'an operator belongs to no program', null,
+            'Leave program out.', 'program');
     elsif reached is null then
-        perform loyalty.raise('22023', 'login_id is neither an e-mail address nor a mobile number', null,
-            'Such as hanako@example.com or +81 90 1234 5678.');
+        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
+            null, 'Such as hanako@example.com or +81 90 1234 5678.', 'login_id');
     elsif give_role.monthly_budget is not null and give_role.role <> 'granter' then
-        perform loyalty.raise('22023', 'only granters have a budget', format('%s given.', give_role.role),
-            'Leave monthly_budget out.');
+        perform loyalty.raise('22023', 'budget_not_allowed', 'only granters have a budget',
+            format('%s given.', give_role.role), 'Leave monthly_budget out.', 'monthly_budget');
     elsif give_role.monthly_budget < 0 then
-        perform loyalty.raise('22023', 'monthly_budget is below zero', format('%s given.', give_role.monthly_budget),
-            'Points from 0, or null for no limit.');
+        perform loyalty.raise('22023', 'out_of_range', 'monthly_budget is below zero',
+            format('%s given.', give_role.monthly_budget), 'Points from 0, or null for no limit.', 'monthly_budget');
     end if;
     select i.identity_id into person
       from loyalty.identity i
@@ -129,7 +130,8 @@ begin
                         where r.identity_id = i.identity_id and r.program_id = within and r.taken_at is null));
     if person is null then
         if within is null then
-            perform loyalty.raise('LY002', 'no such login', null, 'An operator has a login before the role.');
+            perform loyalty.raise('LY002', 'no_such_login', 'no such login', null,
+                'An operator has a login before the role.', 'login_id');
         end if;
         perform loyalty.access_policy_of(within);
     end if;
@@ -185,8 +187,8 @@ begin
     end if;
     if offered.role_id is null
        or (loyalty.challenge_of_token(accept_invitation.token, '{staff_invitation}')).challenge_id is null then
-        perform loyalty.raise('LY009', 'the link is not good', null,
-            'It was used, its time is over, or the offer was taken back: ask an administrator for another.');
+        perform loyalty.raise('LY009', 'link_invalid', 'the link is not valid', null,
+            'It was used, its time is over, or the offer was taken back: ask an administrator for another.', 'token');
     end if;
     perform loyalty.check_service_hours(offered.program_id);
     proven := loyalty.prove_identity(
@@ -203,7 +205,7 @@ begin
          where r.role_id = offered.role_id;
     exception when unique_violation then
         -- maybe given this moment
-        perform loyalty.raise('LY010', 'the login has this role already', null, 'Log in.');
+        perform loyalty.raise('LY010', 'role_already_held', 'the login already has this role', null, 'Log in.');
     end;
     perform loyalty.audit('accept_invitation', offered.program_id, proven.identity_id, null,
         jsonb_build_object('role_id', offered.role_id, 'role', offered.role));
@@ -222,8 +224,8 @@ declare
 begin
     select r.* into held from loyalty.program_role r where r.role_id = take_role.role_id;
     if not found then
-        perform loyalty.raise('LY002', 'no such role', format('%s given.', coalesce(take_role.role_id::text, 'null')),
-            'The role_id is in /program_role.');
+        perform loyalty.raise('LY002', 'no_such_role', 'no such role',
+            format('%s given.', coalesce(take_role.role_id::text, 'null')), 'The role_id is in loyalty.program_role.', 'role_id');
     end if;
     -- all who have the same, in one order: of two who go at the same time one stays
     perform r.role_id
@@ -240,8 +242,8 @@ begin
                  join loyalty.identity i on i.identity_id = r.identity_id and i.state in ('active', 'locked')
                 where r.program_id is not distinct from held.program_id and r.role = held.role
                   and r.taken_at is null and r.identity_id <> held.identity_id) then
-            perform loyalty.raise('LY010', format('you are the last %s', held.role),
-                'Nobody could give the role any more.', 'Give it to somebody else first.');
+            perform loyalty.raise('LY010', 'last_of_role', format('you are the last %s', held.role),
+                'Nobody could give the role any more.', 'Give it to somebody else first.', 'role_id');
         end if;
         update loyalty.program_role r
            set taken_at = loyalty.now(), taken_by = loyalty.actor()
@@ -297,7 +299,8 @@ begin
      where r.identity_id = person and r.program_id = hold_budget.program_id
        and r.role = 'granter' and r.taken_at is null;
     if not found then
-        perform loyalty.raise('LY010', 'no longer a granter of the program', null, 'Ask an administrator for the role.');
+        perform loyalty.raise('LY010', 'not_in_role', 'not a granter of the program any more', null,
+            'Ask an administrator for the role.');
     elsif budget is not null then
         perform 1
            from loyalty.program_role r
@@ -351,9 +354,9 @@ begin
       from loyalty.granter_grant g
      where g.identity_id = person and g.program_id = count_grants.program_id and g.month = this_month;
     if granted > budget then
-        perform loyalty.raise('LY010', 'over the monthly budget',
+        perform loyalty.raise('LY010', 'budget_exceeded', 'over the monthly budget',
             format('Budget %s, granted before %s, asked for %s.', budget, granted - newly, newly),
-            'Grant less, wait for the next month, or ask an administrator.');
+            'Grant less, wait for the next month, or ask an administrator.', 'points');
     end if;
 end
 $$;
@@ -368,9 +371,9 @@ declare
     above bigint := (select p.approval_above from loyalty.access_policy p where p.program_id = check_approval.program_id);
 begin
     if check_approval.points > above then
-        perform loyalty.raise('LY010', 'so many points take two administrators',
+        perform loyalty.raise('LY010', 'approval_needed', 'so many points need two administrators',
             format('%s asked for; one may grant up to %s.', check_approval.points, above),
-            'One administrator proposes it with /rpc/propose_grant, another approves it with /rpc/approve_grant.');
+            'One administrator proposes it with loyalty.propose_grant, another approves it with loyalty.approve_grant.', 'points');
     end if;
 end
 $$;
@@ -386,8 +389,8 @@ begin
             where p.program_id = loyalty.program_id(check_limit_change.program)
               and (p.approval_above < check_limit_change.approval_above
                    or p.approval_above is not null and 'approval_above' = any (check_limit_change.clear))) then
-        perform loyalty.raise('LY010', 'one administrator does not lift the limit of one', null,
-            'An operator raises or clears approval_above; administrators lower it.');
+        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot raise or clear approval_above', null,
+            'An operator raises or clears approval_above; administrators lower it.', 'approval_above');
     end if;
 end
 $$;
@@ -405,8 +408,8 @@ begin
     if loyalty.api_role() = 'loyalty_admin'
        and (known is distinct from coalesce(check_site_change.site_url, known)
             or known is not null and 'site_url' = any (check_site_change.clear)) then
-        perform loyalty.raise('LY010', 'an administrator does not say where mailed links lead', null,
-            'An operator sets or clears site_url.');
+        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot set site_url', null,
+            'An operator sets or clears site_url.', 'site_url');
     end if;
 end
 $$;

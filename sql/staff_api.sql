@@ -107,7 +107,7 @@ $$Give a role
 
 Makes somebody granter or administrator of the program. Who has no login in the program yet is mailed an offer, good for 7 days. Given again it sets a granter's budget to what is given now, also to no limit, and sends an open offer anew. Answers with role_id, program, role, login_id, monthly_budget and state. 400 22023 for a role, login ID or budget that cannot be; 403 LY010 for an offer in a program that nobody can log in to yet; 404 LY002 for an operator without a login. Administrators only; operators are made by operators.
 
-- `login_id`: e-mail address or mobile number that the person logs in by, or is to.
+- `login_id`: e-mail address or phone number that the person logs in by, or is to.
 - `role`: granter, admin or operator.
 - `monthly_budget`: points that a granter may grant in a month of the program's time zone, a whole number from 0; no limit when left out, also for who had one.
 - `program`: code of the program. Needed by operators, but not for role operator; an administrator's is in the token.$$;
@@ -134,8 +134,9 @@ as $$
 begin
     if not loyalty.api_administers(
            (select r.program_id from loyalty.program_role r where r.role_id = take_role.role_id)) then
-        perform loyalty.raise('LY002', 'no such role', format('The program has no role %s.', coalesce(take_role.role_id::text, 'null')),
-            'The role_id is in /program_role.');
+        perform loyalty.raise('LY002', 'no_such_role', 'no such role',
+            format('The program has no role %s.', coalesce(take_role.role_id::text, 'null')),
+            'The role_id is in /program_role.', 'role_id');
     end if;
     return loyalty.take_role(take_role.role_id);
 end
@@ -185,8 +186,9 @@ as $$
 begin
     if not loyalty.api_administers(
            (select p.program_id from loyalty.grant_proposal p where p.proposal_id = api_proposal.proposal_id)) then
-        perform loyalty.raise('LY002', 'no such proposal',
-            format('The program has no proposal %s.', coalesce(proposal_id::text, 'null')), '/grant_proposal lists them.');
+        perform loyalty.raise('LY002', 'no_such_proposal', 'no such proposal',
+            format('The program has no proposal %s.', coalesce(proposal_id::text, 'null')), '/grant_proposal lists them.',
+            'proposal_id');
     end if;
     return proposal_id;
 end

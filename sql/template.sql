@@ -118,8 +118,8 @@ declare
 begin
     if set_template.language is null
        or set_template.language !~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$' then
-        perform loyalty.raise('22023', 'language is no language tag',
-            format('language: %L given.', left(set_template.language, 100)), 'A BCP 47 tag such as ja or en.');
+        perform loyalty.raise('22023', 'language_invalid', 'language is not a language tag',
+            format('language: %L given.', left(set_template.language, 100)), 'A BCP 47 tag such as ja or en.', 'language');
     end if;
     perform loyalty.check_template(set_template.kind, set_template.language, set_template.subject,
         set_template.text_body, set_template.html_body, set_template.sms_body);
@@ -165,9 +165,9 @@ as $$
 begin
     -- whose login it is may be an operator's: the program's administrators would choose what they are led to
     if loyalty.api_role() = 'loyalty_admin' and loyalty.carries_proof(check_template_change.kind) then
-        perform loyalty.raise('LY010', 'an administrator does not write what carries a code or link',
+        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot change texts that carry a code or link',
             format('kind: %s given.', check_template_change.kind),
-            'An operator writes texts of that kind; administrators those of the others.');
+            'An operator writes texts of that kind; administrators those of the others.', 'kind');
     end if;
 end
 $$;

@@ -296,9 +296,9 @@ comment on function loyalty.attempt_succeeded is
 
 create function loyalty.refuse_attempt(wait interval) returns jsonb
     language sql volatile set search_path = pg_catalog, pg_temp
-    return loyalty.refuse('LY008', 'too many attempts',
+    return loyalty.refuse('LY008', 'too_many_attempts', 'too many attempts',
         format('Try again in %s seconds.', ceil(extract(epoch from wait))),
-        'Wait, or reset the password or unlock the account by mail.', wait);
+        'Wait, or reset the password or unlock the account by mail.', null, wait);
 comment on function loyalty.refuse_attempt is 'The answer to an attempt that has to wait: LY008, 429 with Retry-After.';
 
 create function loyalty.pad(began timestamptz) returns void

@@ -156,8 +156,8 @@ declare
     problem text;
 begin
     if chunk_size <= 0 then
-        perform loyalty.raise('22023', 'chunk_size must be above zero',
-            pg_catalog.format('%s given.', chunk_size), 'Accounts that one transaction books.');
+        perform loyalty.raise('22023', 'out_of_range', 'chunk_size must be above zero',
+            pg_catalog.format('%s given.', chunk_size), 'Accounts that one transaction books.', 'chunk_size');
     end if;
     if passed_over is null then
         passed_over := '{}';
@@ -261,40 +261,41 @@ declare
     opened loyalty.run;
 begin
     if rerun.job is null or rerun.period is null then
-        perform loyalty.raise('22004', 'job and period must not be null', null,
+        perform loyalty.raise('22004', 'value_missing', 'job and period must not be null', null,
             'loyalty.run lists the runs there were.');
     end if;
     select s.* into planned
       from loyalty.schedule s
      where s.program_id = program_number and s.job = rerun.job;
     if not found then
-        perform loyalty.raise('22023', 'no such job', format('Program %L has no job %L.', program, rerun.job),
+        perform loyalty.raise('22023', 'no_such_job', 'no such job', format('Program %L has no job %L.', program, rerun.job),
             (select 'It has ' || string_agg(s.job, ', ' order by s.job) || '.'
                from loyalty.schedule s
-              where s.program_id = program_number));
+              where s.program_id = program_number), 'job');
     end if;
     if planned.is_paused then
-        perform loyalty.raise('22023', 'the job is paused', format('%s of program %s.', rerun.job, program),
-            'Call loyalty.resume_schedule first.');
+        perform loyalty.raise('22023', 'job_paused', 'the job is paused', format('%s of program %s.', rerun.job, program),
+            'Call loyalty.resume_schedule first.', 'job');
     end if;
     if rerun.job like 'rule:%' then
         select r.pays_on into pays_on
           from loyalty.rule_periods(program_number, substr(rerun.job, 6), rerun.period - 1, rerun.period) r
          where r.period = rerun.period;
         if not found then
-            perform loyalty.raise('22023', 'the rule has no such period', format('%s given.', rerun.period),
-                'A period is the nominal day of a payment; loyalty.run lists those there were.');
+            perform loyalty.raise('22023', 'no_such_period', 'the rule has no such period',
+                format('%s given.', rerun.period),
+                'A period is the nominal day of a payment; loyalty.run lists those there were.', 'period');
         end if;
     end if;
     if pays_on > today then
-        perform loyalty.raise('22023', 'the period is still to come',
+        perform loyalty.raise('22023', 'period_not_due', 'the period has not come yet',
             format('It is due on %s; today is %s in the program''s time zone.', pays_on, today),
-            'Wait for its day: the tick does it then.');
+            'Wait for its day: the tick does it then.', 'period');
     end if;
     if rerun.job like 'notice:%' and pays_on < today then
-        perform loyalty.raise('22023', 'the day of these notices is over',
+        perform loyalty.raise('22023', 'notices_too_late', 'the day of these notices has passed',
             format('It was %s; today is %s in the program''s time zone.', pays_on, today),
-            'A notice that comes days late misleads; the next ones tell the same.');
+            'A notice that comes days late misleads; the next ones tell the same.', 'period');
     end if;
     insert into loyalty.run as r (program_id, job, period, effective_on, started_at, reopened_at)
     values (program_number, rerun.job, rerun.period, pays_on, loyalty.now(), loyalty.now())
@@ -327,8 +328,8 @@ begin
         for update of s;
     select r.* into retrying from loyalty.run r where r.run_id = retry_failures.run_id for update;
     if not found then
-        perform loyalty.raise('LY002', 'no such run', format('%s given.', retry_failures.run_id),
-            'select run_id from loyalty.run lists them.');
+        perform loyalty.raise('LY002', 'no_such_run', 'no such run', format('%s given.', retry_failures.run_id),
+            'select run_id from loyalty.run lists them.', 'run_id');
     end if;
     -- an event canceled since is not to be paid any more; as in rule_payments, cancel_event waits or is seen
     perform pg_advisory_xact_lock_shared(hashtext('loyalty.event'), retrying.program_id);

@@ -1,9 +1,9 @@
 //! Business days: loyalty_core's calendars with the days that a DBA opened or closed.
 
-use crate::call::sql_function;
 use crate::day;
 use crate::error::{Fault, Result};
-use crate::spi::{Param, Plan, Spi};
+use crate::pg::call::{Call, sql_function};
+use crate::pg::spi::{Param, Plan, Spi};
 use chrono::NaiveDate;
 use loyalty_core::calendar::{Calendar, CalendarError, Rules};
 use loyalty_core::month::Month;
@@ -38,14 +38,15 @@ pub fn between(
     let spi = Spi::connect();
     let (base, year_end_closed) = match name {
         "JP" | "none" => (name.to_owned(), false),
-        _ => match OWN.run(&spi, &[Param::text(name)]).first() {
+        _ => match OWN.execute(&spi, &[Param::text(name)]).first() {
             Some(row) => (
                 row.text(1).unwrap_or_default(),
                 row.bool(2).unwrap_or_default(),
             ),
             None => {
-                let names = NAMES.run(&spi, &[]).first().and_then(|row| row.text(1));
-                return Err(Fault::invalid("no such calendar")
+                let names = NAMES.execute(&spi, &[]).first().and_then(|row| row.text(1));
+                return Err(Fault::invalid("no_such_calendar", "no such calendar")
+                    .field("calendar")
                     .detail(format!("'{name}' given."))
                     .hint(format!("There are: {}.", names.unwrap_or_default())));
             }
@@ -56,7 +57,7 @@ pub fn between(
         ..if base == "JP" { Rules::JP } else { Rules::NONE }
     };
     let days: HashMap<i32, bool> = DAYS
-        .run(
+        .execute(
             &spi,
             &[
                 Param::text(name),
@@ -74,45 +75,47 @@ pub fn between(
 }
 
 pub fn fault(error: CalendarError) -> Fault {
-    Fault::invalid(error.to_string()).hint(error.hint())
+    Fault::invalid(error.reason(), error.to_string()).hint(error.hint())
 }
 
-sql_function! {
-    /// `loyalty.is_business_day(day, calendar)`
-    fn is_business_day(call) -> bool {
-        let date = day::date(call.need("day", call.i32(0))?)?;
-        let name = call.need("calendar", call.text(1))?;
-        calendar(&name, date)?.is_business_day(date).map_err(fault)
-    }
+sql_function!(is_business_day);
+/// `loyalty.is_business_day(day, calendar)`
+fn is_business_day(call: &Call) -> Result<bool> {
+    let date = day::date(call.need("day", call.i32(0))?)?;
+    let name = call.need("calendar", call.text(1))?;
+    calendar(&name, date)?.is_business_day(date).map_err(fault)
 }
 
-sql_function! {
-    /// `loyalty.next_business_day(day, calendar)`
-    fn next_business_day(call) -> i32 {
-        let date = day::date(call.need("day", call.i32(0))?)?;
-        let name = call.need("calendar", call.text(1))?;
-        calendar(&name, date)?.next_business_day(date).map(day::day).map_err(fault)
-    }
+sql_function!(next_business_day);
+/// `loyalty.next_business_day(day, calendar)`
+fn next_business_day(call: &Call) -> Result<i32> {
+    let date = day::date(call.need("day", call.i32(0))?)?;
+    let name = call.need("calendar", call.text(1))?;
+    calendar(&name, date)?
+        .next_business_day(date)
+        .map(day::day)
+        .map_err(fault)
 }
 
-sql_function! {
-    /// `loyalty.business_day_of_month(month, day_of_month, calendar)`
-    fn business_day_of_month(call) -> i32 {
-        let date = day::date(call.need("month", call.i32(0))?)?;
-        let wanted = call.need("day_of_month", call.i32(1))?;
-        let name = call.need("calendar", call.text(2))?;
-        calendar(&name, date)?
-            .business_day_of_month(Month::of(date), u32::try_from(wanted).unwrap_or(0))
-            .map(day::day)
-            .map_err(fault)
-    }
+sql_function!(business_day_of_month);
+/// `loyalty.business_day_of_month(month, day_of_month, calendar)`
+fn business_day_of_month(call: &Call) -> Result<i32> {
+    let date = day::date(call.need("month", call.i32(0))?)?;
+    let wanted = call.need("day_of_month", call.i32(1))?;
+    let name = call.need("calendar", call.text(2))?;
+    calendar(&name, date)?
+        .business_day_of_month(Month::of(date), u32::try_from(wanted).unwrap_or(0))
+        .map(day::day)
+        .map_err(fault)
 }
 
-sql_function! {
-    /// `loyalty.next_business_15th(from_day, calendar)`
-    fn next_business_15th(call) -> i32 {
-        let date = day::date(call.need("from_day", call.i32(0))?)?;
-        let name = call.need("calendar", call.text(1))?;
-        calendar(&name, date)?.next_business_15th(date).map(day::day).map_err(fault)
-    }
+sql_function!(next_business_15th);
+/// `loyalty.next_business_15th(from_day, calendar)`
+fn next_business_15th(call: &Call) -> Result<i32> {
+    let date = day::date(call.need("from_day", call.i32(0))?)?;
+    let name = call.need("calendar", call.text(1))?;
+    calendar(&name, date)?
+        .next_business_15th(date)
+        .map(day::day)
+        .map_err(fault)
 }

@@ -1,7 +1,8 @@
 //! The time: the machine's, or what the test clock says.
 
-use crate::call::sql_function;
-use crate::error::Fault;
+use crate::error::{Fault, Result};
+use crate::pg::call::{Call, sql_function};
+use crate::pg::datum::to_i64;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -41,7 +42,8 @@ const EARLIEST: i64 =
     (1_721_427 - pg_sys::POSTGRES_EPOCH_JDATE as i64) * pg_sys::SECS_PER_DAY as i64 * 1_000_000;
 
 fn refuse(message: &str) -> ! {
-    Fault::invalid(message)
+    Fault::invalid("clock_invalid", message)
+        .field("loyalty.clock")
         .hint("Set it to a time such as '2025-06-15 12:00+09'.")
         .raise()
 }
@@ -55,15 +57,14 @@ fn read(text: &CStr) -> i64 {
     });
     known.unwrap_or_else(|| {
         // SAFETY: timestamptz_in takes a C string, an oid that it ignores, and a typmod.
-        let instant = unsafe {
+        let instant = to_i64(unsafe {
             pg_sys::OidInputFunctionCall(
                 pg_sys::Oid::from(pg_sys::F_TIMESTAMPTZ_IN),
                 text.as_ptr().cast_mut(),
                 pg_sys::InvalidOid,
                 -1,
             )
-        }
-        .value() as i64;
+        });
         if instant == i64::MAX || instant == i64::MIN {
             refuse("loyalty.clock is infinite");
         }
@@ -75,8 +76,8 @@ fn read(text: &CStr) -> i64 {
     })
 }
 
-sql_function! {
-    fn now(_call) -> i64 {
-        Ok(now())
-    }
+sql_function!(now = sql_now);
+/// `loyalty.now()`
+fn sql_now(_: &Call) -> Result<i64> {
+    Ok(now())
 }

@@ -1,6 +1,6 @@
 //! PostgreSQL's days as chrono's, and back.
 
-use crate::error::{Code, Fault, Result};
+use crate::error::{Fault, Result};
 use chrono::{Days, Months, NaiveDate};
 use loyalty_core::wallet::{Day, NEVER};
 
@@ -16,13 +16,14 @@ pub fn date(day: Day) -> Result<NaiveDate> {
     };
     date.filter(|_| day != NEVER && day != i32::MIN)
         .ok_or_else(|| {
-            Fault::new(Code::InvalidValue, "a day of the calendar is needed")
+            Fault::invalid("date_out_of_range", "a finite date is needed")
                 .detail("The date given is infinite or too far away.")
                 .hint("Give a date such as 2027-03-31.")
         })
 }
 
-/// The day of a date.
+/// The day of a date; of chrono's dates all are in range.
+#[allow(clippy::cast_possible_truncation)]
 pub fn day(date: NaiveDate) -> Day {
     date.signed_duration_since(EPOCH).num_days() as Day
 }

@@ -3,36 +3,29 @@
 //! `loyalty-core` has the rules and knows nothing of PostgreSQL; this crate is the thin shell
 //! between them; `sql/` declares what callers see.
 
-mod account;
-mod announce;
-mod bulk;
+#![warn(clippy::cast_possible_truncation)]
+
+mod actor;
 mod calendar;
-mod call;
 mod clock;
 mod day;
 mod error;
-mod expire;
 mod expiry;
-mod fetch;
-mod guard;
+mod former;
 mod ledger;
 mod member;
 mod notice;
-mod operation;
+mod pg;
 mod program;
-mod reading;
-mod receipt;
+mod raise;
+#[allow(clippy::cast_possible_truncation)]
 mod request;
-mod row;
+mod rest_call;
 mod rule;
-mod scan;
 mod secret;
-mod spi;
 mod table;
-mod template;
-mod waiting;
-mod write;
 
+use former::{call, fetch, scan, spi};
 use pgrx::prelude::*;
 
 pgrx::pg_module_magic!(name, version);
@@ -264,7 +257,9 @@ extension_sql_file!(
 /// Called once in every backend that uses the extension.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::relcache::init();
     clock::init();
     secret::init();
     program::init();
+    rest_call::install();
 }

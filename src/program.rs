@@ -1,11 +1,16 @@
 //! Programs, remembered from one call to the next, and what day it is in them.
 
-use crate::call::sql_function;
 use crate::clock;
 use crate::error::{Code, Fault, Result};
 use crate::expiry;
-use crate::scan::{self, Moment, Scan, Sight};
-use crate::spi::{Param, Plan, Spi, read_text, text};
+use crate::pg::call::{Call, sql_function};
+use crate::pg::datum::{text, to_i64};
+use crate::pg::relation;
+use crate::pg::relcache;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{Param, Plan, Spi};
+use crate::pg::sql_type::{Int4, SqlType as _};
+use crate::table::program::{PROGRAM, scan};
 use loyalty_core::expiry::ExpiryPolicy;
 use loyalty_core::wallet::{Day, Instant};
 use pgrx::pg_sys::{self, Datum};
@@ -25,7 +30,9 @@ pub struct Program {
 }
 
 impl Program {
-    /// The date of an instant where the program is.
+    /// The date of an instant where the program is; 64 bits of microseconds are no more days than
+    /// fit.
+    #[allow(clippy::cast_possible_truncation)]
     pub fn day_of(&self, instant: Instant) -> Day {
         self.local(instant).div_euclid(MICROSECONDS_A_DAY) as Day
     }
@@ -49,7 +56,7 @@ impl Program {
                 Datum::from(instant),
             )
         };
-        let local = local.value() as i64;
+        let local = to_i64(local);
         if instant == Instant::MIN || instant == Instant::MAX {
             // infinite in any zone: it tells no offset
             return local;
@@ -110,15 +117,6 @@ const UNIX_TO_POSTGRES_SECONDS: i64 =
     (pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE) as i64 * SECONDS_A_DAY;
 const MICROSECONDS_A_DAY: i64 = SECONDS_A_DAY * MICROSECONDS_A_SECOND;
 
-/// Columns of the table, as sql/program.sql declares them; new ones only ever come behind.
-mod column {
-    pub const CODE: usize = 2;
-    pub const TIME_ZONE: usize = 5;
-    pub const EXPIRY: usize = 7;
-    pub const REFUND_GRACE_DAYS: usize = 8;
-    pub const ANNOUNCES_GRANTS: usize = 10;
-}
-
 thread_local! {
     /// Programs read, until any of them changes: the trigger on the table tells all sessions.
     static PROGRAMS: RefCell<HashMap<i32, Rc<Program>>> = RefCell::new(HashMap::new());
@@ -126,8 +124,6 @@ thread_local! {
     static PROGRAM_IDS: RefCell<HashMap<String, i32>> = RefCell::new(HashMap::new());
     /// The table that the known programs are of.
     static PROGRAM_TABLE: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
-    /// How often any changed: what was read before the last time is not for remembering.
-    static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Called once in every backend.
@@ -138,22 +134,20 @@ pub fn init() {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn forget_programs(_argument: Datum, table: pg_sys::Oid) {
-    CHANGES.set(CHANGES.get().wrapping_add(1));
     if table == pg_sys::InvalidOid || table == PROGRAM_TABLE.get() {
         PROGRAMS.with_borrow_mut(HashMap::clear);
         PROGRAM_IDS.with_borrow_mut(HashMap::clear);
     }
 }
 
-sql_function! {
-    /// Trigger on `loyalty.program`: has all sessions read programs anew once this
-    /// transaction commits, and this one at once.
-    fn program_changed(call) -> () {
-        let data = call.trigger_data()?;
-        // SAFETY: the table that the trigger is of is open.
-        unsafe { pg_sys::CacheInvalidateRelcache(data.tg_relation) };
-        Ok(())
-    }
+sql_function!(program_changed);
+/// Trigger on `loyalty.program`: has all sessions read programs anew once this
+/// transaction commits, and this one at once.
+fn program_changed(call: &Call) -> Result<()> {
+    let data = call.trigger_data()?;
+    // SAFETY: the table that the trigger is of is open.
+    unsafe { pg_sys::CacheInvalidateRelcache(data.tg_relation) };
+    Ok(())
 }
 
 /// A program, as it is committed now: the same one until any changes.
@@ -166,35 +160,26 @@ pub fn get(program_id: i32) -> Result<Rc<Program>> {
     // A parallel query may take no snapshot of its own; what it sees is not for remembering.
     // SAFETY: asks for the state of the transaction.
     let sight = match unsafe { pg_sys::IsInParallelMode() } {
-        true => Sight::Statement,
-        false => Sight::Latest,
+        true => Snapshot::Active,
+        false => Snapshot::Latest,
     };
-    // Before the moment: who has to wait for somebody who changes the table is to see it changed.
-    scan::lock(c"program")?;
+    // Before the snapshot: who has to wait for somebody who changes the table is to see it changed.
+    relation::lock_table(c"program")?;
     // What is taken in after it came too late for what is read.
-    let changes = CHANGES.get();
-    let moment = Moment::of(sight);
-    let mut scan = Scan::open(c"program", c"program_pkey", 1, &moment)?;
-    let missing = || Fault::invalid("a program row is missing");
-    let row = scan
-        .find(&[scan::four(1, program_id)])
-        .ok_or_else(missing)?;
-    // SAFETY: all three are texts.
-    let read = unsafe {
-        Rc::new(Program {
-            code: read_text(row.get(column::CODE).ok_or_else(missing)?),
-            time_zone: read_text(row.get(column::TIME_ZONE).ok_or_else(missing)?),
-            offset: Cell::default(),
-            expiry: expiry::parse(&read_text(row.get(column::EXPIRY).ok_or_else(missing)?))?,
-            refund_grace_days: row
-                .get(column::REFUND_GRACE_DAYS)
-                .map(|days| days.value() as i32),
-            announces_grants: row
-                .get(column::ANNOUNCES_GRANTS)
-                .is_some_and(|yes| yes.value() & 1 == 1),
-        })
-    };
-    if sight == Sight::Statement || changes != CHANGES.get() {
+    let changes = relcache::changes();
+    let snapshot = sight.register();
+    let mut scan = scan(&snapshot)?;
+    let missing = || Fault::damaged("a program row is missing");
+    let row = scan.find([Int4::datum(program_id)]).ok_or_else(missing)?;
+    let read = Rc::new(Program {
+        code: row.get(PROGRAM.code).ok_or_else(missing)?,
+        time_zone: row.get(PROGRAM.time_zone).ok_or_else(missing)?,
+        offset: Cell::default(),
+        expiry: expiry::parse(&row.get(PROGRAM.expiry).ok_or_else(missing)?)?,
+        refund_grace_days: row.get(PROGRAM.refund_grace_days),
+        announces_grants: row.get(PROGRAM.announces_grants) == Some(true),
+    });
+    if sight == Snapshot::Active || changes != relcache::changes() {
         return Ok(read);
     }
     // SAFETY: the relation is open.
@@ -212,7 +197,7 @@ pub fn id(code: &str) -> Result<Option<i32>> {
         return Ok(Some(known));
     }
     let spi = Spi::connect();
-    let found = PROGRAM_ID.run(&spi, &[Param::text(code)]);
+    let found = PROGRAM_ID.execute(&spi, &[Param::text(code)]);
     let Some(program_id) = found.iter().next().and_then(|row| row.i32(1)) else {
         return Ok(None);
     };
@@ -233,7 +218,8 @@ pub fn today(code: &str) -> Result<(i32, Day)> {
 }
 
 pub fn no_such(code: &str) -> Fault {
-    Fault::new(Code::NotFound, "no such program")
+    Fault::new(Code::NotFound, "no_such_program", "no such program")
+        .field("program")
         .detail(format!("'{code}' given."))
         .hint("select code from loyalty.program lists them.")
 }

@@ -64,6 +64,12 @@ fn is_believed() -> bool {
     }
 }
 
+/// Whether PostgREST logged in: a member of loyalty_authenticator that is no superuser.
+pub fn is_gateway() -> bool {
+    // SAFETY: reads the session's own user.
+    is_believed() && !unsafe { pg_sys::superuser_arg(pg_sys::GetSessionUserId()) }
+}
+
 /// A setting; none when it is missing or empty.
 pub fn setting(name: &CStr) -> Option<&CStr> {
     // SAFETY: a missing setting is a null pointer, any other a C string, which is read before
@@ -269,12 +275,10 @@ fn uuid(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-sql_function! {
-    /// `loyalty.pre_request()`
-    fn pre_request(_call) -> () {
-        if !is_usual()? {
-            LOOK_CLOSER.run(&Spi::connect(), &[]);
-        }
-        Ok(())
+/// Refuses a request that may not be: before it, as PostgREST's pre-request.
+pub fn check() -> Result<()> {
+    if !is_usual()? {
+        LOOK_CLOSER.run(&Spi::connect(), &[]);
     }
+    Ok(())
 }

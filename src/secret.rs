@@ -30,12 +30,12 @@ pub fn init() {
 }
 
 fn not_ready(detail: String) -> Fault {
-    Fault::new(Code::NotReady, "this server has no keys")
+    Fault::new(Code::NotReady, "keys_missing", "this server has no keys")
         .detail(detail)
         .hint("See \"Keys\" in docs/operations.md: loyalty.secret_dir names the directory of jwt.json and pepper.json.")
 }
 
-/// The keys of a file, the one in use first. Read anew each time: a rotation needs no restart.
+/// The keys of a file, the one in use first. Read again each time: a rotation needs no restart.
 fn keys(file: &str) -> Result<Vec<Key>> {
     let dir = SECRET_DIR.get().unwrap_or_default();
     let dir = dir.to_str().unwrap_or_default();
@@ -73,8 +73,8 @@ sql_function! {
 }
 
 sql_function! {
-    /// `loyalty.password_flaw(password, login_id, length, letters, digits, symbols)`
-    fn password_flaw(call) -> Option<String> {
+    /// `loyalty.check_password_policy(password, login_id, length, letters, digits, symbols)`
+    fn check_password_policy(call) -> () {
         let password = call.need("password", call.text(0))?;
         let least = |index| usize::try_from(call.i32(index).unwrap_or(0)).unwrap_or(0);
         let policy = password::Policy {
@@ -84,7 +84,15 @@ sql_function! {
             symbols: call.datum(5).is_some_and(|datum| datum.value() & 0xff != 0),
         };
         let login_id = call.text(1).unwrap_or_default();
-        Ok(policy.check(&password, &login_id).err().map(|flaw| flaw.to_string()))
+        policy.check(&password, &login_id).map_err(|flaw| {
+            let others = if policy.symbols { "; ASCII only" } else { " and nothing else" };
+            Fault::invalid(flaw.reason(), flaw.to_string())
+                .field("password")
+                .hint(format!(
+                    "At least {} characters, with {} letters and {} digits{others}.",
+                    policy.length, policy.letters, policy.digits
+                ))
+        })
     }
 }
 
@@ -156,7 +164,7 @@ sql_function! {
     fn sign_token(call) -> String {
         let claims = call.need("claims", call.text(0))?;
         let claims: Map<String, Value> = serde_json::from_str(&claims)
-            .map_err(|_| Fault::invalid("claims are no JSON object"))?;
+            .map_err(|_| Fault::invalid("claims_invalid", "claims must be a JSON object").field("claims"))?;
         token::sign(&current(JWT)?, &claims).map_err(|error| not_ready(format!("{error}.")))
     }
 }

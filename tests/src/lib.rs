@@ -74,6 +74,8 @@ pub struct Refusal {
     pub message: String,
     pub detail: String,
     pub hint: String,
+    pub reason: String,
+    pub field: String,
 }
 
 impl Refusal {
@@ -85,6 +87,8 @@ impl Refusal {
             message: error.message().to_owned(),
             detail: text(error.detail()),
             hint: text(error.hint()),
+            reason: text(error.constraint()),
+            field: text(error.column()),
         })
     }
 }

@@ -65,6 +65,15 @@ pub enum CalendarError {
 }
 
 impl CalendarError {
+    /// One word for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            CalendarError::OutOfRange { .. } => "date_out_of_range",
+            CalendarError::BadDayOfMonth { .. } => "day_of_month_invalid",
+            CalendarError::NoBusinessDay { .. } => "no_business_day",
+        }
+    }
+
     /// The way out, in a sentence.
     pub fn hint(&self) -> String {
         match self {

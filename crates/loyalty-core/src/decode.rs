@@ -11,9 +11,9 @@ pub const COLUMNS: usize = 200;
 /// Why a file cannot be read at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    #[error("It has {bytes} bytes; {FILE_BYTES} are taken.")]
+    #[error("It has {bytes} bytes; at most {FILE_BYTES} are allowed.")]
     TooLarge { bytes: usize },
-    #[error("{0:?} is no encoding known here.")]
+    #[error("{0:?} is not a known encoding.")]
     UnknownEncoding(String),
     #[error("{place}: {} is not {encoding}.", hexadecimal(.bytes))]
     Undecodable {
@@ -25,7 +25,7 @@ pub enum Unreadable {
     ZeroByte(Place),
     #[error("It has no row at all.")]
     Empty,
-    #[error("It has {0} columns; {COLUMNS} are taken.")]
+    #[error("It has {0} columns; at most {COLUMNS} are allowed.")]
     TooManyColumns(usize),
     #[error("Row 1, column {place}: heading {heading:?} {flaw}.")]
     Heading {

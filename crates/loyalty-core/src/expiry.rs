@@ -103,6 +103,16 @@ pub enum ExpiryError {
     OutOfRange { granted_on: NaiveDate },
 }
 
+impl ExpiryError {
+    /// One word for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            ExpiryError::FixedBeforeGrant { .. } => "expires_before_grant",
+            ExpiryError::OutOfRange { .. } => "date_out_of_range",
+        }
+    }
+}
+
 impl ExpiryPolicy {
     pub const NEVER: ExpiryPolicy = ExpiryPolicy(Kind::Never);
 

@@ -4,6 +4,7 @@ pub mod calendar;
 pub mod decode;
 pub mod entry;
 pub mod expiry;
+pub mod hint;
 pub mod member;
 pub mod month;
 pub mod recurrence;

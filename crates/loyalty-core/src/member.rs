@@ -13,7 +13,7 @@ pub const ATTRIBUTE_CHARS: usize = 1_000;
 pub const COLUMN_NAME_CHARS: usize = 63;
 /// Years that a day may lie in.
 const YEARS: std::ops::RangeInclusive<i32> = 1850..=2199;
-/// Where telephone numbers without a country code are at home.
+/// Where phone numbers without a country code are at home.
 const HOME: phonenumber::country::Id = phonenumber::country::JP;
 /// What the views of members show beside these columns, and a file therefore cannot bring.
 const NOT_LOADED: [&str; 6] = [
@@ -46,7 +46,7 @@ pub enum Column {
 pub enum Flaw {
     #[error("is empty")]
     Missing,
-    #[error("has {characters} characters; {limit} are taken")]
+    #[error("has {characters} characters; at most {limit} are allowed")]
     TooLong { characters: usize, limit: usize },
     #[error("has the control character U+{:04X}", u32::from(*.0))]
     Control(char),
@@ -54,21 +54,21 @@ pub enum Flaw {
     Undecoded,
     #[error("begins with {}, so a spreadsheet would run it as a formula", shown(*.0))]
     Formula(char),
-    #[error("has {}, which is no katakana", shown(*.0))]
+    #[error("has {}, which is not katakana", shown(*.0))]
     Katakana(char),
-    #[error("{0:?} is no day; write 2024-06-20 or 2024/06/20")]
+    #[error("{0:?} is not a day; write 2024-06-20 or 2024/06/20")]
     Day(String),
     #[error("{0:?} is not in the years {first} to {last}", first = YEARS.start(), last = YEARS.end())]
     DayOutOfRange(String),
-    #[error("lies in the future")]
+    #[error("is in the future")]
     BornInFuture,
-    #[error("{0:?} is no e-mail address")]
+    #[error("{0:?} is not an e-mail address")]
     Email(String),
     #[error(
-        "{0:?} is no telephone number; those outside of Japan begin with + and the country code"
+        "{0:?} is not a phone number; those outside Japan begin with + and the country code"
     )]
     Phone(String),
-    #[error("{0:?} is no language tag such as ja, en or zh-TW")]
+    #[error("{0:?} is not a language tag such as ja, en or zh-TW")]
     Language(String),
 }
 
@@ -220,7 +220,7 @@ pub fn check_member_no(given: &str) -> Result<(), Flaw> {
 }
 
 /// A login ID (A2): an e-mail address, here all in lower case, since people do not keep upper
-/// and lower case apart when they log in; or a telephone number as E.164. None for neither.
+/// and lower case apart when they log in; or a phone number as E.164. None for neither.
 #[must_use]
 pub fn clean_login_id(given: &str) -> Option<String> {
     let email = clean_email(given).map(|address| address.to_lowercase());

@@ -361,8 +361,8 @@ mod tests {
                 .map(|row| row.split(" has ").next().unwrap_or_default())
                 .collect::<Vec<_>>(),
             [
-                "2! birth_date \"1990-02-30\" is no day; write 2024-06-20 or 2024/06/20",
-                "2! phone \"12\" is no telephone number; those outside of Japan begin with + and the country code",
+                "2! birth_date \"1990-02-30\" is not a day; write 2024-06-20 or 2024/06/20",
+                "2! phone \"12\" is not a phone number; those outside Japan begin with + and the country code",
                 "3! member_no is on row 2 already",
                 "4! member_no is empty",
                 "5! -",

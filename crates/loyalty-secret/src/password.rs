@@ -81,6 +81,22 @@ pub enum Flaw {
     IsLoginId,
 }
 
+impl Flaw {
+    /// One word for programs.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Flaw::NotAscii => "password_not_ascii",
+            Flaw::Symbols => "password_has_symbols",
+            Flaw::TooShort(_) => "password_too_short",
+            Flaw::TooLong => "password_too_long",
+            Flaw::FewLetters(_) => "password_few_letters",
+            Flaw::FewDigits(_) => "password_few_digits",
+            Flaw::IsLoginId => "password_contains_login_id",
+        }
+    }
+}
+
 impl Policy {
     /// The first thing that is wrong with a password for a login ID.
     pub fn check(&self, password: &str, login_id: &str) -> Result<(), Flaw> {

@@ -185,12 +185,14 @@ impl TestDb {
 
     /// PostgREST in front of this database, stopped with the value.
     pub async fn api(&self) -> Result<Api> {
-        Api::start(self, &self.server.jwt_secret).await
+        self.api_with_secret(&self.server.jwt_secret).await
     }
 
     /// The same with another `jwt-secret`, such as `@` and the path of a JWK set.
     pub async fn api_with_secret(&self, jwt_secret: &str) -> Result<Api> {
-        Api::start(self, jwt_secret).await
+        let server = self.server;
+        let db_uri = authenticator_uri(&server.socket_dir, server.port, &self.name, None);
+        Api::start(&self.connect().await?, &self.name, &db_uri, jwt_secret).await
     }
 }
 
@@ -214,17 +216,17 @@ pub struct Api {
 }
 
 impl Api {
-    async fn start(db: &TestDb, jwt_secret: &str) -> Result<Self> {
-        let server = db.server;
-        let pre_request = pre_request(&db.connect().await?).await?;
+    async fn start(client: &Client, name: &str, db_uri: &str, jwt_secret: &str) -> Result<Self> {
+        let server = TestServer::get()?;
+        let pre_request = pre_request(client).await?;
         let owner = Owner::current()?;
-        let dir = server.dir.join(format!("api-{}", db.name));
+        let dir = server.dir.join(format!("api-{name}"));
         owner.private_dir(&dir)?;
         let postgrest = Postgrest::at(&server.postgrest, &dir, &unique_name("api"), &owner);
         let mut attempts = 0;
         loop {
             let settings = Settings {
-                db_uri: authenticator_uri(&server.socket_dir, server.port, &db.name, None),
+                db_uri: db_uri.to_owned(),
                 jwt_secret: jwt_secret.to_owned(),
                 port: server.reserve_port()?,
                 admin_port: server.reserve_port()?,
@@ -331,6 +333,15 @@ impl FreshCluster {
 
     pub async fn connect(&self, database: &str) -> Result<Client> {
         self.cluster.connect(database).await
+    }
+
+    /// PostgREST in front of a database of this cluster, stopped with the value.
+    pub async fn api(&self, database: &str) -> Result<Api> {
+        let cluster = &self.cluster;
+        let db_uri = authenticator_uri(&cluster.socket_dir, cluster.port, database, None);
+        let name = unique_name(database);
+        let secret = &TestServer::get()?.jwt_secret;
+        Api::start(&self.connect(database).await?, &name, &db_uri, secret).await
     }
 
     pub fn program(&self, name: &str, database: &str) -> Command {

@@ -243,7 +243,7 @@ async fn administrators_write_the_programs_texts_and_times() -> Result<()> {
         .refused(400, "22023")?;
     assert_eq!(
         refused["message"],
-        "days_of_month has what is no day of a month"
+        "days_of_month contains an invalid day of month"
     );
     let shown = "/notice_setting?kind=eq.balance&select=program,days_of_month";
     assert_eq!(

@@ -2,6 +2,7 @@
 
 mod account;
 mod addition;
+mod altered;
 mod calendar;
 mod hold;
 mod law;

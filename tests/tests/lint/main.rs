@@ -3,7 +3,9 @@
 //! bad to see that it notices.
 
 mod catalog;
+mod module;
 mod plpgsql;
+mod reason;
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_testkit::TestDb;

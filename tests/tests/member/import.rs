@@ -77,8 +77,8 @@ const MIXED: &str = "member_no,name,birth_date,first_service_on\n\
     ,,,\n\
     M-6,Fay,,\n";
 const PROBLEMS: [&str; 6] = [
-    "2 M-1 birth_date: \"1990-02-30\" is no day; write 2024-06-20 or 2024/06/20",
-    "2 M-1 first_service_on: \"2024-06-31\" is no day; write 2024-06-20 or 2024/06/20",
+    "2 M-1 birth_date: \"1990-02-30\" is not a day; write 2024-06-20 or 2024/06/20",
+    "2 M-1 first_service_on: \"2024-06-31\" is not a day; write 2024-06-20 or 2024/06/20",
     "5 member_no: is empty",
     "6 M-2 member_no: is on row 3 already",
     "7 M-4: has 2 cells, and the header 4",

@@ -113,7 +113,10 @@ async fn csv_of_200_mb_is_refused_without_using_up_memory() -> Result<()> {
             ))
             .await?;
         assert_eq!(refused.code, "54000", "{refused:?}");
-        assert!(refused.detail.contains("67108864 are taken"), "{refused:?}");
+        assert!(
+            refused.detail.contains("at most 67108864 are allowed"),
+            "{refused:?}"
+        );
         assert!(!refused.hint.is_empty());
     }
     // the text itself is 200 MB, and PostgreSQL copies it while it makes and converts it; the
@@ -133,7 +136,7 @@ async fn csv_that_is_too_wide_too_long_or_all_wrong_is_refused() -> Result<()> {
         .await?;
     assert_eq!(
         (refused.code.as_str(), refused.detail.as_str()),
-        ("54000", "It has 201 columns; 200 are taken.")
+        ("54000", "It has 201 columns; at most 200 are allowed.")
     );
     let refused = club
         .refusal(
@@ -159,8 +162,8 @@ async fn csv_that_is_too_wide_too_long_or_all_wrong_is_refused() -> Result<()> {
         [
             "inserted 1",
             "refused 2",
-            "2 M-1 name: has 201 characters; 200 are taken",
-            "3 M-2 note: has 1001 characters; 1000 are taken",
+            "2 M-1 name: has 201 characters; at most 200 are allowed",
+            "3 M-2 note: has 1001 characters; at most 1000 are allowed",
         ]
     );
     Ok(())

@@ -74,7 +74,7 @@ async fn copy_refuses_all_rows_for_a_bad_one_and_says_where() -> Result<()> {
     assert_eq!(
         refusal.detail,
         "Row 3, name begins with '=', so a spreadsheet would run it as a formula. \
-         Row 3, first_service_on \"2024-06-31\" is no day; write 2024-06-20 or 2024/06/20. \
+         Row 3, first_service_on \"2024-06-31\" is not a day; write 2024-06-20 or 2024/06/20. \
          Row 4, member_no is on row 2 already."
     );
     assert!(!refusal.hint.is_empty());

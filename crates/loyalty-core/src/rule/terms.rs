@@ -323,6 +323,14 @@ pub enum TermsError {
 }
 
 impl TermsError {
+    /// One word for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            TermsError::NoSuchKind { .. } => "rule_kind_unknown",
+            TermsError::Wrong { .. } => "terms_invalid",
+        }
+    }
+
     fn wrong(path: &str, problem: impl Into<String>) -> TermsError {
         TermsError::Wrong {
             path: format!("$.{path}"),

@@ -1,0 +1,21 @@
+//! Who asked, as the journal and the audit name them.
+
+use crate::error::Result;
+use crate::pg::call::{Call, sql_function};
+use crate::request;
+
+/// Who asks: role and subject of the token in a PostgREST request, else the database user.
+pub fn actor() -> String {
+    let claims = request::claims();
+    match (claims.str("role"), claims.str("sub")) {
+        (Some(role), Some(subject)) => format!("{role}:{subject}"),
+        (Some(role), None) => role.to_owned(),
+        (None, _) => request::session_user(),
+    }
+}
+
+sql_function!(actor = sql_actor);
+/// `loyalty.actor()`
+fn sql_actor(_: &Call) -> Result<String> {
+    Ok(actor())
+}

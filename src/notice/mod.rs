@@ -1,0 +1,4 @@
+//! Notices: what their statements ask of wallets, and their templates.
+
+mod lapse;
+mod template;
