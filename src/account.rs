@@ -149,12 +149,16 @@ sql_function! {
 /// Also against formulas: exports show the number, and a spreadsheet would run it.
 fn check_member_no(member_no: &str) -> Result<()> {
     if member_no.is_empty() || member_no.chars().count() > 100 {
-        return Err(Fault::invalid("member_no_invalid", "a member_no has 1 to 100 characters")
-            .field("member_no")
-            .hint("The member's number in the program."));
+        return Err(
+            Fault::invalid("member_no_invalid", "a member_no has 1 to 100 characters")
+                .field("member_no")
+                .hint("The member's number in the program."),
+        );
     }
     member::check_member_no(member_no).map_err(|flaw| {
-        Fault::invalid("member_no_invalid", format!("member_no {flaw}")).field("member_no").hint("Begin it with a letter or digit.")
+        Fault::invalid("member_no_invalid", format!("member_no {flaw}"))
+            .field("member_no")
+            .hint("Begin it with a letter or digit.")
     })
 }
 
@@ -162,10 +166,12 @@ fn check_member_no(member_no: &str) -> Result<()> {
 fn check_empty(account: &ledger::Account) -> Result<()> {
     let held = account.wallet.held(account.now);
     if held > 0 {
-        return Err(Fault::invalid("account_has_holds", "the account has open holds")
-            .field("account_id")
-            .detail(format!("{held} points are held."))
-            .hint("Capture or release them first."));
+        return Err(
+            Fault::invalid("account_has_holds", "the account has open holds")
+                .field("account_id")
+                .detail(format!("{held} points are held."))
+                .hint("Capture or release them first."),
+        );
     }
     let balance = account.wallet.balance();
     if balance > 0 {

@@ -144,28 +144,35 @@ fn read_items(json: &str, verb: Verb) -> Result<Vec<Item<'_>>> {
         item.granted_on.is_some() || item.expires_on.is_some() || item.funding.is_some()
     };
     if verb == Verb::Spend && items.iter().any(granting) {
-        return Err(
-            Fault::invalid("items_invalid", "a spend has no granted_on, expires_on or funding")
-                .field("items")
-                .hint("Leave them out; lots are taken soonest expiry first."),
-        );
+        return Err(Fault::invalid(
+            "items_invalid",
+            "a spend has no granted_on, expires_on or funding",
+        )
+        .field("items")
+        .hint("Leave them out; lots are taken soonest expiry first."));
     }
     if items.len() > ITEMS_PER_CALL {
-        return Err(Fault::new(Code::LimitExceeded, "too_many_items", "too many items")
-            .field("items")
-            .detail(format!(
-                "{} given, at most {ITEMS_PER_CALL} are allowed.",
-                items.len()
-            ))
-            .hint("Make several calls; keys let you repeat any of them."));
+        return Err(
+            Fault::new(Code::LimitExceeded, "too_many_items", "too many items")
+                .field("items")
+                .detail(format!(
+                    "{} given, at most {ITEMS_PER_CALL} are allowed.",
+                    items.len()
+                ))
+                .hint("Make several calls; keys let you repeat any of them."),
+        );
     }
     Ok(items)
 }
 
 fn null(name: &'static str) -> Fault {
-    Fault::new(Code::NullValue, "value_missing", format!("{name} must not be null"))
-        .field(name)
-        .hint("Give it in each item.")
+    Fault::new(
+        Code::NullValue,
+        "value_missing",
+        format!("{name} must not be null"),
+    )
+    .field(name)
+    .hint("Give it in each item.")
 }
 
 /// What an item asks for; refused where it cannot be meant.
@@ -175,8 +182,10 @@ fn booking<'a>(item: &'a Item, verb: Verb) -> Result<Booking<'a>> {
     // jsonb refuses it, text that is JSON does not
     let mut texts = [reason, key, item.funding.as_deref()].into_iter().flatten();
     if texts.any(|text| text.contains('\0')) {
-        return Err(Fault::invalid("zero_character", "a text contains a zero character")
-            .hint("No text of PostgreSQL's can hold it."));
+        return Err(
+            Fault::invalid("zero_character", "a text contains a zero character")
+                .hint("No text of PostgreSQL's can hold it."),
+        );
     }
     let wanted = Wanted {
         granted_on: item.granted_on.map(crate::day::day),

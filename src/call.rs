@@ -148,9 +148,13 @@ impl Call {
     /// An argument that may not be null.
     pub fn need<T>(&self, name: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| {
-            Fault::new(Code::NullValue, "value_missing", format!("{name} must not be null"))
-                .field(name.to_owned())
-                .hint(format!("Pass {name} => … ."))
+            Fault::new(
+                Code::NullValue,
+                "value_missing",
+                format!("{name} must not be null"),
+            )
+            .field(name.to_owned())
+            .hint(format!("Pass {name} => … ."))
         })
     }
 

@@ -9,10 +9,11 @@ use std::ffi::{CStr, c_char};
 
 /// A policy from its text, or what is wrong with that, and where.
 pub fn parse(text: &str) -> Result<ExpiryPolicy> {
-    text.parse()
-        .map_err(|error: PolicyError| Fault::invalid("expiry_policy_invalid", error.to_string())
-                .field("expiry")
-                .hint(error.hint()))
+    text.parse().map_err(|error: PolicyError| {
+        Fault::invalid("expiry_policy_invalid", error.to_string())
+            .field("expiry")
+            .hint(error.hint())
+    })
 }
 
 sql_function! {

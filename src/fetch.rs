@@ -133,12 +133,14 @@ impl Reader {
             return Ok(row.get(c::ENTRY).map(|entry| entry.value() as EntryNo));
         }
         // Another key with the same hash: the index would refuse ours, and so do we.
-        Err(
-            Fault::new(Code::KeyReused, "key_unusable", "the idempotency key cannot be used")
-                .field("idempotency_key")
-                .detail("Its hash is that of another key of the account.")
-                .hint("Use another key."),
+        Err(Fault::new(
+            Code::KeyReused,
+            "key_unusable",
+            "the idempotency key cannot be used",
         )
+        .field("idempotency_key")
+        .detail("Its hash is that of another key of the account.")
+        .hint("Use another key."))
     }
 }
 

@@ -372,22 +372,25 @@ pub fn stored_receipt(
 
 fn check_key(key: Option<&str>) -> Result<()> {
     match key {
-        Some(key) if key.is_empty() || key.chars().count() > 255 => {
-            Err(Fault::invalid("key_invalid", "an idempotency key has 1 to 255 characters")
-                .field("idempotency_key")
-                .detail(format!("This one has {}.", key.chars().count()))
-                .hint("Use a UUID, or your own order number."))
-        }
+        Some(key) if key.is_empty() || key.chars().count() > 255 => Err(Fault::invalid(
+            "key_invalid",
+            "an idempotency key has 1 to 255 characters",
+        )
+        .field("idempotency_key")
+        .detail(format!("This one has {}.", key.chars().count()))
+        .hint("Use a UUID, or your own order number.")),
         _ => Ok(()),
     }
 }
 
 fn check_reason(reason: Option<&str>) -> Result<()> {
     match reason.map(|reason| reason.chars().count()) {
-        Some(length) if length > 1000 => Err(Fault::invalid("reason_too_long", "reason is too long")
-            .field("reason")
-            .detail(format!("This one has {length}."))
-            .hint("Keep long texts elsewhere, and name them here.")),
+        Some(length) if length > 1000 => {
+            Err(Fault::invalid("reason_too_long", "reason is too long")
+                .field("reason")
+                .detail(format!("This one has {length}."))
+                .hint("Keep long texts elsewhere, and name them here."))
+        }
         _ => Ok(()),
     }
 }
@@ -428,12 +431,14 @@ impl Account {
                 "loyalty.resume_account(account_id) lifts the suspension.",
             )
         };
-        Err(
-            Fault::new(Code::AccountClosed, reason, format!("the account is {state}"))
-                .field("account_id")
-                .detail(format!("Account {} is {state}.", self.account_id))
-                .hint(hint),
+        Err(Fault::new(
+            Code::AccountClosed,
+            reason,
+            format!("the account is {state}"),
         )
+        .field("account_id")
+        .detail(format!("Account {} is {state}.", self.account_id))
+        .hint(hint))
     }
 
     /// What an operation brings along: holds past their time end, and activity extends lots
@@ -473,12 +478,14 @@ impl Account {
         let count = entries.len() as EntryNo;
         let first = self.next_entry;
         if first > ENTRIES_PER_ACCOUNT - count {
-            return Err(
-                Fault::new(Code::LimitExceeded, "journal_full", "the account's journal is full")
-                    .field("account_id")
-                    .detail(format!("It has {} entries.", first - 1))
-                    .hint("Open another account for the member."),
-            );
+            return Err(Fault::new(
+                Code::LimitExceeded,
+                "journal_full",
+                "the account's journal is full",
+            )
+            .field("account_id")
+            .detail(format!("It has {} entries.", first - 1))
+            .hint("Open another account for the member."));
         }
         let change: i64 = entries.iter().map(|entry| entry.points).sum();
         let available = self.available();

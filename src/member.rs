@@ -95,12 +95,19 @@ fn clean_facts(facts: &Value, today: NaiveDate) -> Result<Value> {
     let facts = facts.as_object().ok_or_else(|| not_an_object("facts"))?;
     let mut clean = Map::new();
     for (name, value) in facts {
-        let fact = Column::fact(name)
-            .map_err(|flaw| Fault::invalid("fact_invalid", format!("the fact {name:?} {flaw}")).field("facts"))?;
+        let fact = Column::fact(name).map_err(|flaw| {
+            Fault::invalid("fact_invalid", format!("the fact {name:?} {flaw}")).field("facts")
+        })?;
         let day = match value {
             Value::Null => Value::Null,
             Value::String(day) => clean_cell(&fact, day, today)?,
-            _ => return Err(Fault::invalid("fact_invalid", format!("{name} must be a day as a text")).field("facts")),
+            _ => {
+                return Err(Fault::invalid(
+                    "fact_invalid",
+                    format!("{name} must be a day as a text"),
+                )
+                .field("facts"));
+            }
         };
         clean.insert(fact.name().to_owned(), day);
     }

@@ -64,10 +64,12 @@ pub fn positive(points: i64) -> Result<i64> {
     if points > 0 {
         return Ok(points);
     }
-    Err(Fault::invalid("points_not_positive", "points must be above zero")
-        .field("points")
-        .detail(format!("{points} given."))
-        .hint("Whole points from 1; each kind of operation knows its own direction."))
+    Err(
+        Fault::invalid("points_not_positive", "points must be above zero")
+            .field("points")
+            .detail(format!("{points} given."))
+            .hint("Whole points from 1; each kind of operation knows its own direction."),
+    )
 }
 
 /// The entry number of an operation of that account.
@@ -113,13 +115,15 @@ pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {
     let granted_on = wanted.granted_on.unwrap_or(account.today);
     let granted_date = day::date(granted_on)?;
     if granted_on > account.today {
-        return Err(Fault::invalid("granted_on_in_future", "granted_on is in the future")
-            .field("granted_on")
-            .detail(format!(
-                "{granted_date} given; today is {} in the program's time zone.",
-                day::date(account.today)?
-            ))
-            .hint("Grant on the day itself, by a rule or a schedule."));
+        return Err(
+            Fault::invalid("granted_on_in_future", "granted_on is in the future")
+                .field("granted_on")
+                .detail(format!(
+                    "{granted_date} given; today is {} in the program's time zone.",
+                    day::date(account.today)?
+                ))
+                .hint("Grant on the day itself, by a rule or a schedule."),
+        );
     }
     let mut inactivity = None;
     let expires_on = match wanted.expires_on {
@@ -364,10 +368,13 @@ fn known_hold(spi: &Spi, account: &Account, entry: EntryNo) -> Result<()> {
 }
 
 fn wrong_kind(kind: Kind, wanted: &str) -> Fault {
-    Fault::invalid("operation_of_other_kind", format!("the operation is not a {wanted}"))
-        .field("operation_id")
-        .detail(format!("It is a {}.", kind.label().to_string_lossy()))
-        .hint(format!("Give the operation_id of a {wanted}."))
+    Fault::invalid(
+        "operation_of_other_kind",
+        format!("the operation is not a {wanted}"),
+    )
+    .field("operation_id")
+    .detail(format!("It is a {}.", kind.label().to_string_lossy()))
+    .hint(format!("Give the operation_id of a {wanted}."))
 }
 
 sql_function! {

@@ -164,12 +164,14 @@ unsafe fn check(query: &QueryDesc) -> Result<()> {
     if let Ok(calls) = serde_json::from_str::<Vec<IgnoredAny>>(&body)
         && calls.len() > 1
     {
-        return Err(Fault::invalid("one_call_only", "the body is more than one call")
-            .detail(format!(
-                "It is an array of {}; only the first would be done.",
-                calls.len()
-            ))
-            .hint("Send one JSON object, and one request for each call."));
+        return Err(
+            Fault::invalid("one_call_only", "the body is more than one call")
+                .detail(format!(
+                    "It is an array of {}; only the first would be done.",
+                    calls.len()
+                ))
+                .hint("Send one JSON object, and one request for each call."),
+        );
     }
     let given = match serde_json::from_str(&body) {
         Ok(Value::Object(given)) => given,
@@ -285,12 +287,11 @@ fn check_columns(given: &Map<String, Value>, source: &str) -> Result<()> {
     for name in given.keys() {
         let passed = format!("\"{}\" := pgrst_body.", name.replace('"', "\"\""));
         if !source.contains(&passed) {
-            return Err(Fault::invalid(
-                "argument_left_out",
-                format!("{name} would be left out"),
-            )
-            .field(name.clone())
-            .hint("Leave columns out of the query string."));
+            return Err(
+                Fault::invalid("argument_left_out", format!("{name} would be left out"))
+                    .field(name.clone())
+                    .hint("Leave columns out of the query string."),
+            );
         }
     }
     Ok(())

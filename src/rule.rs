@@ -36,10 +36,13 @@ fn terms_fault(kind: &str, error: TermsError) -> Fault {
         }
         TermsError::Wrong { path, problem } => {
             let example = EXAMPLES.iter().find(|(known, _)| *known == kind);
-            fault.field("terms").detail(format!("{path}: {problem}.")).hint(format!(
-                "These are right: {}",
-                example.map_or("", |(_, example)| example)
-            ))
+            fault
+                .field("terms")
+                .detail(format!("{path}: {problem}."))
+                .hint(format!(
+                    "These are right: {}",
+                    example.map_or("", |(_, example)| example)
+                ))
         }
     }
 }

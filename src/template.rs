@@ -19,7 +19,9 @@ fn kind(call: &Call, index: usize) -> Result<Kind> {
 
 fn fault(problem: Problem) -> Fault {
     let field = problem.part.name();
-    Fault::invalid("template_invalid", problem.to_string()).field(field).hint(problem.hint)
+    Fault::invalid("template_invalid", problem.to_string())
+        .field(field)
+        .hint(problem.hint)
 }
 
 sql_function! {

@@ -14,14 +14,10 @@ mod bad_token;
 mod catalog;
 #[path = "http/errors.rs"]
 mod errors;
-#[path = "http/half_done.rs"]
-mod half_done;
-#[path = "http/reason.rs"]
-mod reason;
-#[path = "http/standby.rs"]
-mod standby;
 #[path = "http/fuzz.rs"]
 mod fuzz;
+#[path = "http/half_done.rs"]
+mod half_done;
 #[path = "http/hijack.rs"]
 mod hijack;
 #[path = "http/matrix.rs"]
@@ -40,9 +36,13 @@ mod plans;
 mod points_page;
 #[path = "http/reading.rs"]
 mod reading;
+#[path = "http/reason.rs"]
+mod reason;
 #[path = "http/retry.rs"]
 mod retry;
 #[path = "http/security.rs"]
 mod security;
 #[path = "http/service_hours.rs"]
 mod service_hours;
+#[path = "http/standby.rs"]
+mod standby;

@@ -24,9 +24,13 @@ async fn an_array_of_calls_is_refused() -> Result<()> {
     answer.refused(400, "22023")?;
     assert_eq!(answer.header("loyalty-reason"), "one_call_only");
     // also where a number is none that a bigint or a double holds
-    let request = world.post(&token, "spend").header(CONTENT_TYPE, "application/json");
+    let request = world
+        .post(&token, "spend")
+        .header(CONTENT_TYPE, "application/json");
     let body = r#"[{"points": 1}, {"points": 1e999}]"#;
-    Answer::of(request.body(body)).await?.refused(400, "22023")?;
+    Answer::of(request.body(body))
+        .await?
+        .refused(400, "22023")?;
     // CSV becomes an array
     let request = world.post(&token, "spend").header(CONTENT_TYPE, "text/csv");
     let answer = Answer::of(request.body("points\n1\n2\n")).await?;
@@ -58,12 +62,17 @@ async fn what_would_hide_the_answer_is_refused() -> Result<()> {
     ] {
         // more often than PostgreSQL plans a statement for its parameters
         for _ in 0..7 {
-            let answer = world.rpc_at(&token, &format!("spend?{query}"), &spend).await?;
+            let answer = world
+                .rpc_at(&token, &format!("spend?{query}"), &spend)
+                .await?;
             answer.refused(400, "22023").context(query)?;
             assert_eq!(answer.header("loyalty-reason"), reason, "{query}");
         }
     }
-    let ranged = world.post(&token, "spend").header("Range", "1-2").json(&spend);
+    let ranged = world
+        .post(&token, "spend")
+        .header("Range", "1-2")
+        .json(&spend);
     if Answer::of(ranged).await?.status == 200 {
         // PostgREST takes no Range of a POST: then nothing is hidden either
         assert_eq!(world.available(world.ann).await?, 999);
@@ -73,19 +82,29 @@ async fn what_would_hide_the_answer_is_refused() -> Result<()> {
     let before = world.ledger().await?;
     let items = json!({"items": [points_of(world.ann, 1), points_of(world.bob, 1)]});
     for query in ["error_code=not.is.null", "limit=0", "offset=1"] {
-        let answer = world.rpc_at(&admin, &format!("grant_many?{query}"), &items).await?;
+        let answer = world
+            .rpc_at(&admin, &format!("grant_many?{query}"), &items)
+            .await?;
         answer.refused(400, "22023").context(query)?;
     }
-    let answer = world.rpc_at(&admin, "open_account?limit=0", &json!({"member_no": "x"})).await?;
+    let answer = world
+        .rpc_at(&admin, "open_account?limit=0", &json!({"member_no": "x"}))
+        .await?;
     answer.refused(400, "22023")?;
     assert_eq!(world.ledger().await?, before);
     // what shortens or orders an answer, and what reads, is as it was
     for _ in 0..7 {
         let call = "spend?select=points&limit=1&offset=0";
-        assert_eq!(world.rpc_at(&token, call, &spend).await?.ok()?, json!({"points": 1}));
+        assert_eq!(
+            world.rpc_at(&token, call, &spend).await?.ok()?,
+            json!({"points": 1})
+        );
     }
     let call = "grant_many?select=item&order=item.desc&limit=10";
-    assert_eq!(world.rpc_at(&admin, call, &items).await?.column("item")?, [2, 1]);
+    assert_eq!(
+        world.rpc_at(&admin, call, &items).await?.column("item")?,
+        [2, 1]
+    );
     let call = "explain_spend?step=eq.2";
     assert_eq!(world.rpc_at(&token, call, &spend).await?.ok()?, json!([]));
     Ok(())
@@ -111,16 +130,34 @@ async fn every_call_that_changes_something_refuses_it() -> Result<()> {
     ensure!(rows.len() > 50, "{} functions", rows.len());
     let operator = world.operator()?;
     for row in rows {
-        let (function, names): (String, Vec<String>) = (row.get(0), row.try_get(1).unwrap_or_default());
-        let arguments: Value = names.iter().map(|name| (name.clone(), Value::Null)).collect();
-        let answer = world.rpc_at(&operator, &format!("{function}?limit=0"), &arguments).await?;
-        answer.refused(400, "22023").with_context(|| function.clone())?;
-        assert_eq!(answer.header("loyalty-reason"), "limit_not_allowed", "{function}");
+        let (function, names): (String, Vec<String>) =
+            (row.get(0), row.try_get(1).unwrap_or_default());
+        let arguments: Value = names
+            .iter()
+            .map(|name| (name.clone(), Value::Null))
+            .collect();
+        let answer = world
+            .rpc_at(&operator, &format!("{function}?limit=0"), &arguments)
+            .await?;
+        answer
+            .refused(400, "22023")
+            .with_context(|| function.clone())?;
+        assert_eq!(
+            answer.header("loyalty-reason"),
+            "limit_not_allowed",
+            "{function}"
+        );
         if !names.is_empty() {
             let two = json!([arguments, arguments]);
             let answer = world.rpc_at(&operator, &function, &two).await?;
-            answer.refused(400, "22023").with_context(|| function.clone())?;
-            assert_eq!(answer.header("loyalty-reason"), "one_call_only", "{function}");
+            answer
+                .refused(400, "22023")
+                .with_context(|| function.clone())?;
+            assert_eq!(
+                answer.header("loyalty-reason"),
+                "one_call_only",
+                "{function}"
+            );
         }
     }
     Ok(())

@@ -17,7 +17,10 @@ async fn catch_up(primary: &Client, standby: &Client) -> Result<()> {
         .get(0);
     for _ in 0..1200 {
         let row = standby
-            .query_one("select pg_last_wal_replay_lsn() >= $1::text::pg_lsn", &[&written])
+            .query_one(
+                "select pg_last_wal_replay_lsn() >= $1::text::pg_lsn",
+                &[&written],
+            )
             .await?;
         if row.get::<_, Option<bool>>(0) == Some(true) {
             return Ok(());
@@ -43,12 +46,15 @@ async fn a_standby_reads_and_answers_503_to_what_writes() -> Result<()> {
         .query_one("select loyalty.open_account('coin', 'ann')", &[])
         .await?
         .get(0);
-    sql.execute("select loyalty.grant($1, 1000)", &[&ann]).await?;
+    sql.execute("select loyalty.grant($1, 1000)", &[&ann])
+        .await?;
     let standby = primary.standby("standby_http")?;
     catch_up(&sql, &standby.connect("points").await?).await?;
 
     let api = standby.api("points").await?;
-    let claims = Claims::new(Role::Member, 600)?.program("coin").account_id(ann);
+    let claims = Claims::new(Role::Member, 600)?
+        .program("coin")
+        .account_id(ann);
     let token = api.token(&claims)?;
     let client = http::client().build()?;
     let request = |method, path| http::request(&client, &api, method, &token, path);

@@ -108,8 +108,11 @@ fn codes() -> Result<BTreeMap<String, (String, String)>> {
 /// All reasons that the sources give, and what is wrong with them.
 fn reasons() -> Result<(Reasons, Vec<String>)> {
     let codes = codes()?;
-    let status: BTreeMap<&String, &String> =
-        codes.values().map(|(state, status)| (state, status)).rev().collect();
+    let status: BTreeMap<&String, &String> = codes
+        .values()
+        .map(|(state, status)| (state, status))
+        .rev()
+        .collect();
     let (mut reasons, mut wrong) = (Reasons::new(), Vec::new());
     let mut note = |reason: &str, state: &str, status: &str| {
         let known = reasons.entry(reason.to_owned()).or_default();
@@ -193,7 +196,11 @@ fn reasons() -> Result<(Reasons, Vec<String>)> {
 fn lint_every_refusal_has_a_reason_of_its_own_code() -> Result<()> {
     let (reasons, wrong) = reasons()?;
     ensure!(wrong.is_empty(), "{wrong:#?}");
-    ensure!(reasons.len() > 150, "only {} reasons were found", reasons.len());
+    ensure!(
+        reasons.len() > 150,
+        "only {} reasons were found",
+        reasons.len()
+    );
     Ok(())
 }
 
@@ -209,7 +216,10 @@ fn lint_the_page_of_errors_lists_all_reasons() -> Result<()> {
             if !code.starts_with("| `") {
                 continue;
             }
-            ensure!(!plain(meaning).is_empty() && !plain(way_out).is_empty(), "{line}");
+            ensure!(
+                !plain(meaning).is_empty() && !plain(way_out).is_empty(),
+                "{line}"
+            );
             let twice = listed.insert(plain(reason), [(plain(code), plain(status))].into());
             ensure!(twice.is_none(), "{reason} is listed twice");
         }
@@ -253,7 +263,13 @@ fn hints() -> Result<Vec<String>> {
     for (_, text) in files("sql", ".sql")? {
         for name in ["loyalty.raise(", "loyalty.refuse("] {
             for (_, arguments) in calls(name, &text) {
-                hints.extend(arguments.get(4).map(|hint| literals(hint)).into_iter().flatten());
+                hints.extend(
+                    arguments
+                        .get(4)
+                        .map(|hint| literals(hint))
+                        .into_iter()
+                        .flatten(),
+                );
             }
         }
     }
@@ -276,12 +292,17 @@ fn hints() -> Result<Vec<String>> {
 fn lint_hints_over_http_name_endpoints() -> Result<()> {
     let endpoints = endpoints()?;
     let hints = hints()?;
-    let named = hints.iter().filter(|hint| hint.contains("loyalty.")).count();
+    let named = hints
+        .iter()
+        .filter(|hint| hint.contains("loyalty."))
+        .count();
     ensure!(named > 25, "only {named} hints name functions");
     for hint in hints {
         let told = over_http(&hint).into_owned();
         ensure!(
-            !["loyalty.", "select ", " => "].iter().any(|sql| told.contains(sql)),
+            !["loyalty.", "select ", " => "]
+                .iter()
+                .any(|sql| told.contains(sql)),
             "{told}"
         );
         for word in told.split([' ', ',', ';', ':', '(', ')']) {

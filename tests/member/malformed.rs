@@ -113,7 +113,10 @@ async fn csv_of_200_mb_is_refused_without_using_up_memory() -> Result<()> {
             ))
             .await?;
         assert_eq!(refused.code, "54000", "{refused:?}");
-        assert!(refused.detail.contains("at most 67108864 are allowed"), "{refused:?}");
+        assert!(
+            refused.detail.contains("at most 67108864 are allowed"),
+            "{refused:?}"
+        );
         assert!(!refused.hint.is_empty());
     }
     // the text itself is 200 MB, and PostgreSQL copies it while it makes and converts it; the

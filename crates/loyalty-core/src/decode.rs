@@ -90,7 +90,10 @@ impl fmt::Display for Unreadable {
             Unreadable::ZeroByte(place) => write!(f, "{place}: a zero byte."),
             Unreadable::Empty => write!(f, "It has no row at all."),
             Unreadable::TooManyColumns(columns) => {
-                write!(f, "It has {columns} columns; at most {COLUMNS} are allowed.")
+                write!(
+                    f,
+                    "It has {columns} columns; at most {COLUMNS} are allowed."
+                )
             }
             Unreadable::Heading {
                 place,

@@ -64,7 +64,10 @@ impl fmt::Display for Flaw {
         match self {
             Flaw::Missing => write!(f, "is empty"),
             Flaw::TooLong { characters, limit } => {
-                write!(f, "has {characters} characters; at most {limit} are allowed")
+                write!(
+                    f,
+                    "has {characters} characters; at most {limit} are allowed"
+                )
             }
             Flaw::Control(c) => write!(f, "has the control character U+{:04X}", u32::from(*c)),
             Flaw::Undecoded => write!(
