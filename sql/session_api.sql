@@ -8,7 +8,7 @@ begin
         perform loyalty.api_refuse(null);
     elsif loyalty.claim_identity_id() is null then
         perform loyalty.raise('LY010', 'token_without_person', 'not allowed', 'The token is for no person.',
-            'Log in with log_in.');
+            'Log in with /rpc/log_in.');
     end if;
     return loyalty.claim_identity_id();
 end

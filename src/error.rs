@@ -131,6 +131,9 @@ impl Code {
 /// keys, and others are dropped.
 const REASON_HEADER: &str = "Loyalty-Reason";
 const FIELD_HEADER: &str = "Loyalty-Field";
+/// A browser shows a page of another origin only the headers that are named. PostgREST adds a
+/// Retry-After of its own to each 503.
+const EXPOSED: &str = "Loyalty-Reason, Loyalty-Field, Retry-After, WWW-Authenticate";
 
 impl Fault {
     pub fn new(
@@ -193,10 +196,7 @@ impl Fault {
         if self.code == Code::NotSignedIn {
             put("WWW-Authenticate", "Bearer");
         }
-        // a browser shows a page of another origin only the headers that are named here
-        let names: Vec<&str> = headers.keys().map(String::as_str).collect();
-        let names = names.join(", ");
-        headers.insert("Access-Control-Expose-Headers".to_owned(), json!(names));
+        put("Access-Control-Expose-Headers", EXPOSED);
         headers
     }
 

@@ -117,9 +117,12 @@ async fn every_call_that_changes_something_refuses_it() -> Result<()> {
     let rows = world
         .sql
         .query(
-            "select f.proname::text, f.proargnames[:f.pronargs]
+            // import_members is there for JSON, text and bytes; for nulls PostgREST cannot choose
+            "select f.proname::text, min(f.proargnames[:f.pronargs])
                from pg_catalog.pg_proc f
               where f.pronamespace = 'loyalty_api'::regnamespace and f.provolatile = 'v'
+              group by 1
+             having count(*) = 1
               order by 1",
             &[],
         )
