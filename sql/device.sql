@@ -29,13 +29,15 @@ create function loyalty.known_device(identity_id bigint, device_token text) retu
 as $$
 #variable_conflict use_column
 declare
+    -- looked for also where the person or the token is none, so that it takes as long
+    hashes bytea[] := loyalty.keyed_hashes('device', coalesce(device_token, ''));
+    person bigint := coalesce(identity_id, 0);
     known bytea;
 begin
-    -- looked for also where the person or the token is none, so that it takes as long
     select d.device_hash into known
       from loyalty.device d
-     where d.device_hash = any (loyalty.keyed_hashes('device', coalesce(known_device.device_token, '')))
-       and d.identity_id = known_device.identity_id
+     where d.device_hash = any (hashes)
+       and d.identity_id = person
        and d.used_at > loyalty.now() - loyalty.device_life()
        for update;
     return known;

@@ -9,7 +9,8 @@ use crate::world::{PASSWORD, World};
 
 const COMPANY: &str = "203.0.113.7";
 /// `PASSWORD` by Argon2id at its least cost, so that a day takes seconds.
-const CHEAP: &str = "$argon2id$v=19$m=8,t=1,p=1$wFAkMahOWabXbvLx+X1ipw$HC6hQMAmN11h1qed2A7LqESduC9TKHVyt2KzhpJlmks";
+const CHEAP: &str =
+    "$argon2id$v=19$m=8,t=1,p=1$wFAkMahOWabXbvLx+X1ipw$HC6hQMAmN11h1qed2A7LqESduC9TKHVyt2KzhpJlmks";
 
 impl World {
     /// So many more members of program `coin` who log in as `PREFIX1@example.com` and on.
@@ -40,7 +41,8 @@ impl World {
 
     /// What is counted of clients: `address` or `sender`.
     pub async fn counted(&self, scope: &str) -> Result<i64> {
-        let query = "select coalesce(sum(failures), 0)::bigint from loyalty.throttle where scope = $1";
+        let query =
+            "select coalesce(sum(failures), 0)::bigint from loyalty.throttle where scope = $1";
         Ok(self.sql.query_one(query, &[&scope]).await?.get(0))
     }
 }
@@ -85,7 +87,7 @@ async fn b6_a_workday_with_an_error_every_three_minutes_refuses_no_right_passwor
     let day = "
         select count(*) filter (where outcome = 'right'), count(*) filter (where outcome = 'wrong'),
                count(*) filter (where outcome = 'refused')
-          from workday()";
+          from workday() w (outcome)";
     let workday = "
         create function workday() returns setof text
             language plpgsql set loyalty.clock = '2026-06-16 09:00+09'
@@ -194,10 +196,7 @@ async fn b6_a_success_explains_its_own_failures_only() -> Result<()> {
     };
     let (one, two) = ("p1@example.com", "p2@example.com");
     for login_id in [one, two, "nobody@example.com", one] {
-        assert_eq!(
-            log_in(&world, COMPANY, login_id, "coin2026abd").await?,
-            401
-        );
+        assert_eq!(log_in(&world, COMPANY, login_id, "coin2026abd").await?, 401);
     }
     // at another place it explains nothing
     assert_eq!(log_in(&world, "198.51.100.1", one, PASSWORD).await?, 200);
@@ -210,10 +209,7 @@ async fn b6_a_success_explains_its_own_failures_only() -> Result<()> {
     // a day later the count begins again, and what came before is no longer in it
     world.pass("25 hours").await?;
     for login_id in ["nobody@example.com", "nobody2@example.com"] {
-        assert_eq!(
-            log_in(&world, COMPANY, login_id, "coin2026abd").await?,
-            401
-        );
+        assert_eq!(log_in(&world, COMPANY, login_id, "coin2026abd").await?, 401);
     }
     assert_eq!(world.counted("address").await?, 2);
     assert_eq!(log_in(&world, COMPANY, two, PASSWORD).await?, 200);

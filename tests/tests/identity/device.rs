@@ -168,10 +168,7 @@ async fn b6_a_device_token_tells_nothing_of_others() -> Result<()> {
             .log_in_by("nobody@example.com", WRONG, &device)
             .await?;
         known.refused(401, "LY009")?;
-        assert_eq!(
-            (known.status, &known.text),
-            (unknown.status, &unknown.text)
-        );
+        assert_eq!((known.status, &known.text), (unknown.status, &unknown.text));
     }
     let known = world.log_in_by(TARO, PASSWORD, &device).await?;
     let unknown = world

@@ -143,7 +143,11 @@ async fn refreshes_at_once_get_the_same_new_token() -> Result<()> {
         let mut newest = first.refresh.clone();
         for round in 1..=2 {
             let sessions = try_join_all((0..number).map(async |tab| {
-                let api = if tab % 2 == 0 { &world.api } else { &other_pool };
+                let api = if tab % 2 == 0 {
+                    &world.api
+                } else {
+                    &other_pool
+                };
                 let answer = world.refresh_at(api, &newest).await?;
                 Session::of(answer.ok()?)
             }))
@@ -176,10 +180,8 @@ async fn a_lost_answer_to_a_refresh_is_asked_for_again() -> Result<()> {
     world.enrol(&world.hanako, Some(HANAKO)).await?;
     let first = world.logged_in(HANAKO, "coin").await?;
     for millis in [1, 5, 20] {
-        let lost = tokio::time::timeout(
-            Duration::from_millis(millis),
-            world.refresh(&first.refresh),
-        );
+        let lost =
+            tokio::time::timeout(Duration::from_millis(millis), world.refresh(&first.refresh));
         // whether or not it had an answer by then
         drop(lost.await);
     }
@@ -222,10 +224,7 @@ async fn a_stolen_refresh_token_ends_the_login() -> Result<()> {
             .await?
             .refused(401, "LY009")?;
         ensure!(!world.opens(&thief).await?);
-        world
-            .refresh(&thief.refresh)
-            .await?
-            .refused(401, "LY009")?;
+        world.refresh(&thief.refresh).await?.refused(401, "LY009")?;
     }
     // both got the new one in time: the second to use it comes too late
     let stolen = world.logged_in(HANAKO, "coin").await?;
@@ -248,11 +247,15 @@ async fn a_refresh_token_to_be_given_again_is_not_stored() -> Result<()> {
     let second = Session::of(world.refresh(&first.refresh).await?.ok()?)?;
     ensure!(second.refresh.len() == 43, "{}", second.refresh);
     let stored = world
-        .one("select (select string_agg(t::text, ' ') from loyalty.refresh_token t) ||
+        .one(
+            "select (select string_agg(t::text, ' ') from loyalty.refresh_token t) ||
                      (select string_agg(s::text, ' ') from loyalty.session s) ||
-                     (select string_agg(d::text, ' ') from loyalty.device d)")
+                     (select string_agg(d::text, ' ') from loyalty.device d)",
+        )
         .await?;
-    let device = first.body["device_token"].as_str().context("device_token")?;
+    let device = first.body["device_token"]
+        .as_str()
+        .context("device_token")?;
     for secret in [&first.refresh, &second.refresh, device] {
         ensure!(!stored.contains(secret), "{secret} is stored");
     }
