@@ -144,9 +144,9 @@ begin
         when 'LY010' then '403' else '400' end, true);
     if code = 'LY008' then
         perform set_config('response.headers',
-            format('[{"Retry-After": "%s"}]', ceil(extract(epoch from coalesce(retry_after, '1 day')))), true);
+            format('[{"Cache-Control": "no-store"}, {"Retry-After": "%s"}]', ceil(extract(epoch from coalesce(retry_after, '1 day')))), true);
     elsif code = 'LY009' then
-        perform set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
+        perform set_config('response.headers', '[{"Cache-Control": "no-store"}, {"WWW-Authenticate": "Bearer"}]', true);
     end if;
     return jsonb_build_object('code', code, 'message', message, 'details', details, 'hint', hint);
 end

@@ -40,6 +40,8 @@ mod column {
         pub const HOLD_ENTRY: usize = 13;
     }
     pub mod session {
+        pub const IDENTITY_ID: usize = 2;
+        pub const PROGRAM_ID: usize = 3;
         pub const ACCOUNT_ID: usize = 4;
         pub const ROLE: usize = 5;
         pub const EXPIRES_AT: usize = 11;
@@ -148,6 +150,9 @@ pub fn wallet(account_id: i64, sight: Sight) -> Result<Option<WalletRow>> {
 
 /// A login, as far as its requests stand on it.
 pub struct SessionRow {
+    pub identity_id: Option<i64>,
+    /// None of an operator's.
+    pub program_id: Option<i32>,
     pub account_id: Option<i64>,
     pub role: String,
     pub expires_at: Instant,
@@ -169,6 +174,8 @@ pub fn session(id: [u8; 16]) -> Result<Option<SessionRow>> {
     };
     use column::session as c;
     Ok(scan.find(&[key]).map(|row| SessionRow {
+        identity_id: row.get(c::IDENTITY_ID).map(|id| id.value() as i64),
+        program_id: row.get(c::PROGRAM_ID).map(|id| id.value() as i32),
         account_id: row.get(c::ACCOUNT_ID).map(|id| id.value() as i64),
         // SAFETY: a text.
         role: row
@@ -192,11 +199,4 @@ pub fn closed_hours(program_id: i32) -> Result<Option<(i64, i64)>> {
         let time = |column| row.get(column).map(|time| time.value() as i64);
         Some((time(c::CLOSED_FROM)?, time(c::CLOSED_UNTIL)?))
     }))
-}
-
-/// Whether any outside identity provider is registered.
-pub fn has_identity_provider() -> Result<bool> {
-    let moment = Moment::of(Sight::Statement);
-    let mut scan = Scan::open(c"identity_provider", c"identity_provider_pkey", 0, &moment)?;
-    Ok(scan.find(&[]).is_some())
 }

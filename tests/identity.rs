@@ -50,3 +50,5 @@ mod staff;
 mod staff_meet;
 #[path = "identity/throttle.rs"]
 mod throttle;
+#[path = "identity/token_matrix.rs"]
+mod token_matrix;

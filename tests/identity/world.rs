@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use loyalty_dev::testkit::{Api, TestDb};
-use loyalty_dev::token::{Claims, Role};
+use loyalty_dev::token::{Claims, Role, with_end};
 use loyalty_tests::http::{self, Answer};
 use loyalty_tests::set_database_clock;
 use reqwest::{Method, RequestBuilder};
@@ -165,7 +165,7 @@ impl World {
 
     /// Tokens that no login made, as a service of the organisation has.
     pub fn claims(&self, claims: &Value) -> Result<String> {
-        self.api.token(claims)
+        self.api.token(&with_end(claims.clone())?)
     }
     pub fn admin(&self, program: &str) -> Result<String> {
         self.api

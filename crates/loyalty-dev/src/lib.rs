@@ -14,6 +14,7 @@ pub mod demo;
 pub mod fuzz;
 pub mod image;
 pub mod keys;
+pub mod licences;
 pub mod mail;
 pub mod matrix;
 pub mod os;

@@ -16,7 +16,7 @@ use loyalty_dev::test::Selection;
 use loyalty_dev::testkit::client_program;
 use loyalty_dev::token::Role;
 use loyalty_dev::torture::{self, TortureArgs};
-use loyalty_dev::{cluster, post, test, up};
+use loyalty_dev::{cluster, licences, post, test, up};
 
 #[derive(Parser)]
 #[command(
@@ -76,6 +76,8 @@ enum Action {
     Fmt,
     /// Check format and lints
     Lint,
+    /// Write the licence texts of the crates that are shipped
+    Licences,
 }
 
 #[derive(clap::Args)]
@@ -123,6 +125,7 @@ fn run(cli: Cli) -> Result<()> {
         Action::Package(args) => package::package(&context, &args),
         Action::Ext => Prefix::ensure(&context).map(drop),
         Action::Fmt => test::reformat(&context),
+        Action::Licences => licences::write(&context),
         Action::Lint => {
             test::format(&context)?;
             context.prefix().ensure_copy(&context)?;

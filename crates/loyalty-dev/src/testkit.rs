@@ -177,12 +177,17 @@ impl TestDb {
 
     /// PostgREST in front of this database, stopped with the value.
     pub async fn api(&self) -> Result<Api> {
-        Api::start(self, &self.server.jwt_secret).await
+        Api::start(self, &self.server.jwt_secret, true).await
     }
 
     /// The same with another `jwt-secret`, such as `@` and the path of a JWK set.
     pub async fn api_with_secret(&self, jwt_secret: &str) -> Result<Api> {
-        Api::start(self, jwt_secret).await
+        Api::start(self, jwt_secret, true).await
+    }
+
+    /// The same without `db-pre-request`, as somebody may forget it.
+    pub async fn api_without_pre_request(&self, jwt_secret: &str) -> Result<Api> {
+        Api::start(self, jwt_secret, false).await
     }
 }
 
@@ -206,9 +211,10 @@ pub struct Api {
 }
 
 impl Api {
-    async fn start(db: &TestDb, jwt_secret: &str) -> Result<Self> {
+    async fn start(db: &TestDb, jwt_secret: &str, has_pre_request: bool) -> Result<Self> {
         let server = db.server;
         let pre_request = pre_request(&db.connect().await?).await?;
+        let pre_request = pre_request.filter(|_| has_pre_request);
         let owner = Owner::current()?;
         let dir = server.dir.join(format!("api-{}", db.name));
         owner.private_dir(&dir)?;
