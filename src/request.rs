@@ -100,8 +100,7 @@ fn login() -> Login {
                 let gateway = pg_sys::get_role_oid(c"loyalty_authenticator".as_ptr(), true);
                 let login = if pg_sys::superuser_arg(user) {
                     Login::Superuser
-                } else if gateway != pg_sys::InvalidOid
-                    && pg_sys::is_member_of_role(user, gateway)
+                } else if gateway != pg_sys::InvalidOid && pg_sys::is_member_of_role(user, gateway)
                 {
                     Login::Gateway
                 } else {
@@ -163,7 +162,7 @@ fn proof() -> Option<Rc<Proof>> {
         // the same token, verified by the same keys: only time has passed
         (Some((_, Some(then), proof)), Ok(keys)) if Rc::ptr_eq(&then, keys) => match &*proof {
             Proof::Ours(claims) => match token::check_times(&claims.0, now) {
-                Ok(()) => proof,
+                Ok(()) => Rc::clone(&proof),
                 Err(refusal) => Rc::new(Proof::Refused(refused(refusal))),
             },
             // what was too early then may be good now
@@ -239,7 +238,7 @@ fn verify(
         .get("iss")
         .is_none_or(|issuer| issuer.as_str() == Some("loyalty"));
     let role = claims.get("role").map_or(Some(ANYBODY), Value::as_str);
-    match token::agrees(&claims, &shown) && issuer_is_us && role == Some(&role_in_force()) {
+    match token::agrees(&claims, &shown) && issuer_is_us && role == Some(role_in_force().as_str()) {
         true => Ok(claims),
         false => Err(Refusal::Malformed),
     }
@@ -258,11 +257,18 @@ fn refused(refusal: Refusal) -> Fault {
         .hint("Log in again, or ask for a new token.")
 }
 
-/// The claims of the request's token; none of it without one, and none that was not verified.
+/// The claims of the request's token; none without one, and none that was not verified.
 pub fn claims() -> Rc<Claims> {
+    asking().1
+}
+
+/// The database role that asks, and the claims of its token. A request whose token proves nothing
+/// has the rights of anybody, whatever role PostgREST took from it.
+fn asking() -> (String, Rc<Claims>) {
     match proof().as_deref() {
-        Some(Proof::Ours(claims)) => Rc::clone(claims),
-        _ => Rc::default(),
+        Some(Proof::Ours(claims)) => (role_in_force(), Rc::clone(claims)),
+        Some(_) => (ANYBODY.to_owned(), Rc::default()),
+        None => (role_in_force(), Rc::default()),
     }
 }
 
@@ -274,15 +280,6 @@ fn role_in_force() -> String {
     match role == pg_sys::InvalidOid {
         true => session_user(),
         false => name_of(role),
-    }
-}
-
-/// The database role that asks. A request whose token proves nothing has the rights of anybody,
-/// whatever role PostgREST took from it.
-pub fn role() -> String {
-    match proof().as_deref() {
-        None | Some(Proof::Ours(_)) => role_in_force(),
-        Some(_) => ANYBODY.to_owned(),
     }
 }
 
@@ -303,8 +300,8 @@ fn name_of(role: pg_sys::Oid) -> String {
     }
 }
 
-fn program_id() -> Result<Option<i32>> {
-    claims().str("program").map_or(Ok(None), program::id)
+fn program_id(claims: &Claims) -> Result<Option<i32>> {
+    claims.str("program").map_or(Ok(None), program::id)
 }
 
 fn may_operate(role: &str) -> bool {
@@ -338,14 +335,14 @@ sql_function! {
 sql_function! {
     /// `loyalty.claim_program_id()`
     fn claim_program_id(_call) -> Option<i32> {
-        program_id()
+        program_id(&claims())
     }
 }
 
 sql_function! {
     /// `loyalty.api_role()`
     fn api_role(_call) -> String {
-        Ok(role())
+        Ok(asking().0)
     }
 }
 
@@ -355,16 +352,16 @@ sql_function! {
         let Some(account_id) = call.i64(0) else {
             return Ok(false);
         };
-        let role = role();
+        let (role, claims) = asking();
         let is_own = match role.as_str() {
-            "loyalty_member" | "loyalty_family" => claims().id("account_id") == Some(account_id),
+            "loyalty_member" | "loyalty_family" => claims.id("account_id") == Some(account_id),
             "loyalty_admin" => true,
             _ => return Ok(may_operate(&role)),
         };
         if !is_own {
             return Ok(false);
         }
-        let Some(program_id) = program_id()? else {
+        let Some(program_id) = program_id(&claims)? else {
             return Ok(false);
         };
         let wallet = fetch::wallet(account_id, Sight::Statement)?;
@@ -388,7 +385,7 @@ static LOOK_CLOSER: Plan = Plan::new(c"select loyalty.look_at_request()");
 /// Whether a member asks for what they may, in an open program and a session that goes on. It
 /// runs before nearly every request, and so reads by index, without the executor.
 fn is_usual() -> Result<bool> {
-    let role = role();
+    let (role, claims) = asking();
     // what family may depends on more: api_account looks
     if role != "loyalty_member" {
         return Ok(false);
@@ -405,7 +402,6 @@ fn is_usual() -> Result<bool> {
         "POST" => path.starts_with("/rpc/") && !text(c"request.headers").contains("rollback"),
         _ => false,
     };
-    let claims = claims();
     // one never seen in this session is looked up on the longer way
     let program_id = claims.str("program").and_then(program::known_id);
     let (Some(account_id), Some(program_id)) = (claims.id("account_id"), program_id) else {
@@ -445,7 +441,7 @@ fn goes_on(claims: &Claims, role: &str) -> Result<bool> {
     let program_id = match claims.0.get("program") {
         None => None,
         // a program that is not there is not one that an operator leaves out
-        Some(_) => Some(program_id()?),
+        Some(_) => Some(program_id(claims)?),
     };
     let account_id = claims.0.get("account_id").map(|_| claims.id("account_id"));
     let identity = session.identity_id.map(|id| format!("identity:{id}"));
@@ -474,7 +470,8 @@ fn uuid(text: &str) -> Option<[u8; 16]> {
 sql_function! {
     /// `loyalty.is_live_session()`
     fn is_live_session(_call) -> bool {
-        goes_on(&claims(), &role())
+        let (role, claims) = asking();
+        goes_on(&claims, &role)
     }
 }
 
@@ -492,7 +489,7 @@ sql_function! {
 sql_function! {
     /// `loyalty.is_operator()`
     fn is_operator(_call) -> bool {
-        Ok(may_operate(&role()))
+        Ok(may_operate(&asking().0))
     }
 }
 

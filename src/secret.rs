@@ -84,7 +84,8 @@ fn keys(file: &str) -> Result<Rc<Vec<Key>>> {
     }
     let set = std::fs::read_to_string(&path).map_err(unreadable)?;
     let read = key::read(&set).map_err(|error| not_ready(format!("{file}: {error}.")))?;
-    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(about.ctime().max(0).cast_unsigned());
+    let changed =
+        SystemTime::UNIX_EPOCH + Duration::from_secs(about.ctime().max(0).cast_unsigned());
     let is_settled = now
         .duration_since(changed)
         .is_ok_and(|age| age > Duration::from_secs(2));

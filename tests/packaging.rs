@@ -115,11 +115,33 @@ fn packaging_links_no_cryptography_but_what_is_used() -> Result<()> {
         ensure!(linked.contains(needed), "{needed} is not in {linked:?}");
     }
     let unneeded = [
-        "aws-lc-rs", "crypto-bigint", "curve25519-dalek", "der", "dsa", "ecdsa", "ed25519",
-        "ed25519-dalek", "elliptic-curve", "jsonwebtoken", "num-bigint-dig", "openssl", "p256", "p384",
-        "pem", "pkcs1", "pkcs8", "ring", "rsa", "rustls", "simple_asn1", "spki",
+        "aws-lc-rs",
+        "crypto-bigint",
+        "curve25519-dalek",
+        "der",
+        "dsa",
+        "ecdsa",
+        "ed25519",
+        "ed25519-dalek",
+        "elliptic-curve",
+        "jsonwebtoken",
+        "num-bigint-dig",
+        "openssl",
+        "p256",
+        "p384",
+        "pem",
+        "pkcs1",
+        "pkcs8",
+        "ring",
+        "rsa",
+        "rustls",
+        "simple_asn1",
+        "spki",
     ];
-    let found: Vec<&str> = unneeded.into_iter().filter(|name| linked.contains(*name)).collect();
+    let found: Vec<&str> = unneeded
+        .into_iter()
+        .filter(|name| linked.contains(*name))
+        .collect();
     ensure!(found.is_empty(), "the library links {found:?}");
     // the tree is read right: the relay speaks TLS
     ensure!(licences::linked(repository(), "loyalty-relay")?.contains("ring"));
@@ -138,7 +160,9 @@ fn packaging_has_the_licences_of_what_is_linked() -> Result<()> {
     for package in ["pg_loyalty", "loyalty-relay"] {
         for name in licences::linked(repository(), package)? {
             let is_ours = name == package || name.starts_with("loyalty-");
-            let is_listed = text.lines().any(|line| line.starts_with(&format!("{name} ")));
+            let is_listed = text
+                .lines()
+                .any(|line| line.starts_with(&format!("{name} ")));
             ensure!(is_listed != is_ours, "{name} of {package}");
         }
     }
@@ -146,10 +170,16 @@ fn packaging_has_the_licences_of_what_is_linked() -> Result<()> {
     let rules = read("debian/rules")?;
     let docs = |line: &&str| line.contains("dh_installdocs --package");
     let docs: Vec<&str> = rules.lines().filter(docs).collect();
-    ensure!(docs.len() == 2 && docs.iter().all(|line| line.contains(licences::FILE)), "{docs:?}");
+    ensure!(
+        docs.len() == 2 && docs.iter().all(|line| line.contains(licences::FILE)),
+        "{docs:?}"
+    );
     let stages = stages()?;
     for image in ["database", "relay"] {
-        let (_, _, lines) = stages.iter().find(|(_, name, _)| name == image).context(image)?;
+        let (_, _, lines) = stages
+            .iter()
+            .find(|(_, name, _)| name == image)
+            .context(image)?;
         let has = |line: &String| line.starts_with("COPY ") && line.contains(licences::FILE);
         ensure!(lines.iter().any(has), "{image}");
     }

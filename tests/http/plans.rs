@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::plans::{Asker, SMALL, read_whole, request};
 use loyalty_dev::testkit::TestDb;
-use loyalty_dev::token::with_end;
 use loyalty_tests::{as_request, rows};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -298,7 +297,7 @@ impl Case {
         if self.role == 'S' {
             claims["sid"] = json!(x);
         }
-        Ok((role, with_end(claims)?))
+        Ok((role, claims))
     }
 
     /// What it is about: a view or function of the API.
@@ -336,7 +335,9 @@ impl Case {
             x = rows[0].try_get(0).with_context(|| before.clone())?;
         }
         let (role, claims) = self.asker(names, &x)?;
-        asker.enter(client, &claims, method, &path).await?;
+        asker
+            .enter(client, role, &claims.to_string(), method, &path)
+            .await?;
         let query = self.query.replace("{x}", &x);
         let whole = read_whole(client, role, async || {
             if query.starts_with("insert") {

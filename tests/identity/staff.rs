@@ -60,7 +60,10 @@ async fn p12_two_administrators_do_not_take_each_others_role() -> Result<()> {
     taking
         .batch_execute(&format!(
             "begin; {}; select loyalty_api.take_role({deputy_role})",
-            as_request("loyalty_admin", json!({ "program": "coin", "sub": format!("identity:{boss_id}") }))?
+            as_request(
+                "loyalty_admin",
+                json!({ "program": "coin", "sub": format!("identity:{boss_id}") })
+            )?
         ))
         .await?;
     let which = json!({ "role_id": boss_role });

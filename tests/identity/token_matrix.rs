@@ -277,6 +277,13 @@ fn expected(rights: Option<Rights>, question: Question, has_person: bool) -> Out
     }
 }
 
+/// For an hour longer, since there is much to ask.
+fn long(mut claims: Value) -> Result<Value> {
+    let end = claims["exp"].as_i64().context("no end")?;
+    claims["exp"] = json!(end + 3_600);
+    Ok(claims)
+}
+
 /// The claims: each of ours, mixed, and missing.
 async fn cases(site: &Site) -> Result<Vec<Case>> {
     let world = &site.world;
@@ -300,7 +307,7 @@ async fn cases(site: &Site) -> Result<Vec<Case>> {
             arguments["role"] = json!(role);
         }
         let session = Session::of(world.rpc("", "log_in", arguments).await?.ok()?)?;
-        claims_of(&session.access)
+        long(claims_of(&session.access)?)
     };
     let (coin, mile) = (world.hanako.account_id, world.hanako_mile.account_id);
     let taro = world.taro.account_id;
@@ -312,7 +319,7 @@ async fn cases(site: &Site) -> Result<Vec<Case>> {
     let boss = log_in(HANAKO, None, Some("operator")).await?;
     let over = Session::of(world.log_in(HANAKO, PASSWORD, "coin").await?.ok()?)?;
     world.rpc(&over.access, "log_out", json!({})).await?.ok()?;
-    let over = claims_of(&over.access)?;
+    let over = long(claims_of(&over.access)?)?;
 
     let mut cases = Vec::new();
     let mut add = |name: &str, claims: &Value, ours: Rights| {
@@ -348,7 +355,11 @@ async fn cases(site: &Site) -> Result<Vec<Case>> {
         let case = |what: &str| format!("{name}, {what}");
         add(&case("as it is"), claims, *rights);
         add(&case("without iss"), &without(claims, &["iss"]), *rights);
-        add(&case("the provider's iss"), &with(claims, &[("iss", json!(ISSUER))]), Rights::Over);
+        add(
+            &case("the provider's iss"),
+            &with(claims, &[("iss", json!(ISSUER))]),
+            Rights::Over,
+        );
         for end in [None, Some(json!(null)), Some(json!("4102444800"))] {
             let claims = match end {
                 None => without(claims, &["exp"]),
@@ -371,39 +382,126 @@ async fn cases(site: &Site) -> Result<Vec<Case>> {
         }
         for claim in ["sid", "sub", "account_id"] {
             let theirs = &another[claim];
-            add(&case(&format!("another's {claim}")), &with(claims, &[(claim, theirs.clone())]), Rights::Over);
+            add(
+                &case(&format!("another's {claim}")),
+                &with(claims, &[(claim, theirs.clone())]),
+                Rights::Over,
+            );
         }
-        add(&case("a dead sid"), &with(claims, &[("sid", over["sid"].clone())]), Rights::Over);
-        for sid in [json!("00000000-0000-0000-0000-000000000000"), json!("x"), json!(1), json!(null), json!([member["sid"]])] {
-            add(&case("no sid"), &with(claims, &[("sid", sid)]), Rights::Over);
+        add(
+            &case("a dead sid"),
+            &with(claims, &[("sid", over["sid"].clone())]),
+            Rights::Over,
+        );
+        for sid in [
+            json!("00000000-0000-0000-0000-000000000000"),
+            json!("x"),
+            json!(1),
+            json!(null),
+            json!([member["sid"]]),
+        ] {
+            add(
+                &case("no sid"),
+                &with(claims, &[("sid", sid)]),
+                Rights::Over,
+            );
         }
-        add(&case("without sub"), &without(claims, &["sub"]), Rights::Over);
-        add(&case("a number for sub"), &with(claims, &[("sub", json!(1))]), Rights::Over);
-        add(&case("nested claims"), &with(claims, &[("program", json!(["coin"])), ("account_id", json!({"id": coin}))]), Rights::Over);
-        add(&case("family"), &with(claims, &[("role", json!("loyalty_family"))]), Rights::Over);
+        add(
+            &case("without sub"),
+            &without(claims, &["sub"]),
+            Rights::Over,
+        );
+        add(
+            &case("a number for sub"),
+            &with(claims, &[("sub", json!(1))]),
+            Rights::Over,
+        );
+        add(
+            &case("nested claims"),
+            &with(
+                claims,
+                &[
+                    ("program", json!(["coin"])),
+                    ("account_id", json!({"id": coin})),
+                ],
+            ),
+            Rights::Over,
+        );
+        add(
+            &case("family"),
+            &with(claims, &[("role", json!("loyalty_family"))]),
+            Rights::Over,
+        );
     }
     add("a login that is over", &over, Rights::Over);
     // tokens that no login made, as a service of ours makes them
     let end = member["exp"].clone();
     let service = |claims: Value| with(&claims, &[("exp", end.clone())]);
     for (name, claims, rights) in [
-        ("member by a service", json!({"role": "loyalty_member", "program": "coin", "account_id": coin}), Rights::Member(coin)),
-        ("granter by a service", json!({"role": "loyalty_granter", "program": "coin"}), Rights::Granter),
-        ("admin by a service", json!({"role": "loyalty_admin", "program": "coin"}), Rights::Admin),
-        ("operator by a service", json!({"role": "loyalty_operator"}), Rights::Operator),
-        ("member of no program", json!({"role": "loyalty_member", "account_id": coin}), Rights::Misfit),
-        ("member of another program", json!({"role": "loyalty_member", "program": "mile", "account_id": coin}), Rights::Misfit),
-        ("family of nobody", json!({"role": "loyalty_family", "program": "coin", "account_id": coin}), Rights::Misfit),
-        ("admin of no program", json!({"role": "loyalty_admin"}), Rights::Misfit),
+        (
+            "member by a service",
+            json!({"role": "loyalty_member", "program": "coin", "account_id": coin}),
+            Rights::Member(coin),
+        ),
+        (
+            "granter by a service",
+            json!({"role": "loyalty_granter", "program": "coin"}),
+            Rights::Granter,
+        ),
+        (
+            "admin by a service",
+            json!({"role": "loyalty_admin", "program": "coin"}),
+            Rights::Admin,
+        ),
+        (
+            "operator by a service",
+            json!({"role": "loyalty_operator"}),
+            Rights::Operator,
+        ),
+        (
+            "member of no program",
+            json!({"role": "loyalty_member", "account_id": coin}),
+            Rights::Misfit,
+        ),
+        (
+            "member of another program",
+            json!({"role": "loyalty_member", "program": "mile", "account_id": coin}),
+            Rights::Misfit,
+        ),
+        (
+            "family of nobody",
+            json!({"role": "loyalty_family", "program": "coin", "account_id": coin}),
+            Rights::Misfit,
+        ),
+        (
+            "admin of no program",
+            json!({"role": "loyalty_admin"}),
+            Rights::Misfit,
+        ),
     ] {
         add(name, &service(claims), rights);
     }
     // what a provider says
-    let provider = id_token(SUBJECT)?;
-    for role in [None, Some("loyalty_member"), Some("loyalty_admin"), Some("loyalty_operator"), Some("loyalty_family"), Some("loyalty_granter")] {
+    let provider = long(id_token(SUBJECT)?)?;
+    for role in [
+        None,
+        Some("loyalty_member"),
+        Some("loyalty_admin"),
+        Some("loyalty_operator"),
+        Some("loyalty_family"),
+        Some("loyalty_granter"),
+    ] {
         let claims = match role {
             None => provider.clone(),
-            Some(role) => with(&provider, &[("role", json!(role)), ("program", json!("coin")), ("account_id", json!(taro)), ("sid", another["sid"].clone())]),
+            Some(role) => with(
+                &provider,
+                &[
+                    ("role", json!(role)),
+                    ("program", json!("coin")),
+                    ("account_id", json!(taro)),
+                    ("sid", another["sid"].clone()),
+                ],
+            ),
         };
         cases.push(Case {
             name: format!("the provider's, role {role:?}"),
@@ -414,9 +512,15 @@ async fn cases(site: &Site) -> Result<Vec<Case>> {
     }
     for (name, changes) in [
         ("for another audience", vec![("aud", json!("intranet"))]),
-        ("for an audience that is a name", vec![("aud", json!({AUDIENCE: 1}))]),
+        (
+            "for an audience that is a name",
+            vec![("aud", json!({AUDIENCE: 1}))],
+        ),
         ("without an end", vec![("exp", json!(null))]),
-        ("of another issuer", vec![("iss", json!("https://elsewhere.example.com"))]),
+        (
+            "of another issuer",
+            vec![("iss", json!("https://elsewhere.example.com"))],
+        ),
         ("of us", vec![("iss", json!("loyalty"))]),
     ] {
         cases.push(Case {
@@ -430,10 +534,18 @@ async fn cases(site: &Site) -> Result<Vec<Case>> {
 }
 
 impl Site {
-    async fn ask(&self, http: &reqwest::Client, api: &Api, token: &str, question: Question, account: i64) -> Result<Answer> {
+    async fn ask(
+        &self,
+        http: &reqwest::Client,
+        api: &Api,
+        token: &str,
+        question: Question,
+        account: i64,
+    ) -> Result<Answer> {
         let get = |path: &str| http::request(http, api, Method::GET, token, path);
         let post = |function: &str, arguments: Value| {
-            http::request(http, api, Method::POST, token, &format!("/rpc/{function}")).json(&arguments)
+            http::request(http, api, Method::POST, token, &format!("/rpc/{function}"))
+                .json(&arguments)
         };
         Answer::of(match question {
             Question::Balance => get("/balance?select=account_id"),
@@ -550,7 +662,9 @@ async fn rights_come_from_tokens_of_ours_only() -> Result<()> {
             let booked = site.entries().await? - before;
             if booked != all.booked {
                 let must = all.booked;
-                wrong.push(format!("{state:?} {signer:?}: {booked} entries, must be {must}"));
+                wrong.push(format!(
+                    "{state:?} {signer:?}: {booked} entries, must be {must}"
+                ));
             }
             let has_rights = match signer {
                 Signer::Ours | Signer::OursBefore => true,
@@ -613,7 +727,12 @@ async fn forged_tokens_open_nothing_without_pre_request() -> Result<()> {
                     answer.ok().context(path)?;
                     shown += rows;
                 } else {
-                    ensure!(rows == 0, "{signer:?} {} {path}: {}", case.name, answer.text);
+                    ensure!(
+                        rows == 0,
+                        "{signer:?} {} {path}: {}",
+                        case.name,
+                        answer.text
+                    );
                 }
             }
             if signer == Signer::Ours {
@@ -623,11 +742,19 @@ async fn forged_tokens_open_nothing_without_pre_request() -> Result<()> {
                 let account = site.world.hanako.account_id;
                 let answer = site.ask(&http, &api, &token, question, account).await?;
                 let is_nothing = answer.status != 200 || answer.text == "[]";
-                ensure!(is_nothing, "{signer:?} {} {question:?}: {}", case.name, answer.text);
+                ensure!(
+                    is_nothing,
+                    "{signer:?} {} {question:?}: {}",
+                    case.name,
+                    answer.text
+                );
             }
         }
     }
-    ensure!(site.entries().await? == before && shown > 20, "{shown} rows shown");
+    ensure!(
+        site.entries().await? == before && shown > 20,
+        "{shown} rows shown"
+    );
     Ok(())
 }
 
@@ -662,21 +789,44 @@ async fn tokens_are_verified_here_too() -> Result<()> {
     type Try = (&'static str, String, String, String, &'static str, usize);
     let mut tries: Vec<Try> = Vec::new();
     let mut attempt = |what, role: &str, claims: &str, headers: &str, code, shown| {
-        tries.push((what, role.to_owned(), claims.to_owned(), headers.to_owned(), code, shown));
+        tries.push((
+            what,
+            role.to_owned(),
+            claims.to_owned(),
+            headers.to_owned(),
+            code,
+            shown,
+        ));
     };
     attempt("good", role, &text, &bearer(&token), "00000", 1);
     for scheme in ["bearer", "BEARER", "Bearer  "] {
         let headers = json!({ "authorization": format!("{scheme} {token}") }).to_string();
-        attempt("another writing of Bearer", role, &text, &headers, "00000", 1);
+        attempt(
+            "another writing of Bearer",
+            role,
+            &text,
+            &headers,
+            "00000",
+            1,
+        );
     }
     for (what, claims) in [
         ("over", with("exp", json!(now - 60))),
         ("not good yet", with("nbf", json!(now + 300))),
         ("made in the future", with("iat", json!(now + 300))),
-        ("an end that is no number", with("exp", json!((now + 600).to_string()))),
-        ("an end with a fraction", with("exp", json!(now as f64 + 600.5))),
+        (
+            "an end that is no number",
+            with("exp", json!((now + 600).to_string())),
+        ),
+        (
+            "an end with a fraction",
+            with("exp", json!(now as f64 + 600.5)),
+        ),
         ("no end", with("exp", Value::Null)),
-        ("another issuer", with("iss", json!("https://id.example.com"))),
+        (
+            "another issuer",
+            with("iss", json!("https://id.example.com")),
+        ),
         ("a number for an issuer", with("iss", json!(1))),
         ("a list for a role", with("role", json!([role]))),
     ] {
@@ -685,22 +835,72 @@ async fn tokens_are_verified_here_too() -> Result<()> {
     }
     // within what clocks may differ
     let late = with("exp", json!(now - 10));
-    attempt("just over", role, &late.to_string(), &bearer(&sign(&late)?), "00000", 1);
+    attempt(
+        "just over",
+        role,
+        &late.to_string(),
+        &bearer(&sign(&late)?),
+        "00000",
+        1,
+    );
     attempt("another's token", role, &text, &bearer(&other), "LY009", 0);
-    attempt("a stranger's token", role, &text, &bearer(&stranger), "LY009", 0);
+    attempt(
+        "a stranger's token",
+        role,
+        &text,
+        &bearer(&stranger),
+        "LY009",
+        0,
+    );
     attempt("no token", role, &text, "{}", "LY009", 0);
     attempt("no headers", role, &text, "", "LY009", 0);
     attempt("headers that are none", role, &text, "x", "LY009", 0);
-    attempt("another scheme", role, &text, &json!({"authorization": format!("Basic {token}")}).to_string(), "LY009", 0);
-    attempt("no scheme", role, &text, &json!({"authorization": token}).to_string(), "LY009", 0);
-    let twice = format!(r#"{{"authorization": "Bearer {stranger}", "authorization": "Bearer {token}"}}"#);
+    attempt(
+        "another scheme",
+        role,
+        &text,
+        &json!({"authorization": format!("Basic {token}")}).to_string(),
+        "LY009",
+        0,
+    );
+    attempt(
+        "no scheme",
+        role,
+        &text,
+        &json!({"authorization": token}).to_string(),
+        "LY009",
+        0,
+    );
+    let twice =
+        format!(r#"{{"authorization": "Bearer {stranger}", "authorization": "Bearer {token}"}}"#);
     attempt("two tokens", role, &text, &twice, "LY009", 0);
     let with_more = with("sub", json!("identity:1")).to_string();
-    attempt("more claims than the token's", role, &with_more, &bearer(&token), "LY009", 0);
+    attempt(
+        "more claims than the token's",
+        role,
+        &with_more,
+        &bearer(&token),
+        "LY009",
+        0,
+    );
     let repeated = text.replacen('{', r#"{"program": "mile", "#, 1);
-    attempt("a claim twice", role, &repeated, &bearer(&token), "LY009", 0);
+    attempt(
+        "a claim twice",
+        role,
+        &repeated,
+        &bearer(&token),
+        "LY009",
+        0,
+    );
     attempt("no claims", role, "", &bearer(&token), "LY009", 0);
-    attempt("claims that are none", role, "[]", &bearer(&token), "LY009", 0);
+    attempt(
+        "claims that are none",
+        role,
+        "[]",
+        &bearer(&token),
+        "LY009",
+        0,
+    );
     for role in ["loyalty_admin", "loyalty_operator"] {
         attempt("another role", role, &text, &bearer(&token), "LY009", 0);
     }
@@ -727,7 +927,9 @@ async fn tokens_are_verified_here_too() -> Result<()> {
                     let answered = sqlstate(&asked);
                     ensure!(answered == *code, "{what}: {answered}");
                 } else {
-                    let rows = client.query("select * from loyalty_api.balance", &[]).await?;
+                    let rows = client
+                        .query("select * from loyalty_api.balance", &[])
+                        .await?;
                     ensure!(rows.len() == *shown, "{what}: {} rows", rows.len());
                 }
                 client.batch_execute("rollback").await?;
@@ -750,7 +952,9 @@ async fn workers_know_who_asks() -> Result<()> {
     };
     let client = world.db.connect_as("loyalty_authenticator").await?;
     client
-        .batch_execute(&format!("set {setting} = on; set parallel_setup_cost = 0; set parallel_tuple_cost = 0"))
+        .batch_execute(&format!(
+            "set {setting} = on; set parallel_setup_cost = 0; set parallel_tuple_cost = 0"
+        ))
         .await?;
     let account = world.hanako.account_id;
     let ours = loyalty_dev::token::with_end(json!({
@@ -766,12 +970,25 @@ async fn workers_know_who_asks() -> Result<()> {
                           set_config('request.path', '/balance', true)";
         let role = claims["role"].as_str().context("no role")?;
         let headers = loyalty_dev::token::headers(&token);
-        client.execute(set, &[&role, &claims.to_string(), &headers]).await?;
+        client
+            .execute(set, &[&role, &claims.to_string(), &headers])
+            .await?;
         client.batch_execute("select loyalty.pre_request()").await?;
-        let plan = rows(&client, "explain select loyalty.claim('role'), loyalty.claim_account_id()").await?;
+        let plan = rows(
+            &client,
+            "explain select loyalty.claim('role'), loyalty.claim_account_id()",
+        )
+        .await?;
         ensure!(plan.iter().any(|line| line.contains("Gather")), "{plan:?}");
-        let seen = rows(&client, "select loyalty.claim('role'), loyalty.claim_account_id()").await?;
-        ensure!(seen == [format!("loyalty_member|{account}")], "{signer:?}: {seen:?}");
+        let seen = rows(
+            &client,
+            "select loyalty.claim('role'), loyalty.claim_account_id()",
+        )
+        .await?;
+        ensure!(
+            seen == [format!("loyalty_member|{account}")],
+            "{signer:?}: {seen:?}"
+        );
         client.batch_execute("rollback").await?;
     }
     Ok(())
@@ -786,13 +1003,18 @@ async fn without_keys_no_token_counts() -> Result<()> {
     let balance = world.get(&operator, "/balance").await?.ok()?;
     ensure!(balance.as_array().is_some_and(|rows| rows.len() == 5));
     for dir in ["", "/nowhere/to/be/found"] {
-        let set = format!("alter database {} set loyalty.secret_dir = '{dir}'", world.db.name());
+        let set = format!(
+            "alter database {} set loyalty.secret_dir = '{dir}'",
+            world.db.name()
+        );
         world.sql.batch_execute(&set).await?;
         world.api = world.db.api().await?;
         for answer in [
             world.get(&operator, "/balance").await?,
             world.get(&operator, "/").await?,
-            world.rpc(&operator, "spend", json!({ "points": 1 })).await?,
+            world
+                .rpc(&operator, "spend", json!({ "points": 1 }))
+                .await?,
         ] {
             answer.refused(500, "55000")?;
             ensure!(!answer.text.contains("nowhere"), "{}", answer.text);
@@ -822,11 +1044,24 @@ async fn answers_are_kept_out_of_caches() -> Result<()> {
         world.rpc("", "request_password_reset", reset).await?,
         world.get(&session.access, "/balance").await?,
         world.get(&session.access, "/rpc/own_sessions").await?,
-        world.rpc(&session.access, "spend", json!({ "points": 1 })).await?,
-        world.rpc(&world.admin("coin")?, "issue_keys", json!({ "member_no": "A-1" })).await?,
+        world
+            .rpc(&session.access, "spend", json!({ "points": 1 }))
+            .await?,
+        world
+            .rpc(
+                &world.admin("coin")?,
+                "issue_keys",
+                json!({ "member_no": "A-1" }),
+            )
+            .await?,
     ] {
         answer.ok()?;
-        assert_eq!(answer.header("Cache-Control"), "no-store", "{}", answer.text);
+        assert_eq!(
+            answer.header("Cache-Control"),
+            "no-store",
+            "{}",
+            answer.text
+        );
     }
     for _ in 0..6 {
         let answer = world.rpc("", "log_in", wrong.clone()).await?;

@@ -115,7 +115,10 @@ pub fn text(repo: &Path) -> Result<String> {
     let mut texts: Vec<(String, Vec<String>)> = texts.into_iter().collect();
     texts.sort_by(|(_, one), (_, other)| one.cmp(other));
     for (text, crates) in texts {
-        whole.push_str(&format!("\n{LINE}\n{}\n{LINE}\n\n{text}\n", crates.join(", ")));
+        whole.push_str(&format!(
+            "\n{LINE}\n{}\n{LINE}\n\n{text}\n",
+            crates.join(", ")
+        ));
     }
     Ok(whole)
 }
@@ -131,9 +134,16 @@ fn licence_texts(package: &Package) -> Result<BTreeSet<String>> {
     {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().to_ascii_lowercase();
-        let is_licence = ["license", "licence", "copying", "copyright", "notice", "unlicense"]
-            .iter()
-            .any(|begin| name.starts_with(begin));
+        let is_licence = [
+            "license",
+            "licence",
+            "copying",
+            "copyright",
+            "notice",
+            "unlicense",
+        ]
+        .iter()
+        .any(|begin| name.starts_with(begin));
         if entry.file_type().is_file() && is_licence && !name.ends_with(".rs") {
             let text = fs::read(entry.path())?;
             texts.insert(tidy(&String::from_utf8_lossy(&text)));

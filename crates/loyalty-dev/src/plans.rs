@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, Statement};
 
@@ -66,21 +66,20 @@ impl Asker {
         client
             .batch_execute(&format!("begin isolation level read committed {kind}"))
             .await?;
-        let mut claims = serde_json::from_str(claims)?;
-        claims = token::with_end(claims)?;
-        claims["role"] = json!(role);
-        self.enter(client, &claims, method, path).await
+        self.enter(client, role, claims, method, path).await
     }
 
     /// The same in a transaction that has begun.
     pub async fn enter(
         &self,
         client: &Client,
-        claims: &Value,
+        role: &str,
+        claims: &str,
         method: &str,
         path: &str,
     ) -> Result<()> {
-        let role = claims["role"].as_str().context("no role")?;
+        let mut claims: Value = token::with_end(serde_json::from_str(claims)?)?;
+        claims["role"] = json!(role);
         let claims = claims.to_string();
         let token: String = client.query_one(&self.sign, &[&claims]).await?.get(0);
         let headers = token::headers(&token);

@@ -62,10 +62,8 @@ struct Header {
 pub fn verify(keys: &[Key], token: &str) -> Result<Map<String, Value>, Refusal> {
     let (signed, signature) = token.rsplit_once('.').ok_or(Refusal::NotOurs)?;
     let (header, claims) = signed.split_once('.').ok_or(Refusal::NotOurs)?;
-    let decoded =
-        |part: &str| Base64UrlUnpadded::decode_vec(part).map_err(|_| Refusal::NotOurs);
-    let header: Header =
-        serde_json::from_slice(&decoded(header)?).map_err(|_| Refusal::NotOurs)?;
+    let decoded = |part: &str| Base64UrlUnpadded::decode_vec(part).map_err(|_| Refusal::NotOurs);
+    let header: Header = serde_json::from_slice(&decoded(header)?).map_err(|_| Refusal::NotOurs)?;
     let signature = decoded(signature)?;
     let fits = |key: &Key| match header.alg.as_str() {
         "HS256" => mac::<Sha256>(key, signed).verify_slice(&signature).is_ok(),
@@ -302,10 +300,19 @@ mod tests {
     #[test]
     fn a_token_has_a_time() {
         let check = |claims: Value| check_times(&object(claims), NOW);
-        assert_eq!(check(json!({"exp": NOW + 1, "nbf": NOW, "iat": NOW})), Ok(()));
+        assert_eq!(
+            check(json!({"exp": NOW + 1, "nbf": NOW, "iat": NOW})),
+            Ok(())
+        );
         // clocks differ
-        assert_eq!(check(json!({"exp": NOW - LEEWAY, "nbf": NOW + LEEWAY})), Ok(()));
-        assert_eq!(check(json!({"exp": NOW - LEEWAY - 1})), Err(Refusal::Expired));
+        assert_eq!(
+            check(json!({"exp": NOW - LEEWAY, "nbf": NOW + LEEWAY})),
+            Ok(())
+        );
+        assert_eq!(
+            check(json!({"exp": NOW - LEEWAY - 1})),
+            Err(Refusal::Expired)
+        );
         for name in ["nbf", "iat"] {
             let claims = json!({"exp": NOW + 99, name: NOW + LEEWAY + 1});
             assert_eq!(check(claims), Err(Refusal::NotYet));
@@ -327,11 +334,15 @@ mod tests {
     fn only_the_role_is_added() {
         let token = object(json!({"exp": 1, "n": 1.5e9, "x": {"a": [1]}}));
         let shown = |value| agrees(&token, &object(value));
-        assert!(shown(json!({"x": {"a": [1]}, "n": 1_500_000_000, "exp": 1})));
+        assert!(shown(
+            json!({"x": {"a": [1]}, "n": 1_500_000_000, "exp": 1})
+        ));
         assert!(shown(
             json!({"exp": 1, "n": 1.5e9, "x": {"a": [1]}, "role": "loyalty_anon"})
         ));
-        assert!(!shown(json!({"exp": 1, "n": 1.5e9, "x": {"a": [1]}, "sub": "a"})));
+        assert!(!shown(
+            json!({"exp": 1, "n": 1.5e9, "x": {"a": [1]}, "sub": "a"})
+        ));
         assert!(!shown(json!({"exp": 2, "n": 1.5e9, "x": {"a": [1]}})));
         assert!(!shown(json!({"exp": "1", "n": 1.5e9, "x": {"a": [1]}})));
         assert!(!shown(json!({"exp": 1, "n": 1.5e9, "x": {"a": [2]}})));
