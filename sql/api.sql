@@ -5,7 +5,7 @@ create function loyalty.claim(name text) returns text
     language c stable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_claim';
 comment on function loyalty.claim is
-    'A claim of the request''s token; null without one, and for whoever logged in neither as a member of loyalty_authenticator nor as a superuser.';
+    'A claim of the request''s token; null without a token that a key of this server signed, and for whoever logged in neither as a member of loyalty_authenticator nor as a superuser.';
 
 create function loyalty.claim_account_id() returns bigint
     language c stable parallel safe
@@ -20,7 +20,26 @@ comment on function loyalty.claim_program_id is 'The program that the token is f
 create function loyalty.api_role() returns text
     language c stable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_api_role';
-comment on function loyalty.api_role is 'The database role that asks.';
+comment on function loyalty.api_role is
+    'The database role that asks; loyalty_anon for a request whose token no key of this server signed, whatever its role.';
+
+create function loyalty.is_operator() returns boolean
+    language c stable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_is_operator';
+comment on function loyalty.is_operator is
+    'For policies: whether an operator asks, by SQL or with a token that a key of this server signed.';
+
+create function loyalty.is_foreign_token() returns boolean
+    language c stable
+    as 'MODULE_PATHNAME', 'loyalty_is_foreign_token';
+comment on function loyalty.is_foreign_token is
+    'For pre_request: whether no key of this server signed the request''s token; false without a token. LY009 for a token of this server that is over, has no end, or is not the one that PostgREST took; 55000 when there are no keys to verify it with.';
+
+create function loyalty.is_live_session() returns boolean
+    language c stable
+    as 'MODULE_PATHNAME', 'loyalty_is_live_session';
+comment on function loyalty.is_live_session is
+    'For pre_request: whether the session of the request''s token goes on, and is of the token''s person, role, program and account; true of a token without one. What a session stands on needs no look: when that ends, the session ends.';
 
 create function loyalty.api_refuse(wanted text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -250,32 +269,21 @@ create function loyalty.is_open_call(function_name text) returns boolean
 comment on function loyalty.is_open_call is
     'Whether anybody may call a function of loyalty_api, also without a token. Such a function looks at service hours itself.';
 
-create function loyalty.believed_claims() returns jsonb
+create function loyalty.exchange_token() returns jsonb
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
-    ours json;
+    claims jsonb;
 begin
-    if claims is null or not exists (select from loyalty.identity_provider) then
-        return null;
-    elsif loyalty.api_role() = 'loyalty_anon' and claims -> 'iss' is null then
+    if not loyalty.is_foreign_token() then
         return null;
     end if;
-    -- PostgREST believes each key of its set for each claim. Only a token signed with a key of
-    -- ours may claim rights; it is read again since the one checked need not be the one shown.
-    ours := loyalty.own_claims(split_part(
-        nullif(current_setting('request.headers', true), '')::json ->> 'authorization', ' ', 2));
-    if (ours ->> 'role', ours ->> 'program', ours ->> 'account_id', ours ->> 'sub', ours ->> 'sid')
-       is not distinct from
-       (claims ->> 'role', claims ->> 'program', claims ->> 'account_id', claims ->> 'sub', claims ->> 'sid') then
-        return null;
-    end if;
-    return loyalty.provider_claims(claims);
+    claims := loyalty.provider_claims(nullif(current_setting('request.jwt.claims', true), '')::jsonb);
+    return jsonb_build_object('claims', claims, 'token', loyalty.sign_token(claims::text));
 end
 $$;
-comment on function loyalty.believed_claims is
-    'For pre_request: the claims that an outside provider''s token stands for; null for a token of our own, or none. LY009, LY010.';
+comment on function loyalty.exchange_token is
+    'For pre_request: the token of this server, and its claims, that an outside provider''s token is exchanged for; null for a token of our own, or none. LY009, LY010.';
 
 create function loyalty.check_request() returns void
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -299,7 +307,7 @@ begin
     elsif asking = 'loyalty_anon' then
         perform loyalty.api_refuse(null);
     else
-        if loyalty.claim('sid') is not null and not loyalty.is_live_session(loyalty.claim('sid'), asking) then
+        if not loyalty.is_live_session() then
             perform loyalty.raise('LY009', 'session_over', 'the session is over', null, 'Log in again.');
         end if;
         -- an operator works also while a program is closed
@@ -339,12 +347,15 @@ create function loyalty.look_at_request() returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-    believed jsonb := loyalty.believed_claims();
+    exchanged jsonb := loyalty.exchange_token();
 begin
-    if believed is not null then
-        -- whatever role the provider's token claims, it is this one
-        perform set_config('request.jwt.claims', believed::text, true),
-                set_config('role', believed ->> 'role', true);
+    if exchanged is not null then
+        -- whatever the provider's token claims, the rest of the request sees this one only
+        perform set_config('request.jwt.claims', (exchanged -> 'claims')::text, true),
+                set_config('request.headers',
+                    (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
+                     || jsonb_build_object('authorization', 'Bearer ' || (exchanged ->> 'token')))::text, true),
+                set_config('role', 'loyalty_member', true);
     end if;
     perform loyalty.check_request();
 end
@@ -356,7 +367,7 @@ create function loyalty.pre_request() returns void
     language c volatile
     as 'MODULE_PATHNAME', 'loyalty_pre_request';
 comment on function loyalty.pre_request is
-    'For PostgREST''s db-pre-request: takes tokens of outside identity providers for the member they are linked to, and refuses what may not be asked, with LY009, LY010 or 405 and a hint, where PostgREST alone would give none.';
+    'For PostgREST''s db-pre-request: verifies the token, takes those of outside identity providers for the member they are linked to, keeps answers out of caches, and refuses what may not be asked, with LY009, LY010 or 405 and a hint, where PostgREST alone would give none.';
 
 create function loyalty.api_arguments(function_name text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp

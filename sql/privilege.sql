@@ -45,7 +45,6 @@ revoke execute on function
     loyalty.is_keyed_code(text, text, integer, text),
     loyalty.random_token(),
     loyalty.sign_token(text),
-    loyalty.own_claims(text),
     loyalty.set_password(bigint, text),
     loyalty.audit(text, integer, bigint, bigint, jsonb, text),
     loyalty.guard_audit(),
@@ -96,7 +95,6 @@ revoke execute on function
     loyalty.start_session(bigint, integer, text, bigint, boolean, text),
     loyalty.end_sessions(bigint, integer, text, bigint, uuid),
     loyalty.pad(timestamptz),
-    loyalty.is_live_session(text, text),
     loyalty.provider_claims(jsonb),
     loyalty.login_subject(text, integer),
     loyalty.find_login(text, integer),
@@ -115,6 +113,8 @@ revoke execute on function
     loyalty.open_application(bigint, text[]),
     loyalty.find_person(text, integer),
     loyalty.opens_more(bigint, integer),
+    loyalty.is_foreign_token(),
+    loyalty.is_live_session(),
     loyalty.set_identity_state(text, bigint, integer, text[], text, text),
     loyalty.provider_of(text, text),
     loyalty.identity_changed(),
@@ -139,7 +139,7 @@ grant execute on function
 -- exposed schema's functions are told why by the functions themselves (LY009, LY010).
 grant execute on all functions in schema loyalty_api
     to loyalty_anon, loyalty_member, loyalty_family, loyalty_granter, loyalty_admin, loyalty_operator;
-grant execute on function loyalty.pre_request(), loyalty.look_at_request(), loyalty.believed_claims(), loyalty.check_request()
+grant execute on function loyalty.pre_request(), loyalty.look_at_request(), loyalty.exchange_token(), loyalty.check_request()
     to loyalty_anon, loyalty_member, loyalty_family, loyalty_granter, loyalty_admin;
 grant select on loyalty_api.balance, loyalty_api.lot, loyalty_api.statement, loyalty_api.member
     to loyalty_member, loyalty_admin, loyalty_operator;
@@ -260,32 +260,32 @@ alter table loyalty.rule enable row level security;
 alter table loyalty.event enable row level security;
 alter table loyalty.service_hours enable row level security;
 
-create policy operator on loyalty.program to loyalty_operator using (true);
-create policy operator on loyalty.account to loyalty_operator using (true);
-create policy operator on loyalty.wallet to loyalty_operator using (true);
-create policy operator on loyalty.entry to loyalty_operator using (true);
-create policy operator on loyalty.lot_class to loyalty_operator using (true);
-create policy operator on loyalty.calendar to loyalty_operator using (true);
-create policy operator on loyalty.calendar_day to loyalty_operator using (true);
+create policy operator on loyalty.program to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.account to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.wallet to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.entry to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.lot_class to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.calendar to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.calendar_day to loyalty_operator using ((select loyalty.is_operator()));
 create policy uploading on loyalty.member_upload for insert to loyalty_admin, loyalty_operator with check (true);
-create policy operator on loyalty.schedule to loyalty_operator using (true);
-create policy operator on loyalty.run to loyalty_operator using (true);
-create policy operator on loyalty.run_failure to loyalty_operator using (true);
-create policy operator on loyalty.member to loyalty_operator using (true);
-create policy operator on loyalty.rule to loyalty_operator using (true);
-create policy operator on loyalty.event to loyalty_operator using (true);
-create policy operator on loyalty.service_hours to loyalty_operator using (true);
+create policy operator on loyalty.schedule to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.run to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.run_failure to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.member to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.rule to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.event to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.service_hours to loyalty_operator using ((select loyalty.is_operator()));
 
 alter table loyalty.notice enable row level security;
 alter table loyalty.notice_setting enable row level security;
 alter table loyalty.notice_sender enable row level security;
 alter table loyalty.notice_preference enable row level security;
 alter table loyalty.notice_template enable row level security;
-create policy operator on loyalty.notice to loyalty_operator using (true);
-create policy operator on loyalty.notice_setting to loyalty_operator using (true);
-create policy operator on loyalty.notice_sender to loyalty_operator using (true);
-create policy operator on loyalty.notice_preference to loyalty_operator using (true);
-create policy operator on loyalty.notice_template to loyalty_operator using (true);
+create policy operator on loyalty.notice to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.notice_setting to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.notice_sender to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.notice_preference to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.notice_template to loyalty_operator using ((select loyalty.is_operator()));
 create policy own_notice on loyalty.notice for select to loyalty_member
     using (account_id = (select loyalty.claim_account_id())
            and program_id = (select loyalty.claim_program_id()));
@@ -346,18 +346,18 @@ alter table loyalty.device enable row level security;
 alter table loyalty.login_application enable row level security;
 alter table loyalty.identity_provider enable row level security;
 alter table loyalty.identity_provider_link enable row level security;
-create policy operator on loyalty.login_application to loyalty_operator using (true);
-create policy operator on loyalty.identity_provider to loyalty_operator using (true);
-create policy operator on loyalty.identity_provider_link to loyalty_operator using (true);
+create policy operator on loyalty.login_application to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.identity_provider to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.identity_provider_link to loyalty_operator using ((select loyalty.is_operator()));
 create policy own_program on loyalty.login_application for select to loyalty_admin
     using (program_id = (select loyalty.claim_program_id()));
 alter table loyalty.audit enable row level security;
-create policy operator on loyalty.access_policy to loyalty_operator using (true);
+create policy operator on loyalty.access_policy to loyalty_operator using ((select loyalty.is_operator()));
 create policy own_program on loyalty.access_policy for select to loyalty_admin
     using (program_id = (select loyalty.claim_program_id()));
-create policy operator on loyalty.identity to loyalty_operator using (true);
-create policy operator on loyalty.identity_link to loyalty_operator using (true);
-create policy operator on loyalty.audit to loyalty_operator using (true);
+create policy operator on loyalty.identity to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.identity_link to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.audit to loyalty_operator using ((select loyalty.is_operator()));
 
 -- Families and staff
 alter table loyalty.family enable row level security;
@@ -365,11 +365,11 @@ alter table loyalty.family_spend enable row level security;
 alter table loyalty.program_role enable row level security;
 alter table loyalty.granter_grant enable row level security;
 alter table loyalty.grant_proposal enable row level security;
-create policy operator on loyalty.family to loyalty_operator using (true);
-create policy operator on loyalty.family_spend to loyalty_operator using (true);
-create policy operator on loyalty.program_role to loyalty_operator using (true);
-create policy operator on loyalty.granter_grant to loyalty_operator using (true);
-create policy operator on loyalty.grant_proposal to loyalty_operator using (true);
+create policy operator on loyalty.family to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.family_spend to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.program_role to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.granter_grant to loyalty_operator using ((select loyalty.is_operator()));
+create policy operator on loyalty.grant_proposal to loyalty_operator using ((select loyalty.is_operator()));
 create policy own_account on loyalty.family for select to loyalty_member
     using (account_id = (select loyalty.claim_account_id())
            and program_id = (select loyalty.claim_program_id()));

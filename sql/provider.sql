@@ -1,5 +1,5 @@
 -- Outside identity providers (P15, single sign-on). PostgREST checks their tokens' signatures;
--- here they are mapped to members, and nothing else that they say of rights is believed.
+-- here they are mapped to members, and nothing else that they say of rights counts.
 
 create table loyalty.identity_provider (
     issuer text primary key
@@ -41,13 +41,19 @@ declare
 begin
     select p.* into provider
       from loyalty.identity_provider p
-     where p.issuer = claims ->> 'iss' and claims -> 'aud' ? p.audience;
-    -- a token without an end would be good for ever
-    if provider.issuer is null or claims -> 'exp' is null then
-        perform loyalty.raise('LY009', 'provider_unknown', 'the token is from an unknown provider', null, 'Log in again.');
+     where claims -> 'iss' = to_jsonb(p.issuer)
+       and (claims -> 'aud' = to_jsonb(p.audience)
+            or jsonb_typeof(claims -> 'aud') = 'array' and claims -> 'aud' ? p.audience)
+       -- a token without an end would be good for ever
+       and jsonb_typeof(claims -> 'exp') = 'number'
+       and (claims ->> 'exp')::numeric between extract(epoch from clock_timestamp()) - 30 and 9e15;
+    if provider.issuer is null then
+        perform loyalty.raise('LY009', 'provider_unknown', 'the token is neither this server''s nor a known provider''s', null,
+            'Log in again. For whoever makes tokens: "Keys" in docs/operations.md says which key signs them.');
     end if;
     select jsonb_build_object('iss', 'loyalty', 'sub', 'identity:' || i.identity_id, 'role', 'loyalty_member',
-                              'program', p.code, 'account_id', l.account_id, 'provider', provider.issuer)
+                              'program', p.code, 'account_id', l.account_id, 'provider', provider.issuer,
+                              'exp', floor((claims ->> 'exp')::numeric)::bigint)
       into mapped
       from loyalty.identity_provider_link k
       join loyalty.identity i on i.identity_id = k.identity_id and i.state in ('active', 'locked')
@@ -55,7 +61,7 @@ begin
         on l.identity_id = i.identity_id and l.program_id = provider.program_id and l.relation = 'self' and l.ended_at is null
       join loyalty.wallet w on w.account_id = l.account_id and w.status = 'open'
       join loyalty.program p on p.program_id = provider.program_id
-     where k.issuer = provider.issuer and k.subject = claims ->> 'sub'
+     where k.issuer = provider.issuer and to_jsonb(k.subject) = claims -> 'sub'
      order by l.account_id
      limit 1;
     if mapped is null then

@@ -50,12 +50,6 @@ create function loyalty.sign_token(claims text) returns text
 comment on function loyalty.sign_token is
     'A token (JWT, HS256) of a JSON object of claims, signed with the key that PostgREST believes.';
 
-create function loyalty.own_claims(token text) returns json
-    language c stable
-    as 'MODULE_PATHNAME', 'loyalty_own_claims';
-comment on function loyalty.own_claims is
-    'The claims of a token that a key of ours signed, whether or not its time is over; null of any other.';
-
 create function loyalty.clean_login_id(login_id text) returns text
     language c immutable strict parallel safe
     as 'MODULE_PATHNAME', 'loyalty_clean_login_id';

@@ -234,20 +234,3 @@ create trigger ends_sessions after update of ended_at on loyalty.identity_link
     for each row when (new.ended_at is not null) execute function loyalty.identity_link_changed();
 create trigger ends_sessions_of_removed after delete on loyalty.identity_link
     for each row execute function loyalty.identity_link_changed();
-
-create function loyalty.is_live_session(session_id text, role text) returns boolean
-    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-begin
-    return is_live_session.session_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-       and exists (
-               select from loyalty.session s
-                where s.session_id = is_live_session.session_id::uuid
-                  and s.role = is_live_session.role
-                  and s.ended_at is null
-                  and s.expires_at > loyalty.now());
-end
-$$;
-comment on function loyalty.is_live_session is
-    'Whether the session of a token (sid) goes on. What it stands on needs no look: when that ends, the session ends.';

@@ -22,7 +22,6 @@ pub mod call {
 }
 
 pub mod fetch {
-    pub use crate::table::identity_provider::has_identity_provider;
     pub use crate::table::service_hours::closed_hours;
     pub use crate::table::session::session;
     pub use crate::table::wallet::wallet;

@@ -1,14 +1,20 @@
-//! Who asks: the role and claims of a request of PostgREST. Every row that a request reads
-//! asks this, so the claims are read once for as long as they stay the same.
+//! Who asks: the role and claims of a request of PostgREST. Both count only when the request
+//! carries a token that a key of ours signed, which is verified here: PostgREST accepts any token
+//! that any key of its set signed. Every row that a request reads asks this, so a token is
+//! verified once for each transaction.
 
 use crate::call::sql_function;
 use crate::clock;
-use crate::error::Result;
+use crate::error::{Code, Fault, Result};
 use crate::fetch;
 use crate::program;
 use crate::scan::Sight;
+use crate::secret;
 use crate::spi::{Plan, Spi};
+use loyalty_secret::key::Key;
+use loyalty_secret::token::{self, Refusal};
 use pgrx::pg_sys;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
@@ -40,25 +46,68 @@ impl Claims {
     }
 }
 
-thread_local! {
-    static READ: RefCell<Option<(CString, Rc<Claims>)>> = const { RefCell::new(None) };
-    static BELIEVED: Cell<Option<(pg_sys::Oid, bool)>> = const { Cell::new(None) };
+/// Who is not signed in.
+const ANYBODY: &str = "loyalty_anon";
+
+/// Who logged in, as far as requests go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Login {
+    /// PostgREST.
+    Gateway,
+    /// Somebody who may do anything, and may be PostgREST.
+    Superuser,
+    /// An SQL user, with the rights of their roles.
+    Other,
 }
 
-/// Whether what the session says of a request is so: whoever logged in is PostgREST, or could be
-/// anybody anyway. Others may set the same settings to what they like. Asked once for each who
-/// logs in, so a right given or taken later counts from the next connection.
-fn is_believed() -> bool {
-    // SAFETY: looks roles up in the catalog; a missing one is no oid, which only superusers are of.
+/// What the token of a request proves.
+enum Proof {
+    /// There is no token: anybody asks.
+    Anonymous,
+    /// A key of ours signed it, its time is not over, and PostgREST took its role and claims.
+    Ours(Rc<Claims>),
+    /// No key of ours signed it.
+    Foreign,
+    /// It is refused, or cannot be verified.
+    Refused(Fault),
+}
+
+/// What was found of a request, and what it was found from.
+struct Seen {
+    /// When the transaction began: the token is good for all of it, or not.
+    began: pg_sys::TimestampTz,
+    role: pg_sys::Oid,
+    claims: CString,
+    headers: CString,
+    keys: Option<Rc<Vec<Key>>>,
+    proof: Rc<Proof>,
+}
+
+thread_local! {
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+    static LOGIN: Cell<Option<(pg_sys::Oid, Login)>> = const { Cell::new(None) };
+}
+
+/// Looked up once for each who logs in, so a right given or taken later counts from the next
+/// connection.
+fn login() -> Login {
+    // SAFETY: looks roles up in the catalog; a missing one is no oid, which nobody is a member of.
     unsafe {
         let user = pg_sys::GetSessionUserId();
-        match BELIEVED.get() {
-            Some((known, is)) if known == user => is,
+        match LOGIN.get() {
+            Some((known, login)) if known == user => login,
             _ => {
                 let gateway = pg_sys::get_role_oid(c"loyalty_authenticator".as_ptr(), true);
-                let is = pg_sys::is_member_of_role(user, gateway);
-                BELIEVED.set(Some((user, is)));
-                is
+                let login = if pg_sys::superuser_arg(user) {
+                    Login::Superuser
+                } else if gateway != pg_sys::InvalidOid && pg_sys::is_member_of_role(user, gateway)
+                {
+                    Login::Gateway
+                } else {
+                    Login::Other
+                };
+                LOGIN.set(Some((user, login)));
+                login
             }
         }
     }
@@ -66,8 +115,7 @@ fn is_believed() -> bool {
 
 /// Whether PostgREST logged in: a member of loyalty_authenticator that is no superuser.
 pub fn is_gateway() -> bool {
-    // SAFETY: reads the session's own user.
-    is_believed() && !unsafe { pg_sys::superuser_arg(pg_sys::GetSessionUserId()) }
+    login() == Login::Gateway
 }
 
 /// A setting; none when it is missing or empty.
@@ -80,36 +128,176 @@ pub fn setting(name: &CStr) -> Option<&CStr> {
     }
 }
 
-/// The claims of the request's token; none of it without one, or where nobody could have
-/// checked one.
-pub fn claims() -> Rc<Claims> {
+/// What the token of the request proves; none where there is no request of PostgREST's.
+fn proof() -> Option<Rc<Proof>> {
+    let login = login();
+    if login == Login::Other {
+        return None;
+    }
     // '' on a connection that had some before
-    let Some(text) = setting(c"request.jwt.claims").filter(|_| is_believed()) else {
-        return Rc::default();
+    let claims = setting(c"request.jwt.claims").unwrap_or_default();
+    if login == Login::Superuser && claims.is_empty() {
+        return None;
+    }
+    let headers = setting(c"request.headers").unwrap_or_default();
+    // SAFETY: both only read what the backend knows of its transaction and user.
+    let (began, role) = unsafe {
+        (
+            pg_sys::GetCurrentTransactionStartTimestamp(),
+            pg_sys::GetCurrentRoleId(),
+        )
     };
-    let known = READ.with_borrow(|read| {
-        let (known, claims) = read.as_ref()?;
-        (known.as_c_str() == text).then(|| Rc::clone(claims))
+    let known = SEEN.with_borrow(|seen| {
+        let seen = seen.as_ref().filter(|seen| {
+            seen.role == role
+                && seen.claims.as_c_str() == claims
+                && seen.headers.as_c_str() == headers
+        })?;
+        let proof = Rc::clone(&seen.proof);
+        Some((seen.began, seen.keys.clone(), proof))
     });
-    known.unwrap_or_else(|| {
-        let claims = serde_json::from_slice(text.to_bytes()).unwrap_or_default();
-        let claims = Rc::new(Claims(claims));
-        READ.set(Some((text.to_owned(), Rc::clone(&claims))));
-        claims
-    })
+    if let Some((then, _, proof)) = &known
+        && *then == began
+    {
+        return Some(Rc::clone(proof));
+    }
+    let now = began.div_euclid(1_000_000) + SECONDS_BEFORE_2000;
+    let keys = secret::token_keys();
+    let proof = match (known, &keys) {
+        // the same token, verified by the same keys: only time has passed
+        (Some((_, Some(then), proof)), Ok(keys)) if Rc::ptr_eq(&then, keys) => match &*proof {
+            Proof::Ours(claims) => match token::check_times(&claims.0, now) {
+                Ok(()) => Rc::clone(&proof),
+                Err(refusal) => Rc::new(Proof::Refused(refused(refusal))),
+            },
+            // what was too early then may be good now
+            _ => Rc::new(prove(claims, headers, keys, now)),
+        },
+        (_, Ok(keys)) => Rc::new(prove(claims, headers, keys, now)),
+        (_, Err(fault)) => Rc::new(match bearer(headers) {
+            Some(_) => Proof::Refused(fault.clone()),
+            None => without_token(claims),
+        }),
+    };
+    SEEN.set(Some(Seen {
+        began,
+        role,
+        claims: claims.to_owned(),
+        headers: headers.to_owned(),
+        keys: keys.ok(),
+        proof: Rc::clone(&proof),
+    }));
+    Some(proof)
 }
 
-/// The database role that asks: inside a definer's function the current user is the definer.
-pub fn role() -> String {
-    let role = setting(c"role").filter(|role| *role != c"none");
-    role.map_or_else(session_user, |role| role.to_string_lossy().into_owned())
+/// From 1970, where tokens count from, to 2000, where PostgreSQL does.
+const SECONDS_BEFORE_2000: i64 = 946_684_800;
+
+/// The token of a request, as PostgREST takes it from the header. Of two headers PostgREST reads
+/// the first and shows the last, so what it read is compared as well.
+fn bearer(headers: &CStr) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Headers {
+        authorization: Option<String>,
+    }
+    let headers: Headers = serde_json::from_slice(headers.to_bytes()).ok()?;
+    let value = headers.authorization?;
+    let (scheme, token) = value.split_once(|c: char| c.is_ascii_whitespace())?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+/// Without a token there are no claims but the role that PostgREST has for anybody.
+fn without_token(claims: &CStr) -> Proof {
+    let nothing = claims.is_empty()
+        || token::parse(claims.to_bytes())
+            .is_some_and(|claims| claims.keys().all(|name| name == "role"));
+    match nothing && role_in_force() == ANYBODY {
+        true => Proof::Anonymous,
+        false => Proof::Foreign,
+    }
+}
+
+fn prove(claims: &CStr, headers: &CStr, keys: &[Key], now: i64) -> Proof {
+    let Some(given) = bearer(headers) else {
+        return without_token(claims);
+    };
+    match verify(&given, claims, keys, now) {
+        Ok(claims) => Proof::Ours(Rc::new(Claims(claims))),
+        Err(Refusal::NotOurs) => Proof::Foreign,
+        Err(refusal) => Proof::Refused(refused(refusal)),
+    }
+}
+
+/// The claims of a token of ours that PostgREST accepted for the role in force.
+fn verify(
+    given: &str,
+    shown: &CStr,
+    keys: &[Key],
+    now: i64,
+) -> std::result::Result<Map<String, Value>, Refusal> {
+    let claims = token::verify(keys, given)?;
+    token::check_times(&claims, now)?;
+    let shown = token::parse(shown.to_bytes()).ok_or(Refusal::Malformed)?;
+    let issuer_is_us = claims
+        .get("iss")
+        .is_none_or(|issuer| issuer.as_str() == Some("loyalty"));
+    let role = claims.get("role").map_or(Some(ANYBODY), Value::as_str);
+    match token::agrees(&claims, &shown) && issuer_is_us && role == Some(role_in_force().as_str()) {
+        true => Ok(claims),
+        false => Err(Refusal::Malformed),
+    }
+}
+
+fn refused(refusal: Refusal) -> Fault {
+    let detail = match refusal {
+        Refusal::NotOurs => "No key of this server signed it.",
+        Refusal::Malformed => "Its claims are not those of the request, or its issuer is another.",
+        Refusal::NoEnd => "It has no end: exp must be a time in whole seconds since 1970.",
+        Refusal::Expired => "Its time is over.",
+        Refusal::NotYet => "Its time has not come.",
+    };
+    Fault::new(Code::NotSignedIn, "token_invalid", "the token is not valid")
+        .detail(detail)
+        .hint("Log in again, or ask for a new token.")
+}
+
+/// The claims of the request's token; none without one, and none that was not verified.
+pub fn claims() -> Rc<Claims> {
+    asking().1
+}
+
+/// The database role that asks, and the claims of its token. A request whose token proves nothing
+/// has the rights of anybody, whatever role PostgREST took from it.
+fn asking() -> (String, Rc<Claims>) {
+    match proof().as_deref() {
+        Some(Proof::Ours(claims)) => (role_in_force(), Rc::clone(claims)),
+        Some(_) => (ANYBODY.to_owned(), Rc::default()),
+        None => (role_in_force(), Rc::default()),
+    }
+}
+
+/// The database role that was set. Inside a definer's function the current user is the definer,
+/// and in a parallel worker the setting `role` is not there.
+fn role_in_force() -> String {
+    // SAFETY: only reads what the backend knows.
+    let role = unsafe { pg_sys::GetCurrentRoleId() };
+    match role == pg_sys::InvalidOid {
+        true => session_user(),
+        false => name_of(role),
+    }
 }
 
 /// Who logged in.
 pub fn session_user() -> String {
-    // SAFETY: the session has a user; a missing name is a null pointer.
+    // SAFETY: the session has a user.
+    name_of(unsafe { pg_sys::GetSessionUserId() })
+}
+
+fn name_of(role: pg_sys::Oid) -> String {
+    // SAFETY: a missing name is a null pointer, any other a C string.
     unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), true);
+        let name = pg_sys::GetUserNameFromId(role, true);
         match name.is_null() {
             true => "unknown".to_owned(),
             false => CStr::from_ptr(name).to_string_lossy().into_owned(),
@@ -117,8 +305,8 @@ pub fn session_user() -> String {
     }
 }
 
-fn program_id() -> Result<Option<i32>> {
-    claims().str("program").map_or(Ok(None), program::id)
+fn program_id(claims: &Claims) -> Result<Option<i32>> {
+    claims.str("program").map_or(Ok(None), program::id)
 }
 
 fn may_operate(role: &str) -> bool {
@@ -152,14 +340,14 @@ sql_function! {
 sql_function! {
     /// `loyalty.claim_program_id()`
     fn claim_program_id(_call) -> Option<i32> {
-        program_id()
+        program_id(&claims())
     }
 }
 
 sql_function! {
     /// `loyalty.api_role()`
     fn api_role(_call) -> String {
-        Ok(role())
+        Ok(asking().0)
     }
 }
 
@@ -169,16 +357,16 @@ sql_function! {
         let Some(account_id) = call.i64(0) else {
             return Ok(false);
         };
-        let role = role();
+        let (role, claims) = asking();
         let is_own = match role.as_str() {
-            "loyalty_member" | "loyalty_family" => claims().id("account_id") == Some(account_id),
+            "loyalty_member" | "loyalty_family" => claims.id("account_id") == Some(account_id),
             "loyalty_admin" => true,
             _ => return Ok(may_operate(&role)),
         };
         if !is_own {
             return Ok(false);
         }
-        let Some(program_id) = program_id()? else {
+        let Some(program_id) = program_id(&claims)? else {
             return Ok(false);
         };
         let wallet = fetch::wallet(account_id, Sight::Statement)?;
@@ -202,7 +390,7 @@ static LOOK_CLOSER: Plan = Plan::new(c"select loyalty.look_at_request()");
 /// Whether a member asks for what they may, in an open program and a session that goes on. It
 /// runs before nearly every request, and so reads by index, without the executor.
 fn is_usual() -> Result<bool> {
-    let role = role();
+    let (role, claims) = asking();
     // what family may depends on more: api_account looks
     if role != "loyalty_member" {
         return Ok(false);
@@ -219,20 +407,18 @@ fn is_usual() -> Result<bool> {
         "POST" => path.starts_with("/rpc/") && !text(c"request.headers").contains("rollback"),
         _ => false,
     };
-    let claims = claims();
-    let is_ours = claims.0.get("iss").is_none_or(|issuer| issuer == "loyalty");
     // one never seen in this session is looked up on the longer way
     let program_id = claims.str("program").and_then(program::known_id);
     let (Some(account_id), Some(program_id)) = (claims.id("account_id"), program_id) else {
         return Ok(false);
     };
-    if !fits || !is_ours {
+    if !fits {
         return Ok(false);
     }
     let wallet = fetch::wallet(account_id, Sight::Statement)?;
     Ok(wallet.is_some_and(|wallet| wallet.program_id == program_id)
         && is_open(program_id)?
-        && goes_on(&claims, account_id, &role)?)
+        && goes_on(&claims, &role)?)
 }
 
 fn is_open(program_id: i32) -> Result<bool> {
@@ -247,16 +433,27 @@ fn is_open(program_id: i32) -> Result<bool> {
     Ok(!is_closed)
 }
 
-/// Of a token without a session, an outside provider's key may be the signer.
-fn goes_on(claims: &Claims, account_id: i64, role: &str) -> Result<bool> {
-    let Some(session) = claims.text("sid") else {
-        return Ok(!fetch::has_identity_provider()?);
-    };
-    let Some(session) = uuid(&session).map(fetch::session).transpose()?.flatten() else {
+/// Whether the session of a token goes on, and all that the token says is of that session. A tool
+/// that has our key makes tokens without one.
+fn goes_on(claims: &Claims, role: &str) -> Result<bool> {
+    if !claims.0.contains_key("sid") {
+        return Ok(true);
+    }
+    let id = claims.str("sid").and_then(uuid);
+    let Some(session) = id.map(fetch::session).transpose()?.flatten() else {
         return Ok(false);
     };
-    Ok(session.account_id == Some(account_id)
-        && session.role == role
+    let program_id = match claims.0.get("program") {
+        None => None,
+        // a program that is not there is not one that an operator leaves out
+        Some(_) => Some(program_id(claims)?),
+    };
+    let account_id = claims.0.get("account_id").map(|_| claims.id("account_id"));
+    let identity = session.identity_id.map(|id| format!("identity:{id}"));
+    Ok(session.role == role
+        && claims.str("sub") == identity.as_deref()
+        && session.account_id.map(Some) == account_id
+        && session.program_id.map(Some) == program_id
         && !session.is_ended
         && session.expires_at > clock::now())
 }
@@ -275,8 +472,54 @@ fn uuid(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
+sql_function! {
+    /// `loyalty.is_live_session()`
+    fn is_live_session(_call) -> bool {
+        let (role, claims) = asking();
+        goes_on(&claims, &role)
+    }
+}
+
+sql_function! {
+    /// `loyalty.is_foreign_token()`
+    fn is_foreign_token(_call) -> bool {
+        match proof().as_deref() {
+            None | Some(Proof::Anonymous | Proof::Ours(_)) => Ok(false),
+            Some(Proof::Foreign) => Ok(true),
+            Some(Proof::Refused(fault)) => Err(fault.clone()),
+        }
+    }
+}
+
+sql_function! {
+    /// `loyalty.is_operator()`
+    fn is_operator(_call) -> bool {
+        Ok(may_operate(&asking().0))
+    }
+}
+
+/// What goes out with every answer: none of them is anybody else's to keep.
+const PRIVATE: &CStr = c"[{\"Cache-Control\": \"no-store\"}]";
+
+fn keep_out_of_caches() {
+    // SAFETY: a setting of this transaction that anybody may set; PostgREST reads it.
+    unsafe {
+        pg_sys::set_config_option(
+            c"response.headers".as_ptr(),
+            PRIVATE.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// Refuses a request that may not be: before it, as PostgREST's pre-request.
 pub fn check() -> Result<()> {
+    keep_out_of_caches();
     if !is_usual()? {
         LOOK_CLOSER.run(&Spi::connect(), &[]);
     }

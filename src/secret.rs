@@ -8,12 +8,17 @@ use loyalty_secret::key::{self, Key};
 use loyalty_secret::{keyed, password, token};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
 static SECRET_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Signs tokens; PostgREST reads the same file.
+/// Signs tokens and verifies them; PostgREST reads the same file.
 const JWT: &str = "jwt.json";
 /// Hashes what is looked up, and makes codes.
 const PEPPER: &str = "pepper.json";
@@ -35,20 +40,77 @@ fn not_ready(detail: String) -> Fault {
         .hint("See \"Keys\" in docs/operations.md: loyalty.secret_dir names the directory of jwt.json and pepper.json.")
 }
 
-/// The keys of a file, the one in use first. Read again each time: a rotation needs no restart.
-fn keys(file: &str) -> Result<Vec<Key>> {
+/// A file of keys as it was read.
+struct Known {
+    stamp: [i64; 7],
+    /// Whether a later change of the file is sure to change the stamp: clocks of file systems tick
+    /// every few milliseconds only.
+    is_settled: bool,
+    keys: Rc<Vec<Key>>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<PathBuf, Known>> = RefCell::default();
+}
+
+/// The keys of a file, the one in use first. Read again when the file has changed, so a rotation
+/// needs no restart; the same `Rc` as long as it has not.
+fn keys(file: &str) -> Result<Rc<Vec<Key>>> {
     let dir = SECRET_DIR.get().unwrap_or_default();
     let dir = dir.to_str().unwrap_or_default();
     if dir.is_empty() {
         return Err(not_ready("loyalty.secret_dir is not set.".to_owned()));
     }
-    let set = std::fs::read_to_string(Path::new(dir).join(file))
-        .map_err(|error| not_ready(format!("{file} cannot be read: {}.", error.kind())))?;
-    key::read(&set).map_err(|error| not_ready(format!("{file}: {error}.")))
+    let path = Path::new(dir).join(file);
+    let unreadable =
+        |error: std::io::Error| not_ready(format!("{file} cannot be read: {}.", error.kind()));
+    let now = SystemTime::now();
+    let about = std::fs::metadata(&path).map_err(unreadable)?;
+    let stamp = [
+        about.dev().cast_signed(),
+        about.ino().cast_signed(),
+        about.size().cast_signed(),
+        about.mtime(),
+        about.mtime_nsec(),
+        about.ctime(),
+        about.ctime_nsec(),
+    ];
+    let known = KNOWN.with_borrow(|known| {
+        let known = known.get(&path)?;
+        (known.is_settled && known.stamp == stamp).then(|| Rc::clone(&known.keys))
+    });
+    if let Some(keys) = known {
+        return Ok(keys);
+    }
+    let set = std::fs::read_to_string(&path).map_err(unreadable)?;
+    let read = key::read(&set).map_err(|error| not_ready(format!("{file}: {error}.")))?;
+    let changed =
+        SystemTime::UNIX_EPOCH + Duration::from_secs(about.ctime().max(0).cast_unsigned());
+    let is_settled = now
+        .duration_since(changed)
+        .is_ok_and(|age| age > Duration::from_secs(2));
+    Ok(KNOWN.with_borrow_mut(|known| {
+        let keys = match known.remove(&path) {
+            Some(before) if *before.keys == read => before.keys,
+            _ => Rc::new(read),
+        };
+        let now_known = Known {
+            stamp,
+            is_settled,
+            keys: Rc::clone(&keys),
+        };
+        known.insert(path, now_known);
+        keys
+    }))
+}
+
+/// The keys that tokens of ours are signed with.
+pub fn token_keys() -> Result<Rc<Vec<Key>>> {
+    keys(JWT)
 }
 
 fn current(file: &str) -> Result<Key> {
-    let first = keys(file)?.into_iter().next();
+    let first = keys(file)?.first().cloned();
     first.ok_or_else(|| not_ready(format!("{file} has no key.")))
 }
 
@@ -165,15 +227,6 @@ sql_function! {
         let claims = call.need("claims", call.text(0))?;
         let claims: Map<String, Value> = serde_json::from_str(&claims)
             .map_err(|_| Fault::invalid("claims_invalid", "claims must be a JSON object").field("claims"))?;
-        token::sign(&current(JWT)?, &claims).map_err(|error| not_ready(format!("{error}.")))
-    }
-}
-
-sql_function! {
-    /// `loyalty.own_claims(token)`
-    fn own_claims(call) -> Option<String> {
-        let token = call.text(0).unwrap_or_default();
-        let claims = token::read(&keys(JWT)?, &token);
-        Ok(claims.map(|claims| Value::Object(claims).to_string()))
+        Ok(token::sign(&current(JWT)?, &claims))
     }
 }

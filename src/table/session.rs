@@ -29,6 +29,9 @@ static BY_ID: Index<Session, 1> = Index::new(c"session_pkey", [Key::column(SESSI
 
 /// A login, as far as its requests stand on it.
 pub struct SessionRow {
+    pub identity_id: Option<i64>,
+    /// None of an operator's.
+    pub program_id: Option<i32>,
     pub account_id: Option<i64>,
     pub role: String,
     pub expires_at: Instant,
@@ -40,6 +43,8 @@ pub fn session(id: [u8; 16]) -> Result<Option<SessionRow>> {
     let snapshot = Snapshot::Active.register();
     let mut scan = IndexScan::open(&BY_ID, &snapshot)?;
     Ok(scan.find([Uuid::datum(&id)]).map(|row| SessionRow {
+        identity_id: row.get(SESSION.identity_id),
+        program_id: row.get(SESSION.program_id),
         account_id: row.get(SESSION.account_id),
         role: row.get(SESSION.role).unwrap_or_default(),
         expires_at: row.get(SESSION.expires_at).unwrap_or(Instant::MIN),

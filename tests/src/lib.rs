@@ -6,6 +6,8 @@ pub mod hostile;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use loyalty_testkit::{FreshCluster, PATIENCE, TestDb};
+use loyalty_testkit::token;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -27,6 +29,20 @@ pub async fn assert_sound(client: &Client) -> Result<()> {
     let problems = rows(client, "select * from loyalty.verify()").await?;
     ensure!(problems.is_empty(), "verify(): {}", problems.join("\n"));
     Ok(())
+}
+
+/// SQL by which a superuser's transaction goes on as a request of a role, with a token of these
+/// claims that this server signed.
+pub fn as_request(role: &str, claims: Value) -> Result<String> {
+    let mut claims = token::with_end(claims)?;
+    claims["role"] = json!(role);
+    Ok(format!(
+        "select set_config('request.jwt.claims', c.claims, true),
+                set_config('request.headers',
+                    json_build_object('authorization', 'Bearer ' || loyalty.sign_token(c.claims))::text, true)
+           from (values ($claims${claims}$claims$)) as c (claims);
+         set local role {role}"
+    ))
 }
 
 /// Until a session of the same database waits for another's lock.

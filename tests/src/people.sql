@@ -3,6 +3,7 @@
 do $$
 declare
     spender bigint; guest bigint; person bigint; relative bigint; made jsonb; proposal loyalty.grant_proposal;
+    somebody text;
 begin
     perform loyalty.set_access_policy(program => 'coin', organisation_id => 'ACME', terms_version => '2026-04',
         site_url => 'https://coin.example.com', password_length => 10, family_relations => '{spouse,child}',
@@ -54,9 +55,15 @@ begin
     perform loyalty.give_role('coin', 'clerk@example.com', 'admin');
     perform loyalty.propose_grant(guest, 3000, 'for a book');
     proposal := loyalty.propose_grant(guest, 1500, 'for two');
-    perform set_config('request.jwt.claims', '{"role": "loyalty_admin", "sub": "somebody else", "program": "coin"}', true);
-    perform loyalty.approve_grant(proposal.proposal_id);
-    perform set_config('request.jwt.claims', '', true);
+    somebody := format('{"role": "loyalty_admin", "sub": "somebody else", "program": "coin", "exp": %s}',
+        extract(epoch from clock_timestamp() + interval '1 hour')::bigint);
+    perform set_config('request.jwt.claims', somebody, true),
+            set_config('request.headers',
+                json_build_object('authorization', 'Bearer ' || loyalty.sign_token(somebody))::text, true);
+    set local role loyalty_admin;
+    perform loyalty_api.approve_grant(proposal.proposal_id);
+    reset role;
+    perform set_config('request.jwt.claims', '', true), set_config('request.headers', '', true);
     insert into loyalty.granter_grant (account_id, operation_id, identity_id, program_id, month, points)
     select g.account_id, g.operation_id, person, a.program_id, '2025-07-01', g.points
       from loyalty.grant(guest, 12, 'by a granter') g

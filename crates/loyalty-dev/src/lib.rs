@@ -11,6 +11,7 @@ pub mod context;
 pub mod demo;
 pub mod fuzz;
 pub mod image;
+pub mod licences;
 pub mod matrix;
 pub mod package;
 pub mod post;

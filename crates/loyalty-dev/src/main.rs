@@ -14,7 +14,7 @@ use loyalty_dev::package::{self, PackageArgs};
 use loyalty_dev::prefix::Prefix;
 use loyalty_dev::test::Selection;
 use loyalty_dev::torture::{self, TortureArgs};
-use loyalty_dev::{post, test, up};
+use loyalty_dev::{licences, post, test, up};
 use loyalty_testkit::client_program;
 use loyalty_testkit::cluster;
 use loyalty_testkit::token::Role;
@@ -77,6 +77,8 @@ enum Action {
     Fmt,
     /// Check format and lints
     Lint,
+    /// Write the licence texts of the crates that are shipped
+    Licences,
 }
 
 #[derive(clap::Args)]
@@ -124,6 +126,7 @@ fn run(cli: Cli) -> Result<()> {
         Action::Package(args) => package::package(&context, &args),
         Action::Ext => Prefix::ensure(&context).map(drop),
         Action::Fmt => test::reformat(&context),
+        Action::Licences => licences::write(&context),
         Action::Lint => {
             test::format(&context)?;
             context.prefix().ensure_copy(&context)?;

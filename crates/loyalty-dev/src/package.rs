@@ -23,12 +23,13 @@ pub const SMOKE: &str = include_str!("../sql/smoke.sql");
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What the packages are made of, relative to the repository.
-pub const SOURCES: [&str; 11] = [
+pub const SOURCES: [&str; 12] = [
     "Cargo.toml",
     "Cargo.lock",
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
+    "THIRD-PARTY-LICENSES",
     "pg_loyalty.control",
     "crates",
     "debian",

@@ -192,7 +192,14 @@ impl TestDb {
     pub async fn api_with_secret(&self, jwt_secret: &str) -> Result<Api> {
         let server = self.server;
         let db_uri = authenticator_uri(&server.socket_dir, server.port, &self.name, None);
-        Api::start(&self.connect().await?, &self.name, &db_uri, jwt_secret).await
+        Api::start(&self.connect().await?, &self.name, &db_uri, jwt_secret, true).await
+    }
+
+    /// The same without `db-pre-request`, as somebody may forget it.
+    pub async fn api_without_pre_request(&self, jwt_secret: &str) -> Result<Api> {
+        let server = self.server;
+        let db_uri = authenticator_uri(&server.socket_dir, server.port, &self.name, None);
+        Api::start(&self.connect().await?, &self.name, &db_uri, jwt_secret, false).await
     }
 }
 
@@ -216,9 +223,15 @@ pub struct Api {
 }
 
 impl Api {
-    async fn start(client: &Client, name: &str, db_uri: &str, jwt_secret: &str) -> Result<Self> {
+    async fn start(
+        client: &Client,
+        name: &str,
+        db_uri: &str,
+        jwt_secret: &str,
+        has_pre_request: bool,
+    ) -> Result<Self> {
         let server = TestServer::get()?;
-        let pre_request = pre_request(client).await?;
+        let pre_request = pre_request(client).await?.filter(|_| has_pre_request);
         let owner = Owner::current()?;
         let dir = server.dir.join(format!("api-{name}"));
         owner.private_dir(&dir)?;
@@ -341,7 +354,7 @@ impl FreshCluster {
         let db_uri = authenticator_uri(&cluster.socket_dir, cluster.port, database, None);
         let name = unique_name(database);
         let secret = &TestServer::get()?.jwt_secret;
-        Api::start(&self.connect(database).await?, &name, &db_uri, secret).await
+        Api::start(&self.connect(database).await?, &name, &db_uri, secret, true).await
     }
 
     pub fn program(&self, name: &str, database: &str) -> Command {

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 use tokio_postgres::{Client, Statement};
+
+use crate::token;
 
 /// The statement that PostgREST makes of a read: the rows as one JSON text, with their number.
 pub fn request(query: &str) -> String {
@@ -20,8 +23,9 @@ pub fn request(query: &str) -> String {
 }
 
 /// Begins transactions as PostgREST does: with the role, the claims and the request set, and
-/// looked at by `loyalty.pre_request()`.
+/// looked at by `loyalty.pre_request()`. The client is a superuser's, who may sign tokens.
 pub struct Asker {
+    sign: Statement,
     settings: Statement,
     pre_request: Statement,
 }
@@ -38,7 +42,9 @@ impl Asker {
             )
             .await?;
         let pre_request = client.prepare("select loyalty.pre_request()").await?;
+        let sign = client.prepare("select loyalty.sign_token($1)").await?;
         Ok(Self {
+            sign,
             settings,
             pre_request,
         })
@@ -60,7 +66,7 @@ impl Asker {
         client
             .batch_execute(&format!("begin isolation level read committed {kind}"))
             .await?;
-        self.enter(client, role, claims, "{}", method, path).await
+        self.enter(client, role, claims, method, path).await
     }
 
     /// The same in a transaction that has begun.
@@ -69,10 +75,14 @@ impl Asker {
         client: &Client,
         role: &str,
         claims: &str,
-        headers: &str,
         method: &str,
         path: &str,
     ) -> Result<()> {
+        let mut claims: Value = token::with_end(serde_json::from_str(claims)?)?;
+        claims["role"] = json!(role);
+        let claims = claims.to_string();
+        let token: String = client.query_one(&self.sign, &[&claims]).await?.get(0);
+        let headers = token::headers(&token);
         client
             .query(&self.settings, &[&role, &claims, &method, &path, &headers])
             .await?;

@@ -66,8 +66,8 @@ async fn who_may_call_what() -> Result<()> {
     );
     // what a request begins with
     let asking = [
-        "loyalty.believed_claims()",
         "loyalty.check_request()",
+        "loyalty.exchange_token()",
         "loyalty.look_at_request()",
         "loyalty.pre_request()",
     ];

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use loyalty_tests::{rows, sqlstate};
 use tokio_postgres::Client;
 
-use crate::roles::{Function, World};
+use crate::roles::{Function, Subject, World};
 
 /// What may be there before ours; `pg_temp` has a table of each name as well.
 const HOSTILE: &str = "evil, pg_temp, pg_catalog, loyalty, loyalty_api";
@@ -53,6 +53,15 @@ fn call(
         "select"
     };
     Ok(format!("{verb} {}({})", function.name, values.join(", ")))
+}
+
+/// The session says what PostgREST would.
+async fn ask_as(client: &Client, subject: &Subject) -> Result<()> {
+    let set = "select pg_catalog.set_config('request.jwt.claims', $1, false),
+                      pg_catalog.set_config('request.headers', $2, false)";
+    let [claims, headers] = &subject.settings;
+    client.execute(set, &[claims, headers]).await?;
+    Ok(())
 }
 
 async fn outcome(client: &Client, statement: &str) -> Result<String> {
@@ -113,13 +122,7 @@ async fn no_path_leads_a_function_astray() -> Result<()> {
         let mut sessions = Vec::new();
         for path in [HOSTILE, "pg_catalog"] {
             let client = subject.connect(&world.db).await?;
-            let claims = subject.claims.to_string();
-            client
-                .execute(
-                    "select pg_catalog.set_config('request.jwt.claims', $1, false)",
-                    &[&claims],
-                )
-                .await?;
+            ask_as(&client, subject).await?;
             if path == HOSTILE {
                 for table in &tables {
                     client
@@ -159,13 +162,7 @@ async fn no_path_leads_a_function_astray() -> Result<()> {
     // the views, their row rights and what they call
     for subject in &world.subjects {
         let client = subject.connect(&world.db).await?;
-        let claims = subject.claims.to_string();
-        client
-            .execute(
-                "select pg_catalog.set_config('request.jwt.claims', $1, false)",
-                &[&claims],
-            )
-            .await?;
+        ask_as(&client, subject).await?;
         client
             .batch_execute(&format!("set search_path = {HOSTILE}"))
             .await?;

@@ -447,13 +447,6 @@ async fn p12_ids_of_others_are_refused() -> Result<()> {
         }
     }
     ensure!(tried > 40, "{tried} calls");
-    // whoever asks, the claims are read, not the role's name
-    ensure!(
-        world
-            .subjects
-            .iter()
-            .all(|subject| subject.claims.is_object())
-    );
     Ok(())
 }
 

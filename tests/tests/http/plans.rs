@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 use loyalty_testkit::TestDb;
 use loyalty_testkit::plans::{Asker, SMALL, read_whole, request};
-use loyalty_tests::rows;
+use loyalty_tests::{as_request, rows};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -63,10 +63,9 @@ async fn cost(
                     from pg_catalog.pg_stat_xact_all_tables
                    where schemaname = 'loyalty' and relname in ('account', 'wallet', 'entry')";
     let before = transaction.query_one(counts, &[]).await?;
+    let claims = serde_json::from_str(claims)?;
     transaction
-        .batch_execute(&format!(
-            "set local role {role}; set local request.jwt.claims = '{claims}'"
-        ))
+        .batch_execute(&as_request(role, claims)?)
         .await?;
     let rows = transaction.query(query, &[]).await?.len();
     transaction.batch_execute("reset role").await?;
@@ -336,14 +335,8 @@ impl Case {
             x = rows[0].try_get(0).with_context(|| before.clone())?;
         }
         let (role, claims) = self.asker(names, &x)?;
-        let claims = claims.to_string();
-        let token: String = client
-            .query_one("select loyalty.sign_token($1)", &[&claims])
-            .await?
-            .get(0);
-        let headers = json!({"authorization": format!("Bearer {token}")}).to_string();
         asker
-            .enter(client, role, &claims, &headers, method, &path)
+            .enter(client, role, &claims.to_string(), method, &path)
             .await?;
         let query = self.query.replace("{x}", &x);
         let whole = read_whole(client, role, async || {

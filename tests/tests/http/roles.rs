@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use loyalty_testkit::TestDb;
+use loyalty_testkit::token::{headers, sign, with_end};
+use loyalty_testkit::{TestDb, TestServer};
 use loyalty_tests::{rows, sqlstate};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 pub struct Subject {
     pub letter: char,
     pub role: &'static str,
-    pub claims: Value,
+    /// Claims and headers as PostgREST sets them.
+    pub settings: [String; 2],
     pub client: Client,
 }
 
@@ -85,7 +87,8 @@ impl World {
             )
         };
         let mut subjects = Vec::new();
-        for (letter, role, claims) in [
+        let server = TestServer::get()?;
+        for (letter, role, mut claims) in [
             ('N', "loyalty_anon", json!({})),
             ('A', "loyalty_member", opens(&ann, "ann").await?),
             ('B', "loyalty_member", opens(&bob, "bob").await?),
@@ -98,11 +101,20 @@ impl World {
             ('T', "loyalty_authenticator", json!({})),
         ] {
             let client = db.connect().await?;
+            let mut settings = ["{}".to_owned(), "{}".to_owned()];
+            if !matches!(letter, 'N' | 'R' | 'T') {
+                claims["role"] = json!(role);
+                let claims = with_end(claims)?;
+                let token = sign(&claims, &server.jwt_secret)?;
+                settings = [claims.to_string(), headers(&token)];
+            }
+            let [claims, headers] = &settings;
             // the extension's settings are known once a function of it was called
             client
                 .batch_execute(&format!(
                     "select loyalty.now(); set search_path = pg_catalog;
-                     select set_config('request.jwt.claims', '{claims}', false);
+                     select set_config('request.jwt.claims', '{claims}', false),
+                            set_config('request.headers', '{headers}', false);
                      {}",
                     become_as_postgrest(role)
                 ))
@@ -110,7 +122,7 @@ impl World {
             subjects.push(Subject {
                 letter,
                 role,
-                claims,
+                settings,
                 client,
             });
         }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use loyalty_testkit::http::{self, Answer};
-use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::token::{Claims, Role, with_end};
 use loyalty_testkit::{Api, TestDb};
 use loyalty_tests::{assert_sound, set_database_clock};
 use reqwest::{Method, RequestBuilder};
@@ -75,7 +75,7 @@ impl World {
     }
 
     pub fn claims(&self, claims: Value) -> Result<String> {
-        self.api.token(&claims)
+        self.api.token(&with_end(claims)?)
     }
     fn token(&self, role: Role, program: &str) -> Result<String> {
         self.api.token(&Claims::new(role, 600)?.program(program))

@@ -28,3 +28,4 @@ mod signing_key;
 mod staff;
 mod staff_meet;
 mod throttle;
+mod token_matrix;

@@ -1,6 +1,7 @@
 //! Grants that take two administrators (P12).
 
 use anyhow::Result;
+use loyalty_testkit::token;
 use loyalty_tests::sqlstate;
 use serde_json::{Value, json};
 
@@ -208,7 +209,7 @@ async fn p12_approvals_at_once_grant_once() -> Result<()> {
 }
 
 /// P12: who logs in to the database as an operator is one person, whatever the session says of
-/// tokens and proxies; what PostgREST says is believed.
+/// tokens and proxies; what PostgREST says counts, with a token of ours.
 #[tokio::test]
 async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
     let world = World::start("staff_forged").await?;
@@ -216,9 +217,17 @@ async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
     let keeper = format!("keeper_{}", world.db.name());
     let account_id = world.taro.account_id;
     let claims = |person: i64| {
-        format!(
-            r#"set local request.jwt.claims = '{{"role": "loyalty_admin", "sub": "identity:{person}", "program": "coin"}}'"#
-        )
+        let claims = json!({
+            "role": "loyalty_operator", "sub": format!("identity:{person}"), "program": "coin",
+        });
+        let token = world.claims(&claims)?;
+        let claims = token::claims(&token)?;
+        let headers = json!({
+            "authorization": format!("Bearer {token}"), "x-forwarded-for": "198.51.100.20",
+        });
+        anyhow::Ok(format!(
+            "set local request.jwt.claims = '{claims}'; set local request.headers = '{headers}'"
+        ))
     };
     // a role is the cluster's: this one lives in its transaction only
     client
@@ -226,9 +235,8 @@ async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
             r#"begin;
             create role {keeper} login in role loyalty_operator;
             set session authorization {keeper};
-            set local request.headers = '{{"x-forwarded-for": "198.51.100.20"}}';
             {}"#,
-            claims(1)
+            claims(1)?
         ))
         .await?;
     let one = async |query: &str| -> Result<String> {
@@ -240,7 +248,7 @@ async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
     let proposer = format!("select (loyalty.propose_grant({account_id}, 777)).proposed_by");
     assert_eq!(one(&proposer).await?, format!("database:{keeper}"));
     client
-        .batch_execute(&format!("{}; savepoint before_approval", claims(2)))
+        .batch_execute(&format!("{}; savepoint before_approval", claims(2)?))
         .await?;
     let approved = client
         .batch_execute(
@@ -278,7 +286,7 @@ async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
         )
         .await?;
     for (query, expected) in [
-        ("loyalty.actor()", "loyalty_admin:identity:2"),
+        ("loyalty.actor()", "loyalty_operator:identity:2"),
         ("loyalty.claim_identity_id()", "2"),
         ("loyalty.client_address()", "198.51.100.20"),
     ] {

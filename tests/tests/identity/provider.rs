@@ -17,20 +17,20 @@ use serde_json::{Value, json};
 
 use crate::world::{PASSWORD, Session, World};
 
-const ISSUER: &str = "https://id.example.com";
-const AUDIENCE: &str = "coin-site";
+pub const ISSUER: &str = "https://id.example.com";
+pub const AUDIENCE: &str = "coin-site";
 
 const KEY_ID: &str = "company";
 
 /// A company's identity provider, as far as tokens go.
-struct Provider {
+pub struct Provider {
     algorithm: Algorithm,
     signing: EncodingKey,
 }
 
 impl Provider {
     /// With a new RSA key.
-    fn rs256() -> Result<Self> {
+    pub fn rs256() -> Result<Self> {
         let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048)?;
         Ok(Self {
             algorithm: Algorithm::RS256,
@@ -39,7 +39,7 @@ impl Provider {
     }
 
     /// With a new key on the curve P-256.
-    fn es256() -> Result<Self> {
+    pub fn es256() -> Result<Self> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         Ok(Self {
             algorithm: Algorithm::ES256,
@@ -48,16 +48,21 @@ impl Provider {
     }
 
     /// What it publishes for those who check its tokens.
-    fn public(&self) -> Result<Value> {
+    pub fn public(&self) -> Result<Value> {
         let mut key = Jwk::from_encoding_key(&self.signing, self.algorithm)?;
         key.common.public_key_use = Some(PublicKeyUse::Signature);
         key.common.key_id = Some(KEY_ID.to_owned());
         Ok(serde_json::to_value(key)?)
     }
 
-    fn sign(&self, claims: &Value) -> Result<String> {
+    pub fn sign(&self, claims: &Value) -> Result<String> {
+        self.sign_as(claims, KEY_ID)
+    }
+
+    /// With another name of the key.
+    pub fn sign_as(&self, claims: &Value, key_id: &str) -> Result<String> {
         let mut header = Header::new(self.algorithm);
-        header.kid = Some(KEY_ID.to_owned());
+        header.kid = Some(key_id.to_owned());
         Ok(jsonwebtoken::encode(&header, claims, &self.signing)?)
     }
 }
@@ -72,7 +77,7 @@ fn tampered(token: &str, place: usize) -> Result<String> {
 }
 
 /// What a provider's token says of a person.
-fn id_token(subject: &str) -> Result<Value> {
+pub fn id_token(subject: &str) -> Result<Value> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     Ok(json!({
         "iss": ISSUER, "aud": [AUDIENCE, "intranet"], "sub": subject, "exp": now + 600,

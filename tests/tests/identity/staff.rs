@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use loyalty_testkit::http::Answer;
-use loyalty_tests::{assert_sound, until_one_waits};
+use loyalty_tests::{as_request, assert_sound, until_one_waits};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
@@ -59,10 +59,11 @@ async fn p12_two_administrators_do_not_take_each_others_role() -> Result<()> {
     let taking = world.db.connect().await?;
     taking
         .batch_execute(&format!(
-            "begin; set local role loyalty_admin;
-             set local request.jwt.claims =
-                 '{{\"role\": \"loyalty_admin\", \"program\": \"coin\", \"sub\": \"identity:{boss_id}\"}}';
-             select loyalty_api.take_role({deputy_role})"
+            "begin; {}; select loyalty_api.take_role({deputy_role})",
+            as_request(
+                "loyalty_admin",
+                json!({ "program": "coin", "sub": format!("identity:{boss_id}") })
+            )?
         ))
         .await?;
     let which = json!({ "role_id": boss_role });

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use loyalty_testkit::http::{self, Answer};
-use loyalty_testkit::token::{Claims, Role};
+use loyalty_testkit::token::{Claims, Role, with_end};
 use loyalty_testkit::{Api, TestDb};
 use loyalty_tests::set_database_clock;
 use reqwest::{Method, RequestBuilder};
@@ -167,7 +167,7 @@ impl World {
 
     /// Tokens that no login made, as a service of the organisation has.
     pub fn claims(&self, claims: &Value) -> Result<String> {
-        self.api.token(claims)
+        self.api.token(&with_end(claims.clone())?)
     }
     pub fn admin(&self, program: &str) -> Result<String> {
         self.api

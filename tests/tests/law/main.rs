@@ -5,7 +5,8 @@ mod verify;
 
 use anyhow::{Result, ensure};
 use loyalty_testkit::TestDb;
-use loyalty_tests::{RICH_LEDGER, sqlstate};
+use loyalty_tests::{RICH_LEDGER, as_request, sqlstate};
+use serde_json::json;
 use tokio_postgres::Client;
 
 /// The tables of the ledger, as the catalog knows them by their guard against any write.
@@ -237,8 +238,8 @@ async fn roles_are_refused() -> Result<()> {
     for role in roles {
         let setup = format!(
             "create role {plain} login;
-             select set_config('request.jwt.claims', '{{\"program\": \"coin\", \"account_id\": 1}}', true);
-             set local role {role};"
+             {};",
+            as_request(role, json!({"program": "coin", "account_id": 1}))?
         );
         for table in ledger_tables(&client).await? {
             let mut tried = forgeries(&table, &columns(&client, &table).await?);

@@ -161,15 +161,23 @@ async fn parallel_workers_have_them_too() -> Result<()> {
 async fn a_claim_with_a_zero_character_is_none() -> Result<()> {
     let ledger = Ledger::open("rights_zero", "").await?;
     let a = ledger.account("a").await?;
-    let claims = r#"{"role": "loyalty_member", "sub": "a\u0000b", "program": "p\u0000", "account_id": "1\u0000"}"#;
+    // a token for who is logged in, a superuser
+    let claims = r#"{"role": "%s", "sub": "a\u0000b", "program": "p\u0000", "account_id": "1\u0000", "x": "y", "exp": 4102444800}"#;
     ledger
-        .run(&format!("set request.jwt.claims = '{claims}'"))
+        .run(&format!(
+            "select set_config('request.jwt.claims', c.claims, false),
+                    set_config('request.headers',
+                        json_build_object('authorization', 'Bearer ' || loyalty.sign_token(c.claims))::text, false)
+               from (select format('{claims}', session_user)) as c (claims)"
+        ))
         .await?;
+    assert_eq!(ledger.show("select loyalty.claim('x')").await?, "y");
     let all = "select loyalty.claim('sub') is null, loyalty.claim('program') is null,
                       loyalty.claim_program_id() is null, loyalty.claim_account_id() is null";
     assert_eq!(ledger.show(all).await?, "t|t|t|t");
     ledger.receipt(&format!("grant({a}, 5)")).await?;
     let actor = "select actor, octet_length(actor) = length(actor) from loyalty.entry";
-    assert_eq!(ledger.show(actor).await?, "loyalty_member|t");
+    let user = ledger.show("select session_user").await?;
+    assert_eq!(ledger.show(actor).await?, format!("{user}|t"));
     ledger.verify().await
 }

@@ -183,8 +183,14 @@ async fn replication_carries_the_ledger_to_another_cluster() -> Result<()> {
         let asked = "select loyalty.claim_program_id()";
         Ok(copy.query_one(asked, &[]).await?.try_get(0)?)
     };
-    copy.batch_execute("set request.jwt.claims = '{\"program\": \"coin\"}'")
-        .await?;
+    // whose rights do not matter: a token for who is logged in
+    copy.batch_execute(
+        "select set_config('request.jwt.claims', c.claims, false),
+                set_config('request.headers',
+                    json_build_object('authorization', 'Bearer ' || loyalty.sign_token(c.claims))::text, false)
+           from (select json_build_object('role', session_user, 'program', 'coin', 'exp', 4102444800)::text) as c (claims)",
+    )
+    .await?;
     let id = known().await?;
     ensure!(id.is_some(), "coin is not known");
     for (from, to, then) in [("coin", "gold", None), ("gold", "coin", id)] {
@@ -197,7 +203,8 @@ async fn replication_carries_the_ledger_to_another_cluster() -> Result<()> {
         }
         ensure!(known().await? == then, "renamed to {to}");
     }
-    copy.batch_execute("reset request.jwt.claims").await?;
+    copy.batch_execute("reset request.jwt.claims; reset request.headers")
+        .await?;
     let booked = "select count(*) from loyalty.entry where idempotency_key ~ '^w'";
     let so_far = client.query_one(booked, &[]).await?.get::<_, i64>(0);
     while client.query_one(booked, &[]).await?.get::<_, i64>(0) < so_far + 400 {

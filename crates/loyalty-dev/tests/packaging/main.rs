@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_dev::compose::Compose;
-use loyalty_dev::{image, package};
+use loyalty_dev::{image, licences, package};
 use loyalty_testkit::{TestServer, os, repository};
 
 fn read(path: &str) -> Result<String> {
@@ -100,6 +100,85 @@ fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// A library in every backend has no more in it than it needs: its tokens are signed with HMAC.
+#[test]
+fn packaging_links_no_cryptography_but_what_is_used() -> Result<()> {
+    let linked = licences::linked(repository(), "pg_loyalty")?;
+    for needed in ["pg_loyalty", "pgrx", "argon2", "hmac", "sha2"] {
+        ensure!(linked.contains(needed), "{needed} is not in {linked:?}");
+    }
+    let unneeded = [
+        "aws-lc-rs",
+        "crypto-bigint",
+        "curve25519-dalek",
+        "der",
+        "dsa",
+        "ecdsa",
+        "ed25519",
+        "ed25519-dalek",
+        "elliptic-curve",
+        "jsonwebtoken",
+        "num-bigint-dig",
+        "openssl",
+        "p256",
+        "p384",
+        "pem",
+        "pkcs1",
+        "pkcs8",
+        "ring",
+        "rsa",
+        "rustls",
+        "simple_asn1",
+        "spki",
+    ];
+    let found: Vec<&str> = unneeded
+        .into_iter()
+        .filter(|name| linked.contains(*name))
+        .collect();
+    ensure!(found.is_empty(), "the library links {found:?}");
+    // the tree is read right: the relay speaks TLS
+    ensure!(licences::linked(repository(), "loyalty-relay")?.contains("ring"));
+    Ok(())
+}
+
+/// The licence of each crate that is shipped, and of no other.
+#[test]
+fn packaging_has_the_licences_of_what_is_linked() -> Result<()> {
+    let text = licences::text(repository())?;
+    ensure!(
+        read(licences::FILE)? == text,
+        "{} is of other crates; write it with: ./dev licences",
+        licences::FILE
+    );
+    for package in ["pg_loyalty", "loyalty-relay"] {
+        for name in licences::linked(repository(), package)? {
+            let is_ours = name == package || name.starts_with("loyalty-");
+            let is_listed = text
+                .lines()
+                .any(|line| line.starts_with(&format!("{name} ")));
+            ensure!(is_listed != is_ours, "{name} of {package}");
+        }
+    }
+    // in the packages and the images
+    let rules = read("debian/rules")?;
+    let docs = |line: &&str| line.contains("dh_installdocs --package");
+    let docs: Vec<&str> = rules.lines().filter(docs).collect();
+    ensure!(
+        docs.len() == 2 && docs.iter().all(|line| line.contains(licences::FILE)),
+        "{docs:?}"
+    );
+    let stages = stages()?;
+    for image in ["database", "relay"] {
+        let (_, _, lines) = stages
+            .iter()
+            .find(|(_, name, _)| name == image)
+            .context(image)?;
+        let has = |line: &String| line.starts_with("COPY ") && line.contains(licences::FILE);
+        ensure!(lines.iter().any(has), "{image}");
+    }
+    Ok(())
 }
 
 #[test]
