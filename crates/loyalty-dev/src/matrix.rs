@@ -41,7 +41,7 @@ pub struct MatrixArgs {
     /// Only tests whose names contain one of these
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Only the tests of tests/FILE.rs
+    /// Only the tests of a folder, such as tests/tests/FILE
     #[arg(long = "test", value_name = "FILE")]
     files: Vec<String>,
     /// Only this major version; may be repeated

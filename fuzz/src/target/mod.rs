@@ -1,6 +1,6 @@
 //! What is fuzzed: each target is given any bytes, and panics where something does not hold.
 //!
-//! `./dev fuzz` looks for such bytes, guided by coverage; `tests/fuzz.rs` replays those that are
+//! `./dev fuzz` looks for such bytes, guided by coverage; `tests/tests/fuzz/` replays those that are
 //! kept in `fuzz/corpus/`, which are small and together reach what was reached before.
 
 mod expiry_policy;

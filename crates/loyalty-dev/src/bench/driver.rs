@@ -2,7 +2,7 @@
 //! calls with a thousand items.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -63,33 +63,48 @@ impl Script {
         text.push_str(";\n");
         text
     }
-}
 
-impl Pgbench<'_> {
-    /// Transactions a second, connecting left out.
-    pub async fn rate(&self, scratch: &Scratch) -> Result<f64> {
-        let name = self.script.name;
-        let file = scratch.file(&format!("{name}.sql"), &self.script.text())?;
+    /// pgbench with this script, its file, and accounts to choose from.
+    fn command(
+        &self,
+        scratch: &Scratch,
+        database: &str,
+        clients: u32,
+        ids: Ids,
+    ) -> Result<(Command, PathBuf)> {
+        let file = scratch.file(&format!("{}.sql", self.name), &self.text())?;
         let cluster = &scratch.cluster;
         let mut command = client_program(
             &cluster.bin,
             "pgbench",
             &cluster.socket_dir,
             cluster.port,
-            self.database,
+            database,
         );
+        command
+            .args(["--no-vacuum", "--protocol=prepared"])
+            .arg(format!("--client={clients}"))
+            .arg(format!("--define=first={}", ids.first))
+            .arg(format!("--define=last={}", ids.last))
+            .arg("--file")
+            .arg(&file);
+        Ok((command, file))
+    }
+}
+
+impl Pgbench<'_> {
+    /// Transactions a second, connecting left out.
+    pub async fn rate(&self, scratch: &Scratch) -> Result<f64> {
+        let name = self.script.name;
+        let (mut command, _) =
+            self.script
+                .command(scratch, self.database, self.clients, self.ids)?;
         if !self.synchronous_commit {
             command.env("PGOPTIONS", "-c synchronous_commit=off");
         }
         command
-            .args(["--no-vacuum", "--protocol=prepared"])
-            .arg(format!("--client={}", self.clients))
             .arg(format!("--jobs={}", self.clients.min(2)))
-            .arg(format!("--time={}", self.seconds))
-            .arg(format!("--define=first={}", self.ids.first))
-            .arg(format!("--define=last={}", self.ids.last))
-            .arg("--file")
-            .arg(&file);
+            .arg(format!("--time={}", self.seconds));
         let output = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .output()
@@ -147,26 +162,14 @@ const LOG_DELAY: Duration = Duration::from_secs(1);
 
 impl Steady<'_> {
     pub async fn start(&self, scratch: &Scratch) -> Result<Going> {
-        let file = scratch.file(&format!("{}.sql", self.script.name), &self.script.text())?;
+        let (mut command, file) =
+            self.script
+                .command(scratch, self.database, self.clients, self.ids)?;
         let log = file.with_extension("log");
-        let cluster = &scratch.cluster;
-        let mut command = client_program(
-            &cluster.bin,
-            "pgbench",
-            &cluster.socket_dir,
-            cluster.port,
-            self.database,
-        );
         command
-            .args(["--no-vacuum", "--protocol=prepared", "--jobs=1", "--log"])
-            .args(["--time=100000", "--log-prefix"])
+            .args(["--jobs=1", "--log", "--time=100000", "--log-prefix"])
             .arg(&log)
-            .arg(format!("--client={}", self.clients))
             .arg(format!("--rate={}", self.per_second))
-            .arg(format!("--define=first={}", self.ids.first))
-            .arg(format!("--define=last={}", self.ids.last))
-            .arg("--file")
-            .arg(&file)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let pgbench = tokio::process::Command::from(command)

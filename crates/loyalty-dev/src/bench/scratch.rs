@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 
+use super::load::value;
 use super::report::grouped;
 use crate::context::Context;
 use loyalty_testkit::cluster::Cluster;
@@ -159,20 +160,13 @@ impl Scratch {
     /// What the figures were measured on, in lines.
     pub async fn surroundings(&self) -> Result<String> {
         let client = self.cluster.connect("postgres").await?;
-        let row = client
-            .query_one(
-                "select current_setting('server_version'),\n\
-                 (select default_version from pg_available_extensions where name = 'pg_loyalty')",
-                &[],
-            )
-            .await?;
-        let (server, extension): (String, String) = (row.get(0), row.get(1));
+        let version =
+            "select default_version from pg_available_extensions where name = 'pg_loyalty'";
+        let extension: String = value(&client, version, &[]).await?;
+        let server: String = value(&client, "show server_version", &[]).await?;
         let mut on = Vec::new();
         for (name, wanted) in self.settings() {
-            let actual: String = client
-                .query_one("select current_setting($1)", &[&name])
-                .await?
-                .get(0);
+            let actual: String = value(&client, "select current_setting($1)", &[&name]).await?;
             if actual != wanted {
                 bail!("the cluster has {name} = {actual}, not {wanted}");
             }

@@ -113,7 +113,7 @@ mod tests {
                 "dev: all tests; no format check, no lint",
                 "dev: starting a cluster for the tests",
                 "dev: left out: ticks, which wants pg_cron",
-                "     Running tests/run.rs (target/debug/deps/run-0123)",
+                "     Running run",
                 "test one::passes ... ok",
                 "test one::fails ... FAILED",
                 "test long ... ignored, ./dev matrix runs it",
@@ -123,12 +123,12 @@ mod tests {
             false,
         );
         assert_eq!(tally.passed, 1);
-        assert_eq!(tally.failed, ["tests/run.rs: one::fails"]);
+        assert_eq!(tally.failed, ["run: one::fails"]);
         assert_eq!(
             tally.not_run,
             [
                 "ticks, which wants pg_cron",
-                "tests/run.rs: long, ignored, ./dev matrix runs it"
+                "run: long, ignored, ./dev matrix runs it"
             ]
         );
         assert!(tally.started && tally.has_failed() && tally.trouble.is_none());

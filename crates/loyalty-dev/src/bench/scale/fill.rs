@@ -55,47 +55,35 @@ pub async fn fill(
         opened_at: months.first().context("there are months")?.begins - 30 * DAY,
         months,
     };
-    let one = scratch.cluster.connect(database).await?;
-    let two = scratch.cluster.connect(database).await?;
-    let half = platform.members / 2;
-    let (low, high) = (0..half, half..platform.members);
-    let members = platform.members as u64;
-
-    // Two at a time, one statement each: the guard wants the table empty when a COPY begins.
-    let progress = Progress::phase("loading accounts", members)?;
-    let (a, b) = both(&one, &two, "loyalty.account", ACCOUNT).await?;
-    let written = tokio::try_join!(
-        load.accounts(a, low.clone(), &progress),
-        load.accounts(b, high.clone(), &progress),
-    )?;
-    ensure!(written.0 + written.1 == members, "accounts are missing");
-    progress.end();
-
-    let progress = Progress::phase("loading the journal", members * MONTHS as u64)?;
-    let (a, b) = both(&one, &two, "loyalty.entry", ENTRY).await?;
-    let ((first, low_histories), (second, high_histories)) = tokio::try_join!(
-        load.journal(a, low.clone(), &progress),
-        load.journal(b, high.clone(), &progress),
-    )?;
-    progress.end();
-
-    let progress = Progress::phase("loading wallets", members)?;
-    let (a, b) = both(&one, &two, "loyalty.wallet", WALLET).await?;
-    let written = tokio::try_join!(
-        load.wallets(a, &low_histories, low.clone(), &progress),
-        load.wallets(b, &high_histories, high.clone(), &progress),
-    )?;
-    ensure!(written.0 + written.1 == members, "wallets are missing");
-    progress.end();
-
-    let progress = Progress::phase("loading members", members)?;
-    let (a, b) = both(&one, &two, "loyalty.member", MEMBER).await?;
-    let written = tokio::try_join!(
-        load.members(a, low, &progress),
-        load.members(b, high, &progress),
-    )?;
-    ensure!(written.0 + written.1 == members, "members are missing");
-    progress.end();
+    let members = platform.members;
+    let halves = Halves {
+        sessions: [
+            scratch.cluster.connect(database).await?,
+            scratch.cluster.connect(database).await?,
+        ],
+        accounts: [0..members / 2, members / 2..members],
+    };
+    let accounts = async |copy, _, accounts, progress: &Progress| {
+        load.accounts(copy, accounts, progress).await
+    };
+    let accounts = halves.load("loyalty.account", ACCOUNT, 1, accounts).await?;
+    let journal =
+        async |copy, _, accounts, progress: &Progress| load.journal(copy, accounts, progress).await;
+    let [(first, low), (second, high)] =
+        halves.load("loyalty.entry", ENTRY, MONTHS, journal).await?;
+    let histories = [low, high];
+    let wallets = async |copy, half: usize, accounts, progress: &Progress| {
+        load.wallets(copy, &histories[half], accounts, progress)
+            .await
+    };
+    let wallets = halves.load("loyalty.wallet", WALLET, 1, wallets).await?;
+    let records =
+        async |copy, _, accounts, progress: &Progress| load.members(copy, accounts, progress).await;
+    let records = halves.load("loyalty.member", MEMBER, 1, records).await?;
+    for written in [accounts, wallets, records] {
+        let written: u64 = written.iter().sum();
+        ensure!(written == members as u64, "{written} of {members} rows");
+    }
     client
         .execute(
             "select setval('loyalty.account_account_id_seq', $1::bigint)",
@@ -108,9 +96,34 @@ pub async fn fill(
     })
 }
 
-async fn both(one: &Client, two: &Client, table: &str, columns: &str) -> Result<(Copy, Copy)> {
-    let first = Copy::begin(one, table, columns).await?;
-    Ok((first, Copy::begin(two, table, columns).await?))
+/// The accounts in two halves, each loaded by a session of its own.
+struct Halves {
+    sessions: [Client; 2],
+    accounts: [Range<usize>; 2],
+}
+
+impl Halves {
+    /// One statement for each half: the guard wants the table empty when a COPY begins.
+    async fn load<T>(
+        &self,
+        table: &str,
+        columns: &str,
+        rounds: usize,
+        work: impl AsyncFn(Copy, usize, Range<usize>, &Progress) -> Result<T>,
+    ) -> Result<[T; 2]> {
+        let steps = self.accounts[1].end * rounds;
+        let progress = Progress::phase(&format!("loading {table}"), steps as u64)?;
+        let [one, two] = &self.sessions;
+        let first = Copy::begin(one, table, columns).await?;
+        let second = Copy::begin(two, table, columns).await?;
+        let [low, high] = self.accounts.clone();
+        let loaded = tokio::try_join!(
+            work(first, 0, low, &progress),
+            work(second, 1, high, &progress),
+        )?;
+        progress.end();
+        Ok(loaded.into())
+    }
 }
 
 /// The programs, the largest first, with their numbers.

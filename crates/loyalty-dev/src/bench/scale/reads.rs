@@ -12,87 +12,31 @@ use crate::bench::progress::Progress;
 use loyalty_testkit::plans::{Asker, read_whole, request};
 
 /// Who asks and for what; {account} and {member} are of a program that the asker is of.
+#[rustfmt::skip]
 const REQUESTS: [(&str, &str); 23] = [
     ("loyalty_member", "select * from loyalty_api.balance"),
     ("loyalty_member", "select * from loyalty_api.lot"),
-    (
-        "loyalty_member",
-        "select * from loyalty_api.statement order by entry desc limit 50",
-    ),
-    (
-        "loyalty_member",
-        "select * from loyalty_api.statement order by occurred_at desc limit 50",
-    ),
-    (
-        "loyalty_member",
-        "select * from loyalty_api.statement where kind = 'spend'",
-    ),
-    (
-        "loyalty_member",
-        "select * from loyalty_api.statement where idempotency_key = 'none'",
-    ),
+    ("loyalty_member", "select * from loyalty_api.statement order by entry desc limit 50"),
+    ("loyalty_member", "select * from loyalty_api.statement order by occurred_at desc limit 50"),
+    ("loyalty_member", "select * from loyalty_api.statement where kind = 'spend'"),
+    ("loyalty_member", "select * from loyalty_api.statement where idempotency_key = 'none'"),
     ("loyalty_member", "select * from loyalty_api.member"),
-    (
-        "loyalty_member",
-        "select * from loyalty_api.notice_preference",
-    ),
-    (
-        "loyalty_member",
-        "select * from loyalty_api.explain_spend(points => 1)",
-    ),
-    (
-        "loyalty_member",
-        "select loyalty_api.spend(points => 1, idempotency_key => 'plan')",
-    ),
+    ("loyalty_member", "select * from loyalty_api.notice_preference"),
+    ("loyalty_member", "select * from loyalty_api.explain_spend(points => 1)"),
+    ("loyalty_member", "select loyalty_api.spend(points => 1, idempotency_key => 'plan')"),
     ("loyalty_member", "select loyalty_api.hold(points => 1)"),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.balance where member_no = '{member}'",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.balance where account_id = {account}",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.balance order by account_id limit 50",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.balance order by member_no limit 50",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.lot where account_id = {account}",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.statement where account_id = {account} order by entry desc limit 50",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.member where member_no = '{member}'",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.member order by account_id limit 50",
-    ),
-    (
-        "loyalty_admin",
-        "select loyalty_api.grant(account_id => {account}, points => 1)",
-    ),
-    (
-        "loyalty_admin",
-        "select * from loyalty_api.preview(months => 12)",
-    ),
-    (
-        "loyalty_operator",
-        "select * from loyalty_api.balance where account_id = {account}",
-    ),
-    (
-        "loyalty_operator",
-        "select * from loyalty_api.statement where account_id = {account} order by entry desc limit 50",
-    ),
+    ("loyalty_admin", "select * from loyalty_api.balance where member_no = '{member}'"),
+    ("loyalty_admin", "select * from loyalty_api.balance where account_id = {account}"),
+    ("loyalty_admin", "select * from loyalty_api.balance order by account_id limit 50"),
+    ("loyalty_admin", "select * from loyalty_api.balance order by member_no limit 50"),
+    ("loyalty_admin", "select * from loyalty_api.lot where account_id = {account}"),
+    ("loyalty_admin", "select * from loyalty_api.statement where account_id = {account} order by entry desc limit 50"),
+    ("loyalty_admin", "select * from loyalty_api.member where member_no = '{member}'"),
+    ("loyalty_admin", "select * from loyalty_api.member order by account_id limit 50"),
+    ("loyalty_admin", "select loyalty_api.grant(account_id => {account}, points => 1)"),
+    ("loyalty_admin", "select * from loyalty_api.preview(months => 12)"),
+    ("loyalty_operator", "select * from loyalty_api.balance where account_id = {account}"),
+    ("loyalty_operator", "select * from loyalty_api.statement where account_id = {account} order by entry desc limit 50"),
 ];
 
 /// Each request for an account of the largest program and one of the smallest, by plans for the
