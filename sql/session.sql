@@ -104,10 +104,9 @@ comment on function loyalty.newest_refresh_token is
 create function loyalty.session_tokens(session_id uuid, refresh_token text default null) returns jsonb
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
 declare
     of_session record;
-    refresh_token text := coalesce(session_tokens.refresh_token, loyalty.random_token());
+    newest text := coalesce(refresh_token, loyalty.random_token());
     -- what PostgREST checks goes by the machine's clock
     issued bigint := extract(epoch from clock_timestamp())::bigint;
 begin
@@ -119,7 +118,7 @@ begin
       left join loyalty.access_policy a on a.program_id = s.program_id
      where s.session_id = session_tokens.session_id;
     insert into loyalty.refresh_token (token_hash, session_id, made_at)
-    values ((loyalty.keyed_hashes('refresh token', refresh_token))[1], of_session.session_id, loyalty.now())
+    values ((loyalty.keyed_hashes('refresh token', newest))[1], of_session.session_id, loyalty.now())
         on conflict (token_hash) do nothing;
     return jsonb_build_object(
         'access_token', loyalty.sign_token(jsonb_strip_nulls(jsonb_build_object(
@@ -133,7 +132,7 @@ begin
             'exp', issued + of_session.token_seconds))::text),
         'token_type', 'Bearer',
         'expires_in', of_session.token_seconds,
-        'refresh_token', refresh_token,
+        'refresh_token', newest,
         'refresh_expires_at', of_session.expires_at,
         'session_id', of_session.session_id,
         'program', of_session.program,
