@@ -4,6 +4,7 @@ pub mod answer;
 pub mod catalog;
 pub mod hostile;
 pub mod http;
+pub mod older;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use loyalty_dev::testkit::{FreshCluster, TestDb};

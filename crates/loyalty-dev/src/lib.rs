@@ -28,3 +28,4 @@ pub mod testkit;
 pub mod token;
 pub mod torture;
 pub mod up;
+pub mod upgrade;

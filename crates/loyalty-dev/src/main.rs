@@ -16,7 +16,7 @@ use loyalty_dev::test::Selection;
 use loyalty_dev::testkit::client_program;
 use loyalty_dev::token::Role;
 use loyalty_dev::torture::{self, TortureArgs};
-use loyalty_dev::{cluster, post, test, up};
+use loyalty_dev::{cluster, post, test, up, upgrade};
 
 #[derive(Parser)]
 #[command(
@@ -72,6 +72,11 @@ enum Action {
     Package(PackageArgs),
     /// Build and install the extension into the private PostgreSQL
     Ext,
+    /// Print the part of an upgrade script that repeats changed functions, views and comments
+    UpgradeScript {
+        /// The released version to upgrade from; by default the newest
+        version: Option<String>,
+    },
     /// Rewrite the sources in the standard format
     Fmt,
     /// Check format and lints
@@ -122,6 +127,7 @@ fn run(cli: Cli) -> Result<()> {
         Action::Image(args) => image::image(&context, &args),
         Action::Package(args) => package::package(&context, &args),
         Action::Ext => Prefix::ensure(&context).map(drop),
+        Action::UpgradeScript { version } => upgrade::print(&context.repo, version.as_deref()),
         Action::Fmt => test::reformat(&context),
         Action::Lint => {
             test::format(&context)?;

@@ -13,6 +13,7 @@ use walkdir::WalkDir;
 use crate::chroot::Chroot;
 use crate::context::{Context, path_variable};
 use crate::os::{self, any_free_port, cargo_command, create_dir, run, run_visible};
+use crate::upgrade;
 
 /// What an installed pg_loyalty is tried with.
 pub const SMOKE: &str = include_str!("../sql/smoke.sql");
@@ -173,11 +174,9 @@ pub fn extension_files(repo: &Path, pg_major: u16) -> Result<BTreeSet<String>> {
         format!("{share}/pg_loyalty.control"),
         format!("{share}/pg_loyalty--{VERSION}.sql"),
     ]);
-    for entry in fs::read_dir(repo.join("sql"))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("pg_loyalty--") {
-            files.insert(format!("{share}/{name}"));
-        }
+    for script in upgrade::scripts(repo)? {
+        let name = script.file_name().unwrap_or_default().to_string_lossy();
+        files.insert(format!("{share}/{name}"));
     }
     Ok(files)
 }

@@ -29,6 +29,7 @@ use crate::context::{path_variable, variable};
 use crate::keys;
 use crate::os::{self, Owner, plain_command, run};
 use crate::postgrest::{Postgrest, Settings, pre_request};
+use crate::prefix::EXTENSION_STAMP;
 use crate::token;
 
 /// The cluster that `./dev test` started, found by its `LOYALTY_TEST_…`
@@ -207,16 +208,28 @@ pub struct Api {
 
 impl Api {
     async fn start(db: &TestDb, jwt_secret: &str) -> Result<Self> {
-        let server = db.server;
-        let pre_request = pre_request(&db.connect().await?).await?;
+        let dir = db.server.dir.join(format!("api-{}", db.name));
+        Self::of(&db.config(), dir, jwt_secret).await
+    }
+
+    /// In front of a database that a superuser reaches so; `dir` is for its files.
+    async fn of(superuser: &Config, dir: PathBuf, jwt_secret: &str) -> Result<Self> {
+        let server = TestServer::get()?;
+        let pre_request = pre_request(&connect(superuser).await?).await?;
+        let socket_dir = superuser.get_hosts().iter().find_map(|host| match host {
+            tokio_postgres::config::Host::Unix(dir) => Some(dir.clone()),
+            tokio_postgres::config::Host::Tcp(_) => None,
+        });
+        let socket_dir = socket_dir.context("the database is not reached by a socket")?;
+        let port = *superuser.get_ports().first().context("no port")?;
+        let database = superuser.get_dbname().context("no database")?;
         let owner = Owner::current()?;
-        let dir = server.dir.join(format!("api-{}", db.name));
         owner.private_dir(&dir)?;
         let postgrest = Postgrest::at(&server.postgrest, &dir, &unique_name("api"), &owner);
         let mut attempts = 0;
         loop {
             let settings = Settings {
-                db_uri: authenticator_uri(&server.socket_dir, server.port, &db.name, None),
+                db_uri: authenticator_uri(&socket_dir, port, database, None),
                 jwt_secret: jwt_secret.to_owned(),
                 port: server.reserve_port()?,
                 admin_port: server.reserve_port()?,
@@ -268,9 +281,14 @@ impl FreshCluster {
     /// `settings`: lines of postgresql.conf, e.g. to preload pg_cron.
     pub fn start(label: &str, settings: &str) -> Result<Self> {
         let server = TestServer::get()?;
+        Self::start_of(&TestServer::get()?.bin, label, settings)
+    }
+
+    /// The same by the programs of another installation.
+    pub fn start_of(bin: &Path, label: &str, settings: &str) -> Result<Self> {
         let dir = server.dir.join(unique_name(label));
         let port = server.reserve_port()?;
-        let cluster = Cluster::at(&server.bin, &dir, port, &Owner::current()?);
+        let cluster = Cluster::at(bin, &dir, port, &Owner::current()?);
         let settings = format!(
             "{FAST_SETTINGS}listen_addresses = ''\n{}{settings}\n",
             keys::setting(&server.secret_dir)
@@ -326,6 +344,13 @@ impl FreshCluster {
     }
 
     /// To stop, start or crash it.
+    /// PostgREST in front of a database of it, stopped with the value.
+    pub async fn api(&self, database: &str) -> Result<Api> {
+        let dir = self.dir.join(unique_name("api"));
+        let secret = TestServer::get()?.jwt_secret.clone();
+        Api::of(&self.cluster.config(database), dir, &secret).await
+    }
+
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
@@ -339,6 +364,38 @@ impl Drop for FreshCluster {
 }
 
 /// Nothing in a test's cluster outlives the run, so durability only costs time.
+/// A copy of the server's PostgreSQL, for scripts of extensions that nobody else may see.
+/// It stays until the run is over.
+#[derive(Debug)]
+pub struct Installation {
+    pub bin: PathBuf,
+    pub extension_dir: PathBuf,
+}
+
+impl Installation {
+    /// By hard links: files may be added and removed, never written into.
+    pub fn copy(label: &str) -> Result<Self> {
+        let server = TestServer::get()?;
+        let root = server
+            .bin
+            .ancestors()
+            .find(|dir| dir.join(EXTENSION_STAMP).exists())
+            .context("the server is no private copy")?;
+        let copy = server.dir.join(unique_name(label));
+        run(plain_command("cp")
+            .args(["--archive", "--link"])
+            .arg(root)
+            .arg(&copy))?;
+        let bin = copy.join(server.bin.strip_prefix(root)?);
+        // a PostgreSQL finds its files relative to its own program
+        let share = run(plain_command(bin.join("pg_config")).arg("--sharedir"))?;
+        Ok(Self {
+            bin,
+            extension_dir: Path::new(share.trim()).join("extension"),
+        })
+    }
+}
+
 pub const FAST_SETTINGS: &str = "fsync = off\nfull_page_writes = off\n";
 
 /// The address by which PostgREST logs in.
