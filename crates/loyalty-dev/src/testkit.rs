@@ -235,6 +235,7 @@ impl Api {
                 admin_port: server.reserve_port()?,
                 pool: 10,
                 pre_request: pre_request.clone(),
+                log_level: "error",
             };
             attempts += 1;
             match postgrest.start(&settings) {
@@ -280,12 +281,12 @@ pub struct FreshCluster {
 impl FreshCluster {
     /// `settings`: lines of postgresql.conf, e.g. to preload pg_cron.
     pub fn start(label: &str, settings: &str) -> Result<Self> {
-        let server = TestServer::get()?;
         Self::start_of(&TestServer::get()?.bin, label, settings)
     }
 
     /// The same by the programs of another installation.
     pub fn start_of(bin: &Path, label: &str, settings: &str) -> Result<Self> {
+        let server = TestServer::get()?;
         let dir = server.dir.join(unique_name(label));
         let port = server.reserve_port()?;
         let cluster = Cluster::at(bin, &dir, port, &Owner::current()?);
@@ -343,7 +344,6 @@ impl FreshCluster {
         )
     }
 
-    /// To stop, start or crash it.
     /// PostgREST in front of a database of it, stopped with the value.
     pub async fn api(&self, database: &str) -> Result<Api> {
         let dir = self.dir.join(unique_name("api"));
@@ -351,6 +351,7 @@ impl FreshCluster {
         Api::of(&self.cluster.config(database), dir, &secret).await
     }
 
+    /// To stop, start or crash it.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
@@ -363,7 +364,6 @@ impl Drop for FreshCluster {
     }
 }
 
-/// Nothing in a test's cluster outlives the run, so durability only costs time.
 /// A copy of the server's PostgreSQL, for scripts of extensions that nobody else may see.
 /// It stays until the run is over.
 #[derive(Debug)]
@@ -396,6 +396,7 @@ impl Installation {
     }
 }
 
+/// Nothing in a test's cluster outlives the run, so durability only costs time.
 pub const FAST_SETTINGS: &str = "fsync = off\nfull_page_writes = off\n";
 
 /// The address by which PostgREST logs in.
