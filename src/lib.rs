@@ -117,7 +117,8 @@ extension_sql_file!(
     name = "metrics",
     requires = ["preview"]
 );
-extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["metrics"]);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["metrics"]);
+extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["health"]);
 extension_sql_file!("../sql/secret.sql", name = "secret", requires = ["audit"]);
 extension_sql_file!(
     "../sql/identity.sql",

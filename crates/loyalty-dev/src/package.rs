@@ -15,6 +15,7 @@ use crate::context::Context;
 use loyalty_testkit::os::{
     self, any_free_port, cargo_command, create_dir, path_variable, run, run_visible,
 };
+use loyalty_testkit::upgrade;
 
 /// What an installed pg_loyalty is tried with.
 pub const SMOKE: &str = include_str!("../sql/smoke.sql");
@@ -175,11 +176,9 @@ pub fn extension_files(repo: &Path, pg_major: u16) -> Result<BTreeSet<String>> {
         format!("{share}/pg_loyalty.control"),
         format!("{share}/pg_loyalty--{VERSION}.sql"),
     ]);
-    for entry in fs::read_dir(repo.join("sql"))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("pg_loyalty--") {
-            files.insert(format!("{share}/{name}"));
-        }
+    for script in upgrade::scripts(repo)? {
+        let name = script.file_name().unwrap_or_default().to_string_lossy();
+        files.insert(format!("{share}/{name}"));
     }
     Ok(files)
 }

@@ -102,7 +102,10 @@ async fn ensure_login(client: &Client) -> Result<()> {
     let exists = "select from pg_catalog.pg_roles where rolname = $1";
     if client.query_opt(exists, &[&LOGIN]).await?.is_none() {
         client
-            .batch_execute(&format!("create role {LOGIN} login in role loyalty_relay"))
+            .batch_execute(&format!(
+                "create role {LOGIN} login in role loyalty_relay;
+                 select loyalty.install_log_settings('{LOGIN}')"
+            ))
             .await?;
     }
     Ok(())

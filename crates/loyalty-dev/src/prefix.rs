@@ -11,6 +11,7 @@ use walkdir::WalkDir;
 
 use crate::context::Context;
 use loyalty_testkit::os::{create_dir, path_variable, plain_command, run_visible};
+use loyalty_testkit::{EXTENSION_STAMP, upgrade};
 
 /// Bump when what is copied or installed here changes.
 const LAYOUT: &str = "1";
@@ -145,7 +146,7 @@ impl Prefix {
                 hash_contents(&path, &mut hash)?;
             }
         }
-        let stamp = Stamp::new(&self.root.join("extension.stamp"), hash);
+        let stamp = Stamp::new(&self.root.join(EXTENSION_STAMP), hash);
         if stamp.is_current() {
             return Ok(());
         }
@@ -174,22 +175,30 @@ impl Prefix {
         .context("the extension does not build")?;
         // Below the staging directory pgrx repeats the prefix's own path.
         let staged = stage.join(self.root.strip_prefix("/")?);
+        // scripts that are no longer among the sources
+        for entry in fs::read_dir(self.extension_dir())? {
+            let entry = entry?;
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("pg_loyalty--")
+            {
+                fs::remove_file(entry.path())?;
+            }
+        }
         install(&staged, &self.root)?;
         fs::remove_dir_all(&stage)?;
-        // cargo-pgrx leaves out the install scripts of earlier versions.
-        for entry in fs::read_dir(context.repo.join("sql"))? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name.to_string_lossy().starts_with("pg_loyalty--") {
-                fs::copy(entry.path(), self.extension_dir().join(&name))?;
-            }
+        // cargo-pgrx takes those in sql/ only.
+        for script in upgrade::scripts(&context.repo)? {
+            let name = script.file_name().context("a script has a name")?;
+            fs::copy(&script, self.extension_dir().join(name))?;
         }
         stamp.write()
     }
 
     /// Identifies the build of the extension that is installed.
     pub fn extension_stamp(&self) -> Result<String> {
-        let path = self.root.join("extension.stamp");
+        let path = self.root.join(EXTENSION_STAMP);
         fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
     }
 

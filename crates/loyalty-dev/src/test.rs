@@ -55,7 +55,7 @@ pub struct Selection {
 }
 
 /// What not every PostgreSQL has, and the names of the tests that want it.
-pub const WANTED: [(&str, &[&str]); 5] = [
+pub const WANTED: [(&str, &[&str]); 6] = [
     (
         "pg_cron",
         &[
@@ -66,6 +66,7 @@ pub const WANTED: [(&str, &[&str]); 5] = [
         ],
     ),
     ("pg_stat_statements", &["secrets_are_left_nowhere"]),
+    ("pgaudit", &["secrets_are_left_nowhere"]),
     (
         "plpgsql_check",
         &["plpgsql_check_finds_nothing", "plpgsql_check_is_heard"],

@@ -139,9 +139,7 @@ async fn ensure_database(context: &Context, prefix: &Prefix) -> Result<()> {
             "create extension pg_cron;\n\
              create extension pg_loyalty;\n\
              alter role loyalty_authenticator login password '{}';\n\
-             alter role loyalty_authenticator set log_parameter_max_length = 0;\n\
-             alter role loyalty_authenticator set log_parameter_max_length_on_error = 0;\n\
-             alter role loyalty_authenticator set log_error_verbosity = terse",
+             select loyalty.install_log_settings()",
             settings.authenticator_password
         ))
         .await
@@ -184,6 +182,7 @@ async fn api_settings(
         admin_port: settings.api_admin_port,
         pool: 10,
         pre_request: postgrest::pre_request(client).await?,
+        log_level: "error",
     })
 }
 

@@ -16,7 +16,7 @@ const SOURCES: &str = "pg_loyalty";
 const TARGET: &str = "/target";
 
 /// What is made from the sources, and what is none of them.
-const NO_SOURCES: [&str; 3] = [".git", ".dev", "target"];
+const NO_SOURCES: [&str; 2] = [".dev", "target"];
 
 /// In a mount and process namespace of its own: however it ends, nothing stays mounted or
 /// goes on. The shell stays, as the first process, to reap what the servers leave. Only where the
