@@ -37,220 +37,280 @@ use pgrx::prelude::*;
 
 pgrx::pg_module_magic!(name, version);
 
-extension_sql_file!("../sql/role.sql", name = "role", bootstrap);
-extension_sql_file!("../sql/type.sql", name = "type", requires = ["role"]);
-extension_sql_file!("../sql/clock.sql", name = "clock", requires = ["type"]);
+extension_sql_file!("../sql/00_base/10_role.sql", name = "role", bootstrap);
 extension_sql_file!(
-    "../sql/calendar.sql",
+    "../sql/00_base/type.sql",
+    name = "type",
+    requires = ["role"]
+);
+extension_sql_file!(
+    "../sql/00_base/clock.sql",
+    name = "clock",
+    requires = ["type"]
+);
+extension_sql_file!(
+    "../sql/00_base/calendar.sql",
     name = "calendar",
     requires = ["clock"]
 );
 extension_sql_file!(
-    "../sql/program.sql",
+    "../sql/00_base/program.sql",
     name = "program",
     requires = ["calendar"]
 );
-extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["program"]);
 extension_sql_file!(
-    "../sql/operation.sql",
+    "../sql/20_ledger/table.sql",
+    name = "ledger",
+    requires = ["program"]
+);
+extension_sql_file!(
+    "../sql/20_ledger/operation.sql",
     name = "operation",
     requires = ["ledger"]
 );
-extension_sql_file!("../sql/bulk.sql", name = "bulk", requires = ["operation"]);
-extension_sql_file!("../sql/reading.sql", name = "reading", requires = ["bulk"]);
-extension_sql_file!("../sql/verify.sql", name = "verify", requires = ["reading"]);
 extension_sql_file!(
-    "../sql/waiting.sql",
+    "../sql/20_ledger/bulk.sql",
+    name = "bulk",
+    requires = ["operation"]
+);
+extension_sql_file!(
+    "../sql/20_ledger/reading.sql",
+    name = "reading",
+    requires = ["bulk"]
+);
+extension_sql_file!(
+    "../sql/98_verify/verify.sql",
+    name = "verify",
+    requires = ["reading"]
+);
+extension_sql_file!(
+    "../sql/20_ledger/waiting.sql",
     name = "waiting",
     requires = ["verify"]
 );
-extension_sql_file!("../sql/member.sql", name = "member", requires = ["waiting"]);
 extension_sql_file!(
-    "../sql/service.sql",
+    "../sql/30_member/member.sql",
+    name = "member",
+    requires = ["waiting"]
+);
+extension_sql_file!(
+    "../sql/10_request/service_hours.sql",
     name = "service",
     requires = ["member"]
 );
-extension_sql_file!("../sql/rule.sql", name = "rule", requires = ["service"]);
 extension_sql_file!(
-    "../sql/rule_payment.sql",
+    "../sql/50_rule/10_rule.sql",
+    name = "rule",
+    requires = ["service"]
+);
+extension_sql_file!(
+    "../sql/50_rule/payment.sql",
     name = "rule_payment",
     requires = ["rule"]
 );
 extension_sql_file!(
-    "../sql/rule_event.sql",
+    "../sql/50_rule/event.sql",
     name = "rule_event",
     requires = ["rule_payment"]
 );
 extension_sql_file!(
-    "../sql/notice.sql",
+    "../sql/55_notice/10_notice.sql",
     name = "notice",
     requires = ["rule_event"]
 );
 extension_sql_file!(
-    "../sql/template.sql",
+    "../sql/55_notice/template.sql",
     name = "template",
     requires = ["notice"]
 );
 extension_sql_file!(
-    "../sql/template_text.sql",
+    "../sql/55_notice/text.sql",
     name = "template_text",
     requires = ["template"]
 );
 extension_sql_file!(
-    "../sql/login_text.sql",
+    "../sql/60_identity/text.sql",
     name = "login_text",
     requires = ["template_text"]
 );
 extension_sql_file!(
-    "../sql/outbox.sql",
+    "../sql/55_notice/20_outbox.sql",
     name = "outbox",
     requires = ["login_text"]
 );
 extension_sql_file!(
-    "../sql/delivery.sql",
+    "../sql/55_notice/delivery.sql",
     name = "delivery",
     requires = ["outbox"]
 );
 extension_sql_file!(
-    "../sql/schedule.sql",
+    "../sql/40_job/schedule.sql",
     name = "schedule",
     requires = ["delivery"]
 );
-extension_sql_file!("../sql/run.sql", name = "run", requires = ["schedule"]);
-extension_sql_file!("../sql/tick.sql", name = "tick", requires = ["run"]);
-extension_sql_file!("../sql/preview.sql", name = "preview", requires = ["tick"]);
 extension_sql_file!(
-    "../sql/metrics.sql",
+    "../sql/40_job/run.sql",
+    name = "run",
+    requires = ["schedule"]
+);
+extension_sql_file!("../sql/40_job/tick.sql", name = "tick", requires = ["run"]);
+extension_sql_file!(
+    "../sql/40_job/preview.sql",
+    name = "preview",
+    requires = ["tick"]
+);
+extension_sql_file!(
+    "../sql/95_report/metrics.sql",
     name = "metrics",
     requires = ["preview"]
 );
-extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["metrics"]);
-extension_sql_file!("../sql/secret.sql", name = "secret", requires = ["audit"]);
 extension_sql_file!(
-    "../sql/identity.sql",
+    "../sql/15_audit/audit.sql",
+    name = "audit",
+    requires = ["metrics"]
+);
+extension_sql_file!(
+    "../sql/60_identity/10_secret.sql",
+    name = "secret",
+    requires = ["audit"]
+);
+extension_sql_file!(
+    "../sql/60_identity/20_identity.sql",
     name = "identity",
     requires = ["secret"]
 );
 extension_sql_file!(
-    "../sql/throttle.sql",
+    "../sql/60_identity/30_throttle.sql",
     name = "throttle",
     requires = ["identity"]
 );
 extension_sql_file!(
-    "../sql/challenge.sql",
+    "../sql/60_identity/challenge.sql",
     name = "challenge",
     requires = ["throttle"]
 );
 extension_sql_file!(
-    "../sql/access_policy.sql",
+    "../sql/60_identity/access_policy.sql",
     name = "access_policy",
     requires = ["challenge"]
 );
 extension_sql_file!(
-    "../sql/session.sql",
+    "../sql/60_identity/40_session.sql",
     name = "session",
     requires = ["access_policy"]
 );
-extension_sql_file!("../sql/login.sql", name = "login", requires = ["session"]);
 extension_sql_file!(
-    "../sql/recovery.sql",
+    "../sql/60_identity/login.sql",
+    name = "login",
+    requires = ["session"]
+);
+extension_sql_file!(
+    "../sql/60_identity/recovery.sql",
     name = "recovery",
     requires = ["login"]
 );
 extension_sql_file!(
-    "../sql/application.sql",
+    "../sql/60_identity/application.sql",
     name = "application",
     requires = ["recovery"]
 );
 extension_sql_file!(
-    "../sql/provider.sql",
+    "../sql/60_identity/provider.sql",
     name = "provider",
     requires = ["application"]
 );
 extension_sql_file!(
-    "../sql/identity_admin.sql",
+    "../sql/60_identity/admin.sql",
     name = "identity_admin",
     requires = ["provider"]
 );
 extension_sql_file!(
-    "../sql/registration.sql",
+    "../sql/60_identity/registration.sql",
     name = "registration",
     requires = ["identity_admin"]
 );
 extension_sql_file!(
-    "../sql/login_change.sql",
+    "../sql/60_identity/login_change.sql",
     name = "login_change",
     requires = ["registration"]
 );
 extension_sql_file!(
-    "../sql/family.sql",
+    "../sql/70_family/family.sql",
     name = "family",
     requires = ["login_change"]
 );
-extension_sql_file!("../sql/staff.sql", name = "staff", requires = ["family"]);
 extension_sql_file!(
-    "../sql/proposal.sql",
+    "../sql/65_staff/staff.sql",
+    name = "staff",
+    requires = ["family"]
+);
+extension_sql_file!(
+    "../sql/65_staff/proposal.sql",
     name = "proposal",
     requires = ["staff"]
 );
-extension_sql_file!("../sql/api.sql", name = "api", requires = ["proposal"]);
 extension_sql_file!(
-    "../sql/ledger_api.sql",
+    "../sql/10_request/request.sql",
+    name = "api",
+    requires = ["proposal"]
+);
+extension_sql_file!(
+    "../sql/20_ledger/api.sql",
     name = "ledger_api",
     requires = ["api"]
 );
 extension_sql_file!(
-    "../sql/member_api.sql",
+    "../sql/30_member/api.sql",
     name = "member_api",
     requires = ["ledger_api"]
 );
 extension_sql_file!(
-    "../sql/schedule_api.sql",
+    "../sql/40_job/api.sql",
     name = "schedule_api",
     requires = ["member_api"]
 );
 extension_sql_file!(
-    "../sql/rule_api.sql",
+    "../sql/50_rule/api.sql",
     name = "rule_api",
     requires = ["schedule_api"]
 );
 extension_sql_file!(
-    "../sql/notice_api.sql",
+    "../sql/55_notice/api.sql",
     name = "notice_api",
     requires = ["rule_api"]
 );
 extension_sql_file!(
-    "../sql/session_api.sql",
+    "../sql/60_identity/session_api.sql",
     name = "session_api",
     requires = ["notice_api"]
 );
 extension_sql_file!(
-    "../sql/recovery_api.sql",
+    "../sql/60_identity/recovery_api.sql",
     name = "recovery_api",
     requires = ["session_api"]
 );
 extension_sql_file!(
-    "../sql/registration_api.sql",
+    "../sql/60_identity/registration_api.sql",
     name = "registration_api",
     requires = ["recovery_api"]
 );
 extension_sql_file!(
-    "../sql/family_api.sql",
+    "../sql/70_family/api.sql",
     name = "family_api",
     requires = ["registration_api"]
 );
 extension_sql_file!(
-    "../sql/staff_api.sql",
+    "../sql/65_staff/api.sql",
     name = "staff_api",
     requires = ["family_api"]
 );
 extension_sql_file!(
-    "../sql/api_overload.sql",
+    "../sql/99_finalize/api_overload.sql",
     name = "api_overload",
     requires = ["staff_api"]
 );
 extension_sql_file!(
-    "../sql/privilege.sql",
+    "../sql/99_finalize/privilege.sql",
     name = "privilege",
     requires = ["api_overload"],
     finalize

@@ -1,4 +1,4 @@
-//! Rosters of members: `loyalty-core` reads and checks them, `sql/member.sql` writes them.
+//! Rosters of members: `loyalty-core` reads and checks them, `sql/30_member/member.sql` writes them.
 
 use crate::call::{Call, sql_function};
 use crate::day;

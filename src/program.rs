@@ -110,7 +110,7 @@ const UNIX_TO_POSTGRES_SECONDS: i64 =
     (pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE) as i64 * SECONDS_A_DAY;
 const MICROSECONDS_A_DAY: i64 = SECONDS_A_DAY * MICROSECONDS_A_SECOND;
 
-/// Columns of the table, as sql/program.sql declares them; new ones only ever come behind.
+/// Columns of the table, as sql/00_base/program.sql declares them; new ones only ever come behind.
 mod column {
     pub const CODE: usize = 2;
     pub const TIME_ZONE: usize = 5;

@@ -9,7 +9,7 @@ use crate::spi::{
 use loyalty_core::wallet::{Class, Day, Entry, EntryNo, Hold, Instant, Kind, Movement};
 use pgrx::pg_sys::Datum;
 
-/// Columns of the tables, as sql/ledger.sql declares them.
+/// Columns of the tables, as sql/20_ledger/table.sql declares them.
 pub const WALLET_COLUMNS: usize = 14;
 pub const ENTRY_COLUMNS: usize = 22;
 

@@ -1,4 +1,4 @@
-//! Rules for SQL: loyalty_core reads terms and knows the periods; sql/rule.sql finds the members.
+//! Rules for SQL: loyalty_core reads terms and knows the periods; sql/50_rule/10_rule.sql finds the members.
 
 use crate::call::{Answer, Call, sql_function};
 use crate::day;

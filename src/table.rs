@@ -45,7 +45,7 @@ pub unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, values: &[Option<Datum>]) 
     }
 }
 
-/// What has a say when rows of a table are written in one way, as sql/ledger.sql declares it.
+/// What has a say when rows of a table are written in one way, as sql/20_ledger/table.sql declares it.
 pub struct Shipped {
     /// That of its triggers.
     pub event: u32,

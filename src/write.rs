@@ -332,7 +332,7 @@ impl Waiting {
         let count = self.wallets.len() as i64;
         let expected = self.entries.len();
         // SAFETY: the arrays are of the tables' own row types, whose columns come in the
-        // order of sql/ledger.sql.
+        // order of sql/20_ledger/table.sql.
         let (wallets, entries) = unsafe {
             let (wallet_shape, wallet_element) = element_type(wallet_type);
             let (entry_shape, entry_element) = element_type(entry_type);
