@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 use crate::os::{self, Owner, free_port_from};
 use crate::postgrest::Postgrest;
 use crate::prefix::Prefix;
+use crate::progress;
 
 pub const DATABASE: &str = "loyalty";
 const PG_PORT: u16 = 17432;
@@ -85,6 +86,11 @@ impl Context {
             pg_tree: std::env::var_os("LOYALTY_PG_TREE").map(PathBuf::from),
             owner: Owner::current()?,
         })
+    }
+
+    /// What the programs say that this call of `./dev` runs.
+    pub fn log(&self) -> PathBuf {
+        progress::log(&self.state)
     }
 
     /// The PostgreSQL to use, with its extension; see [`Prefix::ensure`].

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use crate::cluster::Cluster;
 use crate::context::DATABASE;
+use crate::progress::Step;
 use crate::testkit::client_program;
 use crate::up::shell_word;
 
@@ -23,8 +24,10 @@ pub async fn ensure(client: &Client, cluster: &Cluster) -> Result<()> {
     if client.query_opt(played, &[&TOUR_PROGRAM]).await?.is_some() {
         return Ok(());
     }
-    eprintln!("dev: playing the demo, May 2024 through July 2028");
-    play(&mut psql_to(cluster))
+    let step = Step::begin(7, "playing the demo, May 2024 through July 2028");
+    play(&mut psql_to(cluster))?;
+    step.end();
+    Ok(())
 }
 
 /// Plays the demo with psql. Its story commits day by day, so it is no one statement.

@@ -22,6 +22,7 @@ pub mod plans;
 pub mod post;
 pub mod postgrest;
 pub mod prefix;
+pub mod progress;
 pub mod service;
 pub mod test;
 pub mod testkit;
