@@ -153,12 +153,11 @@ impl Made {
     }
 
     fn in_repository(sources: &Path, repo: &Path) -> Result<Self> {
-        fs::create_dir_all(repo.join("src"))?;
+        fs::create_dir_all(repo)?;
         run(plain_command("cp")
             .arg("--recursive")
             .arg(sources.join("sql"))
             .arg(repo))?;
-        fs::copy(sources.join("src/lib.rs"), repo.join("src/lib.rs"))?;
         let mut files = Vec::new();
         for entry in walk(&repo.join("sql"))? {
             if entry.starts_with(repo.join(upgrade::DIR))

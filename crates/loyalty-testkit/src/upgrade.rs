@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -109,31 +110,60 @@ impl Sources<'_> {
                 .arg("-C")
                 .arg(repo)
                 .args(["show", &format!("{commit}:{path}")]))
-            .with_context(|| {
-                format!(
-                    "commit {commit} is not at hand or has no {path}; \
-                     a shallow clone gets it by: git fetch --unshallow"
-                )
-            }),
+            .with_context(|| not_at_hand(commit, path)),
         }
     }
 
-    /// What `create extension` runs: the files of `sql/`, in the order of `src/lib.rs`.
+    /// What `create extension` runs.
     pub fn install_script(&self) -> Result<String> {
-        let list = self.read("src/lib.rs")?;
-        let mut script = String::new();
-        for path in list
-            .split("extension_sql_file!(")
-            .skip(1)
-            .filter_map(|call| call.split('"').nth(1))
-        {
-            script += &self.read(path.trim_start_matches("../"))?;
-            script.push('\n');
+        match self {
+            Self::Tree(root) => Ok(loyalty_install::install_script(&root.join("sql"))?),
+            Self::Commit(repo, commit) => {
+                let tree = ScratchDir::new()?;
+                let archive = tree.0.join("sql.tar");
+                run(plain_command("git")
+                    .arg("-C")
+                    .arg(repo)
+                    .args(["archive", "--format=tar", "--output"])
+                    .arg(&archive)
+                    .args([commit, "sql"]))
+                .with_context(|| not_at_hand(commit, "sql"))?;
+                run(plain_command("tar")
+                    .arg("--extract")
+                    .arg("--file")
+                    .arg(&archive)
+                    .arg("--directory")
+                    .arg(&tree.0))?;
+                Sources::Tree(&tree.0).install_script()
+            }
         }
-        if script.is_empty() {
-            bail!("src/lib.rs names no SQL files");
-        }
-        Ok(script)
+    }
+}
+
+fn not_at_hand(commit: &str, path: &str) -> String {
+    format!(
+        "commit {commit} is not at hand or has no {path}; \
+         a shallow clone gets it by: git fetch --unshallow"
+    )
+}
+
+/// A new directory, removed with this value.
+struct ScratchDir(PathBuf);
+
+impl ScratchDir {
+    fn new() -> Result<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pg_loyalty-{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        let _gone_already = fs::remove_dir_all(&self.0);
     }
 }
 
