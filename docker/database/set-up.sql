@@ -22,9 +22,8 @@ create role mail_relay connection limit 10 in role loyalty_relay;
 \set authenticator `cat "$LOYALTY_SECRET_DIR/authenticator-password"`
 \set relay `cat "$LOYALTY_SECRET_DIR/relay-password"`
 alter role loyalty_authenticator login password :'authenticator';
--- Its calls carry passwords and codes: none of them into the log.
-alter role loyalty_authenticator set log_parameter_max_length = 0;
-alter role loyalty_authenticator set log_parameter_max_length_on_error = 0;
-alter role loyalty_authenticator set log_error_verbosity = terse;
 alter role mail_relay login password :'relay';
 \endif
+-- Their calls carry passwords, codes and links: none of them into the log.
+select loyalty.install_log_settings(login)
+  from (values ('loyalty_authenticator'), ('mail_relay')) l (login) \g /dev/null

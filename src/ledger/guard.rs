@@ -101,7 +101,7 @@ fn copying() -> bool {
 }
 
 sql_function!(wallet_is_sound);
-/// Laws 1 and 2 as a constraint of the row: arguments as `sql/ledger.sql` declares them.
+/// Laws 1 and 2 as a constraint of the row: arguments as `sql/20_ledger/table.sql` declares them.
 fn wallet_is_sound(call: &Call) -> Result<bool> {
     let (Some(balance), Some(days), Some(granted), Some(remaining)) =
         (call.i64(0), call.i32s(2), call.i64s(3), call.i64s(4))
@@ -148,7 +148,7 @@ pub fn is_sound_wallet(
 }
 
 sql_function!(entry_is_sound);
-/// Laws 2 and 3 as a constraint of the row: arguments as `sql/ledger.sql` declares them.
+/// Laws 2 and 3 as a constraint of the row: arguments as `sql/20_ledger/table.sql` declares them.
 fn entry_is_sound(call: &Call) -> Result<bool> {
     let (Some(entry), Some(kind), Some(points), Some(balance)) =
         (call.i32(0), call.datum(1), call.i64(2), call.i64(3))

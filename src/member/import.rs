@@ -1,4 +1,4 @@
-//! Files of members: `loyalty-core` reads and checks them, `sql/member.sql` writes them.
+//! Files of members: `loyalty-core` reads and checks them, `sql/30_member/member.sql` writes them.
 
 use crate::day;
 use crate::error::{Code, Fault, Result};

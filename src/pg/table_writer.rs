@@ -33,7 +33,7 @@ pub unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
     }
 }
 
-/// What has a say when rows of a table are written in one way, as sql/ledger.sql declares it.
+/// What has a say when rows of a table are written in one way, as sql/20_ledger/table.sql declares it.
 pub struct Shipped {
     /// That of its triggers.
     pub event: u32,

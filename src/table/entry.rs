@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::RefCell;
 
 table! {
-    /// As sql/ledger.sql creates it.
+    /// As sql/20_ledger/table.sql creates it.
     Entry = c"entry", ENTRY {
         account_id: Int8 [not_null],
         points: Int8 [not_null],

@@ -6,7 +6,7 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::table::table;
 
 table! {
-    /// As sql/provider.sql creates it.
+    /// As sql/60_identity/provider.sql creates it.
     IdentityProvider = c"identity_provider", IDENTITY_PROVIDER {
         issuer: Text [not_null],
         audience: Text [not_null],

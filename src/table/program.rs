@@ -6,7 +6,7 @@ use crate::pg::snapshot::RegisteredSnapshot;
 use crate::pg::table::table;
 
 table! {
-    /// As sql/program.sql creates it.
+    /// As sql/00_base/program.sql creates it.
     Program = c"program", PROGRAM {
         program_id: Int4 [not_null],
         code: Text [not_null],

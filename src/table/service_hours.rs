@@ -7,7 +7,7 @@ use crate::pg::sql_type::{Int4, SqlType as _};
 use crate::pg::table::table;
 
 table! {
-    /// As sql/service.sql creates it.
+    /// As sql/10_request/service_hours.sql creates it.
     ServiceHours = c"service_hours", SERVICE_HOURS {
         program_id: Int4 [not_null],
         closed_from: Time [not_null],

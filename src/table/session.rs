@@ -8,7 +8,7 @@ use crate::pg::table::table;
 use loyalty_core::wallet::Instant;
 
 table! {
-    /// As sql/session.sql creates it.
+    /// As sql/60_identity/40_session.sql creates it.
     Session = c"session", SESSION {
         session_id: Uuid [not_null],
         identity_id: Int8 [not_null],

@@ -9,7 +9,7 @@ use loyalty_core::wallet::{Day, EntryNo};
 use pgrx::pg_sys::{self, Datum};
 
 table! {
-    /// As sql/ledger.sql creates it.
+    /// As sql/20_ledger/table.sql creates it.
     Wallet = c"wallet", WALLET {
         account_id: Int8 [not_null],
         balance: Int8 [not_null],

@@ -142,8 +142,8 @@ const QUESTIONS: &[&str] = &[
     "select s::text from loyalty.notice_setting s order by program_id, kind",
     "select f::text from loyalty.notice_sender f order by program_id",
     "select r::text from loyalty.notice_preference r order by account_id, kind",
-    // 0.1.0 supplies no texts of these kinds
-    "select t::text from loyalty.notice_template t where program_id is not null or kind not in ('login_changed', 'family_ended') order by program_id, kind, language",
+    // later versions may supply texts of more kinds
+    "select t::text from loyalty.notice_template t where program_id is not null order by program_id, kind, language",
     "select (n.kind, n.period, n.due_at)::text from (select k.kind, o.* from loyalty.program p, (values ('balance'), ('expiry')) k (kind), loyalty.next_notice(p.program_id, k.kind, loyalty.now()) o) n order by 1",
     "select (b.channel, b.waiting, b.given_up)::text from loyalty.notice_backlog() b",
     "select a::text from loyalty.account a order by account_id",

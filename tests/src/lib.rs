@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod catalog;
 pub mod hostile;
+pub mod older;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use loyalty_testkit::{FreshCluster, PATIENCE, TestDb};

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::prefix::Prefix;
+use crate::progress;
 use loyalty_testkit::cluster::Cluster;
 use loyalty_testkit::os::{self, Owner, free_port_from, path_variable, variable};
 use loyalty_testkit::postgrest::Postgrest;
@@ -85,6 +86,11 @@ impl Context {
             pg_tree: std::env::var_os("LOYALTY_PG_TREE").map(PathBuf::from),
             owner: Owner::current()?,
         })
+    }
+
+    /// What the programs say that this call of `./dev` runs.
+    pub fn log(&self) -> PathBuf {
+        progress::log(&self.state)
     }
 
     /// The PostgreSQL to use, with its extension; see [`Prefix::ensure`].

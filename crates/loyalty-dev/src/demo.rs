@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 
 use crate::context::DATABASE;
+use crate::progress::Step;
 use crate::up::shell_word;
 use loyalty_testkit::client_program;
 use loyalty_testkit::cluster::Cluster;
@@ -23,8 +24,10 @@ pub async fn ensure(client: &Client, cluster: &Cluster) -> Result<()> {
     if client.query_opt(played, &[&TOUR_PROGRAM]).await?.is_some() {
         return Ok(());
     }
-    eprintln!("dev: playing the demo, May 2024 through July 2028");
-    play(&mut psql_to(cluster))
+    let step = Step::begin(7, "playing the demo, May 2024 through July 2028");
+    play(&mut psql_to(cluster))?;
+    step.end();
+    Ok(())
 }
 
 /// Plays the demo with psql. Its story commits day by day, so it is no one statement.

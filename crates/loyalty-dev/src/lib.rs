@@ -16,6 +16,7 @@ pub mod matrix;
 pub mod package;
 pub mod post;
 pub mod prefix;
+pub mod progress;
 pub mod test;
 pub mod torture;
 pub mod up;

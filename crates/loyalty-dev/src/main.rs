@@ -18,6 +18,7 @@ use loyalty_dev::{licences, post, test, up};
 use loyalty_testkit::client_program;
 use loyalty_testkit::cluster;
 use loyalty_testkit::token::Role;
+use loyalty_testkit::upgrade;
 
 #[derive(Parser)]
 #[command(
@@ -73,6 +74,11 @@ enum Action {
     Package(PackageArgs),
     /// Build and install the extension into the private PostgreSQL
     Ext,
+    /// Print the part of an upgrade script that repeats changed functions, views and comments
+    UpgradeScript {
+        /// The released version to upgrade from; by default the newest
+        version: Option<String>,
+    },
     /// Rewrite the sources in the standard format
     Fmt,
     /// Check format and lints
@@ -125,6 +131,7 @@ fn run(cli: Cli) -> Result<()> {
         Action::Image(args) => image::image(&context, &args),
         Action::Package(args) => package::package(&context, &args),
         Action::Ext => Prefix::ensure(&context).map(drop),
+        Action::UpgradeScript { version } => upgrade::print(&context.repo, version.as_deref()),
         Action::Fmt => test::reformat(&context),
         Action::Licences => licences::write(&context),
         Action::Lint => {

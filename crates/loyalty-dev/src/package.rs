@@ -8,19 +8,21 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use loyalty_install::{Places, install_script, script_name};
 use walkdir::WalkDir;
 
 use crate::chroot::Chroot;
 use crate::context::Context;
+use crate::progress::run_logged;
 use loyalty_testkit::os::{
     self, any_free_port, cargo_command, create_dir, path_variable, run, run_visible,
 };
+use loyalty_testkit::upgrade;
 
 /// What an installed pg_loyalty is tried with.
 pub const SMOKE: &str = include_str!("../sql/smoke.sql");
 
-/// The version of everything here.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub use loyalty_install::VERSION;
 
 /// What the packages are made of, relative to the repository.
 pub const SOURCES: [&str; 12] = [
@@ -30,6 +32,7 @@ pub const SOURCES: [&str; 12] = [
     "LICENSE",
     "README.md",
     "THIRD-PARTY-LICENSES",
+    "build.rs",
     "pg_loyalty.control",
     "crates",
     "debian",
@@ -55,6 +58,7 @@ pub fn package(context: &Context, args: &PackageArgs) -> Result<()> {
     };
     let packages = build(context, &out)?;
     lint(&out)?;
+    try_cargo_pgrx(context)?;
     if !args.no_try {
         try_out(context, &packages)?;
     }
@@ -87,18 +91,13 @@ fn build(context: &Context, out: &Path) -> Result<Vec<PathBuf>> {
         "dev: building the packages for PostgreSQL {}",
         context.pg_major
     );
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => std::path::absolute(dir)?,
-        None => context.repo.join("target"),
-    };
     let mut command = cargo_command("dpkg-buildpackage");
     command
         .current_dir(&source)
         // Rust need not be Debian's: what is missing will be missed.
         .args(["--build=binary", "--no-sign", "--no-check-builddeps"])
         .env("CARGO", path_variable("LOYALTY_CARGO")?)
-        .env("CARGO_PGRX", path_variable("LOYALTY_CARGO_PGRX")?)
-        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_TARGET_DIR", target_dir(context)?)
         .stdout(std::io::stderr());
     run_visible(&mut command).context("the packages do not build")?;
     create_dir(out)?;
@@ -123,6 +122,13 @@ fn build(context: &Context, out: &Path) -> Result<Vec<PathBuf>> {
         "two packages were expected: {packages:?}"
     );
     Ok(packages)
+}
+
+fn target_dir(context: &Context) -> Result<PathBuf> {
+    Ok(match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => std::path::absolute(dir)?,
+        None => context.repo.join("target"),
+    })
 }
 
 /// Times stay, so that cargo builds anew only what has changed.
@@ -174,15 +180,69 @@ pub fn extension_files(repo: &Path, pg_major: u16) -> Result<BTreeSet<String>> {
     let mut files = BTreeSet::from([
         format!("/usr/lib/postgresql/{pg_major}/lib/pg_loyalty.so"),
         format!("{share}/pg_loyalty.control"),
-        format!("{share}/pg_loyalty--{VERSION}.sql"),
+        format!("{share}/{}", script_name(VERSION)),
     ]);
-    for entry in fs::read_dir(repo.join("sql"))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("pg_loyalty--") {
-            files.insert(format!("{share}/{name}"));
-        }
+    for script in upgrade::scripts(repo)? {
+        let name = script.file_name().unwrap_or_default().to_string_lossy();
+        files.insert(format!("{share}/{name}"));
     }
     Ok(files)
+}
+
+/// Who works with cargo-pgrx gets the same from it: the install script but for its comments,
+/// and the control file.
+fn try_cargo_pgrx(context: &Context) -> Result<()> {
+    eprintln!("dev: cargo pgrx package");
+    let major = context.pg_major;
+    let out = context.state.join("package/pgrx");
+    let pg_config = format!("/usr/lib/postgresql/{major}/bin/pg_config");
+    let mut command = cargo_command(path_variable("LOYALTY_CARGO_PGRX")?);
+    command
+        .current_dir(&context.repo)
+        // Else pgrx looks for its own configuration in the user's home.
+        .env("PGRX_PG_CONFIG_PATH", &pg_config)
+        .env("CARGO_TARGET_DIR", target_dir(context)?)
+        .args(["pgrx", "package", "--package", "pg_loyalty"])
+        .args(["--no-default-features", "--features"])
+        .arg(format!("pg{major}"))
+        .args(["--pg-config", &pg_config, "--out-dir"])
+        .arg(&out);
+    run_logged(&mut command, &context.log()).context("cargo pgrx package does not work")?;
+    let places = Places::of(Path::new(&pg_config))?.below(&out);
+    let read = |path: PathBuf| {
+        fs::read_to_string(&path).with_context(|| format!("cargo-pgrx made no {}", path.display()))
+    };
+    let script = read(places.extension.join(script_name(VERSION)))?;
+    let ours = install_script(&context.repo.join("sql"))?;
+    let (before, after) = script
+        .split_once(ours.trim_end())
+        .context("cargo-pgrx makes another install script")?;
+    ensure!(
+        is_comment(before) && is_comment(after),
+        "cargo-pgrx has more in the install script: {before}{after}"
+    );
+    let control = fs::read_to_string(context.repo.join("pg_loyalty.control"))?;
+    ensure!(
+        read(places.extension.join("pg_loyalty.control"))?.trim_end()
+            == control.replace("@CARGO_VERSION@", VERSION).trim_end(),
+        "cargo-pgrx makes another control file"
+    );
+    ensure!(
+        places.library.join("pg_loyalty.so").is_file(),
+        "cargo-pgrx left no library"
+    );
+    Ok(())
+}
+
+/// Whether SQL has nothing but comments, as cargo-pgrx writes them: each begins a line.
+fn is_comment(sql: &str) -> bool {
+    let mut in_block = false;
+    sql.lines().map(str::trim).all(|line| {
+        let begins = line.starts_with("/*");
+        let is_comment = in_block || begins || line.is_empty() || line.starts_with("--");
+        in_block = (in_block || begins) && !line.ends_with("*/");
+        is_comment
+    })
 }
 
 /// Installs the packages into a bare Debian, uses them, and removes them.
@@ -270,4 +330,17 @@ fn smoke(chroot: &Chroot, port: &str) -> Result<()> {
         "another version is installed"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_comment;
+
+    #[test]
+    fn comments_are_told_from_sql() {
+        let made = "/* <begin connected objects> */\n/*\nmade by pgrx.\n\nTwice.\n*/\n\n-- src/lib.rs:40\n";
+        assert!(is_comment(made));
+        assert!(!is_comment("/* one */\nselect 1;\n"));
+        assert!(!is_comment("/*\none\n*/\nselect 1;\n"));
+    }
 }

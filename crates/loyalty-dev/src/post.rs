@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use tokio_postgres::Client;
 
 use crate::context::{Context, DATABASE};
+use crate::progress::{Logged, Step, start_logged};
 use loyalty_testkit::mail::store;
-use loyalty_testkit::os::{cargo_command, path_variable, run_visible};
+use loyalty_testkit::os::{cargo_command, path_variable};
 use loyalty_testkit::service::{Service, answers};
 
 /// The relay's login, made for the development cluster only.
@@ -16,20 +17,15 @@ const LOGIN: &str = "mail_relay";
 const CATCHER: &str = "loyalty-mail-catcher";
 const RELAY: &str = "loyalty-relay";
 
-/// Builds and starts what does not run yet, or runs with other settings.
-pub async fn start(context: &Context, client: &Client) -> Result<()> {
-    let claims = "select to_regprocedure('loyalty.claim_notices(integer, interval, text[])')";
-    let row = client
-        .query_one(&format!("select ({claims}) is not null"), &[])
-        .await?;
-    if !row.get::<_, bool>(0) {
-        eprintln!("dev: the database's extension has no notices yet: no relay is started");
-        return Ok(());
-    }
-    if !binary(context, RELAY).exists() {
-        eprintln!("dev: building the relay and the mail catcher");
-    }
-    let built = build(context)?;
+/// Starts what does not run yet, or runs with other settings, once it is built.
+pub async fn start(context: &Context, client: &Client, build: Logged) -> Result<()> {
+    let step = Step::begin(8, "building and starting the relay");
+    build
+        .wait(&context.log())
+        .context("the relay does not build")?;
+    // cargo runs this very program from there.
+    let here = std::env::current_exe()?;
+    let built = here.parent().context("this program is in no directory")?;
     for name in [CATCHER, RELAY] {
         context.copy_binary(&built.join(name), &binary(context, name))?;
     }
@@ -42,6 +38,7 @@ pub async fn start(context: &Context, client: &Client) -> Result<()> {
         )
     };
     if is_running(&settings)? {
+        step.end();
         return Ok(());
     }
     stop(context)?;
@@ -50,15 +47,12 @@ pub async fn start(context: &Context, client: &Client) -> Result<()> {
     for dir in ["mail", "post"] {
         context.owner.private_dir(&context.state.join(dir))?;
     }
-    eprintln!(
-        "dev: starting the mail catcher on port {}",
-        settings.smtp_port
-    );
     let page = format!("http://127.0.0.1:{}/messages", settings.mail_page_port);
     catcher(context).start(&catcher_arguments(context, &settings), || answers(&page))?;
-    eprintln!("dev: starting the relay");
     let health = format!("http://127.0.0.1:{}/healthz", settings.relay_port);
-    relay(context).start(&relay_arguments(context, &settings)?, || answers(&health))
+    relay(context).start(&relay_arguments(context, &settings)?, || answers(&health))?;
+    step.end();
+    Ok(())
 }
 
 /// The relay first: what it was about to send waits in the database.
@@ -84,25 +78,24 @@ fn relay(context: &Context) -> Service {
     service(context, RELAY)
 }
 
-/// Builds both; where cargo put them.
-fn build(context: &Context) -> Result<PathBuf> {
+/// Begins to build both.
+pub fn build(context: &Context) -> Result<Logged> {
     let mut cargo = cargo_command(path_variable("LOYALTY_CARGO")?);
     cargo
         .current_dir(&context.repo)
-        .args(["build", "--quiet"])
+        .arg("build")
         .args(["--bin", RELAY, "--bin", CATCHER]);
-    run_visible(&mut cargo).context("the relay does not build")?;
-    // cargo runs this very program from there.
-    let here = std::env::current_exe()?;
-    let dir = here.parent().context("this program is in no directory")?;
-    Ok(dir.to_owned())
+    start_logged(&mut cargo, &context.log())
 }
 
 async fn ensure_login(client: &Client) -> Result<()> {
     let exists = "select from pg_catalog.pg_roles where rolname = $1";
     if client.query_opt(exists, &[&LOGIN]).await?.is_none() {
         client
-            .batch_execute(&format!("create role {LOGIN} login in role loyalty_relay"))
+            .batch_execute(&format!(
+                "create role {LOGIN} login in role loyalty_relay;
+                 select loyalty.install_log_settings('{LOGIN}')"
+            ))
             .await?;
     }
     Ok(())

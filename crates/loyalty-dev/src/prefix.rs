@@ -6,14 +6,17 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use loyalty_install::Places;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
 use crate::context::Context;
-use loyalty_testkit::os::{create_dir, path_variable, plain_command, run_visible};
+use crate::progress::{Step, run_logged};
+use loyalty_testkit::EXTENSION_STAMP;
+use loyalty_testkit::os::{cargo_command, create_dir, path_variable};
 
 /// Bump when what is copied or installed here changes.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 
 #[derive(Clone, Debug)]
 pub struct Prefix {
@@ -114,7 +117,6 @@ impl Prefix {
         if stamp.is_current() {
             return Ok(());
         }
-        eprintln!("dev: copying PostgreSQL {major} to {}", self.root.display());
         if self.root.exists() {
             // The machine's PostgreSQL was upgraded; ours cannot run meanwhile.
             if let Ok(cluster) = context.running_cluster() {
@@ -139,70 +141,52 @@ impl Prefix {
         for name in EXTENSION_SOURCES {
             hash_contents(&context.repo.join(name), &mut hash)?;
         }
-        for entry in fs::read_dir(&context.repo)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|ext| ext == "control") {
-                hash_contents(&path, &mut hash)?;
-            }
-        }
-        let stamp = Stamp::new(&self.root.join("extension.stamp"), hash);
+        let stamp = Stamp::new(&self.root.join(EXTENSION_STAMP), hash);
         if stamp.is_current() {
             return Ok(());
         }
-        eprintln!("dev: building the extension for PostgreSQL {}", self.major);
-        let stage = self.root.join("stage");
-        if stage.exists() {
-            fs::remove_dir_all(&stage)?;
-        }
-        run_visible(
-            plain_command(path_variable("LOYALTY_CARGO_PGRX")?)
-                .current_dir(&context.repo)
-                // Else pgrx looks for its own configuration in the user's home.
-                .env("PGRX_PG_CONFIG_PATH", self.pg_config())
-                .env("RUST_BACKTRACE", "0")
-                .env("RUST_SPANTRACE", "0")
-                .args(["pgrx", "package", "--package", "pg_loyalty"])
-                .args(["--no-default-features", "--features"])
-                .arg(format!("pg{}", self.major))
-                .arg("--pg-config")
-                .arg(self.pg_config())
-                .arg("--out-dir")
-                .arg(&stage)
-                // standard output is for what a command is asked for
-                .stdout(std::io::stderr()),
-        )
-        .context("the extension does not build")?;
-        // Below the staging directory pgrx repeats the prefix's own path.
-        let staged = stage.join(self.root.strip_prefix("/")?);
-        install(&staged, &self.root)?;
-        fs::remove_dir_all(&stage)?;
-        // cargo-pgrx leaves out the install scripts of earlier versions.
-        for entry in fs::read_dir(context.repo.join("sql"))? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name.to_string_lossy().starts_with("pg_loyalty--") {
-                fs::copy(entry.path(), self.extension_dir().join(&name))?;
-            }
-        }
+        let step = Step::begin(3, "building the extension");
+        let library = self.build_extension(context)?;
+        self.clear_scripts()?;
+        let places = Places::of(&self.pg_config())?;
+        loyalty_install::install(&context.repo, &library, &places)?;
+        step.end();
         stamp.write()
+    }
+
+    /// The extension's library, where cargo leaves it.
+    fn build_extension(&self, context: &Context) -> Result<PathBuf> {
+        let cargo = path_variable("LOYALTY_CARGO")?;
+        let mut build = cargo_command(cargo);
+        build
+            .current_dir(&context.repo)
+            .args(["build", "--release", "--package", "pg_loyalty", "--lib"])
+            .args(["--no-default-features", "--features"])
+            .arg(format!("pg{}", self.major))
+            .env("PGRX_PG_CONFIG_PATH", self.pg_config());
+        run_logged(&mut build, &context.log()).context("the extension does not build")?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+        let release = context.repo.join(target).join("release");
+        Ok(release.join("libpg_loyalty.so"))
+    }
+
+    /// Removes the scripts of versions that the sources no longer know.
+    fn clear_scripts(&self) -> Result<()> {
+        for script in self.scripts()? {
+            fs::remove_file(script)?;
+        }
+        Ok(())
     }
 
     /// Identifies the build of the extension that is installed.
     pub fn extension_stamp(&self) -> Result<String> {
-        let path = self.root.join("extension.stamp");
+        let path = self.root.join(EXTENSION_STAMP);
         fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
     }
 
     /// Identifies the SQL that `create extension` runs.
     pub fn install_script_hash(&self) -> Result<String> {
-        let mut scripts: Vec<PathBuf> = fs::read_dir(self.extension_dir())?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("pg_loyalty--"))
-            })
-            .collect();
+        let mut scripts = self.scripts()?;
         scripts.sort();
         let mut hash = Sha256::new();
         for script in scripts {
@@ -210,16 +194,30 @@ impl Prefix {
         }
         Ok(hex(hash))
     }
+
+    fn scripts(&self) -> Result<Vec<PathBuf>> {
+        Ok(fs::read_dir(self.extension_dir())?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("pg_loyalty--"))
+            })
+            .collect())
+    }
 }
 
 /// What the extension is built from, relative to the repository.
-const EXTENSION_SOURCES: [&str; 6] = [
+const EXTENSION_SOURCES: [&str; 9] = [
     "Cargo.toml",
     "Cargo.lock",
     "build.rs",
+    "pg_loyalty.control",
     "src",
     "sql",
     "crates/loyalty-core",
+    "crates/loyalty-install",
+    "crates/loyalty-secret",
 ];
 
 /// Where an unpacked PostgreSQL has its extensions' files.
@@ -252,29 +250,6 @@ impl Stamp {
         fs::write(&self.path, &self.value)
             .with_context(|| format!("{} cannot be written", self.path.display()))
     }
-}
-
-/// Moves each staged file over the installed one. A rename keeps what running
-/// servers have mapped; writing into the file would crash them.
-fn install(staged: &Path, root: &Path) -> Result<()> {
-    let mut files = 0;
-    for entry in WalkDir::new(staged) {
-        let entry = entry.context("cargo-pgrx left no package where it was told to")?;
-        if !entry.file_type().is_file() {
-            continue;
-        }
-        let target = root.join(entry.path().strip_prefix(staged)?);
-        if let Some(parent) = target.parent() {
-            create_dir(parent)?;
-        }
-        fs::rename(entry.path(), &target)
-            .with_context(|| format!("{} cannot be installed", target.display()))?;
-        files += 1;
-    }
-    if files == 0 {
-        bail!("cargo-pgrx packaged no files");
-    }
-    Ok(())
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::context::Context;
 use crate::prefix::Prefix;
+use crate::progress::{Step, run_logged};
 use binary::Built;
 use loyalty_testkit::cluster::Cluster;
 use loyalty_testkit::keys;
@@ -55,7 +56,7 @@ pub struct Selection {
 }
 
 /// What not every PostgreSQL has, and the names of the tests that want it.
-pub const WANTED: [(&str, &[&str]); 5] = [
+pub const WANTED: [(&str, &[&str]); 6] = [
     (
         "pg_cron",
         &[
@@ -66,15 +67,13 @@ pub const WANTED: [(&str, &[&str]); 5] = [
         ],
     ),
     ("pg_stat_statements", &["secrets_are_left_nowhere"]),
+    ("pgaudit", &["secrets_are_left_nowhere"]),
     (
         "plpgsql_check",
         &["plpgsql_check_finds_nothing", "plpgsql_check_is_heard"],
     ),
     (TLS, &["the_database_is_reached_by_tls_and_password"]),
-    (
-        DIRECTORIES,
-        &["packaging_has_the_files_that_cargo_pgrx_installs"],
-    ),
+    (DIRECTORIES, &["packaging_has_the_files_that_are_installed"]),
 ];
 
 /// The others are extensions.
@@ -160,13 +159,15 @@ pub async fn test(context: &Context, selection: &Selection) -> Result<()> {
 
 /// `cargo fmt --check`.
 pub fn format(context: &Context) -> Result<()> {
-    eprintln!("dev: cargo fmt --check");
-    run_visible(
-        Command::new(path_variable("LOYALTY_CARGO_FMT")?)
-            .current_dir(&context.repo)
-            .args(["fmt", "--all", "--check"]),
-    )
-    .context("the format differs; mend it with: ./dev fmt")
+    let step = Step::begin(3, "cargo fmt --check");
+    let mut check = Command::new(path_variable("LOYALTY_CARGO_FMT")?);
+    check
+        .current_dir(&context.repo)
+        .args(["fmt", "--all", "--check"]);
+    run_logged(&mut check, &context.log())
+        .context("the format differs; mend it with: ./dev fmt")?;
+    step.end();
+    Ok(())
 }
 
 /// Rewrites the sources in the standard format.
@@ -180,17 +181,18 @@ pub fn reformat(context: &Context) -> Result<()> {
 
 /// Clippy, warnings as errors.
 pub fn lint(context: &Context) -> Result<()> {
-    eprintln!("dev: cargo clippy -D warnings");
-    run_visible(
-        os::cargo_command(path_variable("LOYALTY_CARGO_CLIPPY")?)
-            .current_dir(&context.repo)
-            .args(["clippy", "--quiet", "--workspace", "--all-targets"])
-            .args(["--no-default-features", "--features"])
-            .arg(format!("{EXTENSION_PACKAGE}/pg{}", context.pg_major))
-            .args(["--", "-D", "warnings"])
-            .env("PGRX_PG_CONFIG_PATH", context.prefix().pg_config()),
-    )
-    .context("clippy has warnings")
+    let step = Step::begin(4, "cargo clippy -D warnings");
+    let mut clippy = os::cargo_command(path_variable("LOYALTY_CARGO_CLIPPY")?);
+    clippy
+        .current_dir(&context.repo)
+        .args(["clippy", "--quiet", "--workspace", "--all-targets"])
+        .args(["--no-default-features", "--features"])
+        .arg(format!("{EXTENSION_PACKAGE}/pg{}", context.pg_major))
+        .args(["--", "-D", "warnings"])
+        .env("PGRX_PG_CONFIG_PATH", context.prefix().pg_config());
+    run_logged(&mut clippy, &context.log()).context("clippy has warnings")?;
+    step.end();
+    Ok(())
 }
 
 /// A run's cluster and scratch directory; dropping it removes both.

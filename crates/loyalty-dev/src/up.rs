@@ -9,13 +9,15 @@ use crate::context::{Context, DATABASE, Settings};
 use crate::demo;
 use crate::post;
 use crate::prefix::Prefix;
+use crate::progress::Step;
 use loyalty_testkit::authenticator_uri;
 use loyalty_testkit::cluster::Cluster;
 use loyalty_testkit::keys;
 use loyalty_testkit::postgrest;
 use loyalty_testkit::token::{Claims, Role, sign};
 
-/// Starts what does not run and makes what is not there; then changes nothing.
+/// Starts what does not run and makes what is not there; then changes nothing. The API answers
+/// before the demo is played, and the relay is built meanwhile.
 pub async fn up(context: &Context, fresh: bool) -> Result<()> {
     let prefix = Prefix::ensure(context)?;
     context.ensure_postgrest()?;
@@ -27,13 +29,14 @@ pub async fn up(context: &Context, fresh: bool) -> Result<()> {
     }
     ensure_database(context, &prefix).await?;
     let client = context.cluster()?.connect(DATABASE).await?;
+    start_api(context, &client).await?;
+    let build = post::build(context)?;
     demo::ensure(&client, &context.cluster()?).await?;
     // Only now: the tick goes by the real clock, the demo by its own.
     client
         .batch_execute("select loyalty.install_schedules()")
         .await?;
-    start_api(context, &client).await?;
-    post::start(context, &client).await?;
+    post::start(context, &client, build).await?;
     demo::print_summary(&context.cluster()?)?;
     print_lines(context, &client).await
 }
@@ -66,7 +69,7 @@ fn start_cluster(context: &Context, prefix: &Prefix) -> Result<()> {
         if settings.running_extension == installed {
             return Ok(());
         }
-        eprintln!("dev: the extension was built anew: restarting PostgreSQL");
+        eprintln!("dev: the extension has changed: PostgreSQL is restarted");
         post::stop(context)?;
         context.api().stop()?;
         cluster.stop()?;
@@ -77,15 +80,17 @@ fn start_cluster(context: &Context, prefix: &Prefix) -> Result<()> {
     cluster.port = settings.pg_port;
     let secrets = context.state.join("secret");
     keys::ensure(&context.owner, &secrets, &settings.jwt_secret)?;
+    let what = format!("starting PostgreSQL on port {}", cluster.port);
+    let step = Step::begin(4, &what);
     let lines = cluster_settings() + &keys::setting(&secrets);
     if cluster.exists() {
         cluster.configure(&lines)?;
     } else {
-        eprintln!("dev: making a cluster in {}", cluster.data.display());
         cluster.init(&lines)?;
     }
-    eprintln!("dev: starting PostgreSQL on port {}", cluster.port);
-    cluster.start()
+    cluster.start()?;
+    step.end();
+    Ok(())
 }
 
 fn cluster_settings() -> String {
@@ -115,7 +120,6 @@ async fn ensure_database(context: &Context, prefix: &Prefix) -> Result<()> {
     let maintenance = cluster.connect("postgres").await?;
     let exists = "select from pg_database where datname = $1";
     if maintenance.query_opt(exists, &[&DATABASE]).await?.is_none() {
-        eprintln!("dev: making the database {DATABASE}");
         maintenance
             .batch_execute(&format!("create database {DATABASE} template template0"))
             .await?;
@@ -127,28 +131,29 @@ async fn ensure_database(context: &Context, prefix: &Prefix) -> Result<()> {
     if client.query_opt(exists, &[]).await?.is_some() {
         if settings.install_script_hash != installed {
             eprintln!(
-                "dev: the extension's SQL changed since the database was made; \
-                 make both anew with: ./dev up --fresh"
+                "dev: the extension's SQL has changed since the database was made; \
+                 make a new one with: ./dev up --fresh"
             );
         }
         return Ok(());
     }
+    let step = Step::begin(5, "making the database");
     let transaction = client.transaction().await?;
     transaction
         .batch_execute(&format!(
             "create extension pg_cron;\n\
              create extension pg_loyalty;\n\
              alter role loyalty_authenticator login password '{}';\n\
-             alter role loyalty_authenticator set log_parameter_max_length = 0;\n\
-             alter role loyalty_authenticator set log_parameter_max_length_on_error = 0;\n\
-             alter role loyalty_authenticator set log_error_verbosity = terse",
+             select loyalty.install_log_settings()",
             settings.authenticator_password
         ))
         .await
         .context("the extension cannot be created")?;
     transaction.commit().await?;
     settings.install_script_hash = installed;
-    context.save(&settings)
+    context.save(&settings)?;
+    step.end();
+    Ok(())
 }
 
 async fn start_api(context: &Context, client: &Client) -> Result<()> {
@@ -162,8 +167,11 @@ async fn start_api(context: &Context, client: &Client) -> Result<()> {
     settings.move_taken_api_ports()?;
     context.save(&settings)?;
     context.owner.private_dir(&context.state.join("api"))?;
-    eprintln!("dev: starting PostgREST on port {}", settings.api_port);
-    api.start(&api_settings(context, &settings, client).await?)
+    let step = Step::begin(6, "starting the API");
+    api.start(&api_settings(context, &settings, client).await?)?;
+    step.end();
+    eprintln!("dev: the API answers at {}", context.api_url()?);
+    Ok(())
 }
 
 async fn api_settings(
@@ -184,6 +192,7 @@ async fn api_settings(
         admin_port: settings.api_admin_port,
         pool: 10,
         pre_request: postgrest::pre_request(client).await?,
+        log_level: "error",
     })
 }
 

@@ -24,6 +24,7 @@ pub mod plans;
 pub mod postgrest;
 pub mod service;
 pub mod token;
+pub mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -245,6 +246,7 @@ impl Api {
                 admin_port: server.reserve_port()?,
                 pool: 10,
                 pre_request: pre_request.clone(),
+                log_level: "error",
             };
             attempts += 1;
             match postgrest.start(&settings) {
@@ -301,10 +303,15 @@ pub struct FreshCluster {
 impl FreshCluster {
     /// `settings`: lines of postgresql.conf, e.g. to preload pg_cron.
     pub fn start(label: &str, settings: &str) -> Result<Self> {
+        Self::start_of(&TestServer::get()?.bin, label, settings)
+    }
+
+    /// The same by the programs of another installation.
+    pub fn start_of(bin: &Path, label: &str, settings: &str) -> Result<Self> {
         let server = TestServer::get()?;
         let dir = server.dir.join(unique_name(label));
         let port = server.reserve_port()?;
-        let cluster = Cluster::at(&server.bin, &dir, port, &Owner::current()?);
+        let cluster = Cluster::at(bin, &dir, port, &Owner::current()?);
         let settings = format!(
             "{FAST_SETTINGS}listen_addresses = ''\n{}{settings}\n",
             keys::setting(&server.secret_dir)
@@ -378,6 +385,41 @@ impl Drop for FreshCluster {
     fn drop(&mut self) {
         report(self.cluster.stop());
         report(std::fs::remove_dir_all(&self.dir).map_err(Into::into));
+    }
+}
+
+/// In the root of a private copy of PostgreSQL that has the extension.
+pub const EXTENSION_STAMP: &str = "extension.stamp";
+
+/// A copy of the server's PostgreSQL, for scripts of extensions that nobody else may see.
+/// It stays until the run is over.
+#[derive(Debug)]
+pub struct Installation {
+    pub bin: PathBuf,
+    pub extension_dir: PathBuf,
+}
+
+impl Installation {
+    /// By hard links: files may be added and removed, never written into.
+    pub fn copy(label: &str) -> Result<Self> {
+        let server = TestServer::get()?;
+        let root = server
+            .bin
+            .ancestors()
+            .find(|dir| dir.join(EXTENSION_STAMP).exists())
+            .context("the server is no private copy")?;
+        let copy = server.dir.join(unique_name(label));
+        run(plain_command("cp")
+            .args(["--archive", "--link"])
+            .arg(root)
+            .arg(&copy))?;
+        let bin = copy.join(server.bin.strip_prefix(root)?);
+        // a PostgreSQL finds its files relative to its own program
+        let share = run(plain_command(bin.join("pg_config")).arg("--sharedir"))?;
+        Ok(Self {
+            bin,
+            extension_dir: Path::new(share.trim()).join("extension"),
+        })
     }
 }
 

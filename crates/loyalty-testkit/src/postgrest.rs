@@ -21,6 +21,8 @@ pub struct Settings {
     pub pool: u16,
     /// `schema.function` called before each request, where there is one.
     pub pre_request: Option<String>,
+    /// `crit`, `error`, `warn` or `info`.
+    pub log_level: &'static str,
 }
 
 impl Settings {
@@ -35,6 +37,7 @@ impl Settings {
             "server-host = \"127.0.0.1\"".to_owned(),
             format!("server-port = {}", self.port),
             format!("admin-server-port = {}", self.admin_port),
+            format!("log-level = {}", quoted(self.log_level)),
         ];
         if let Some(function) = &self.pre_request {
             lines.push(format!("db-pre-request = {}", quoted(function)));
@@ -92,6 +95,10 @@ impl Postgrest {
         self.service
             .start(&[self.conf.clone().into()], || answers(&url))
             .with_context(|| format!("no PostgREST on port {}", settings.port))
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.service.log()
     }
 
     pub fn stop(&self) -> Result<()> {

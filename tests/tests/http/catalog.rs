@@ -120,6 +120,7 @@ async fn who_may_call_what() -> Result<()> {
     assert_eq!(
         granted_to("'loyalty_monitor'::regrole").await?,
         [
+            "loyalty.health()",
             "loyalty.metric_help(text)",
             "loyalty.metrics_text()",
             "loyalty.points_metrics(integer)",

@@ -22,22 +22,34 @@ use crate::world::{PATIENCE, START};
 const DATABASE: &str = "points";
 
 /// As much as there is to be had; what roles are told goes before it.
-const LOG_EVERYTHING: &str = "shared_preload_libraries = 'pg_stat_statements'
+const LOG_EVERYTHING: &str =
+    "shared_preload_libraries = 'pg_stat_statements, pgaudit, auto_explain'
 pg_stat_statements.track = all
+pgaudit.log = all
+pgaudit.log_parameter = on
+pgaudit.log_relation = on
+auto_explain.log_min_duration = 0
+auto_explain.log_nested_statements = on
+auto_explain.log_verbose = on
 log_statement = all
 log_min_duration_statement = 0
 log_min_error_statement = debug5
 log_error_verbosity = verbose
 log_parameter_max_length = -1
 log_parameter_max_length_on_error = -1
+log_duration = on
 log_connections = on
 ";
 
-/// What docs/operations.md has a DBA set for the roles that bring secrets along.
-const ROLE_SETTINGS: [&str; 3] = [
-    "alter role loyalty_authenticator set log_parameter_max_length = 0",
-    "alter role loyalty_authenticator set log_parameter_max_length_on_error = 0",
-    "alter role loyalty_authenticator set log_error_verbosity = terse",
+/// For the sessions of DBAs, which this is not about.
+const QUIET: &str =
+    "set log_statement = none; set log_min_duration_statement = -1; set log_duration = off;
+    set pgaudit.log = none; set auto_explain.log_min_duration = -1";
+
+/// What docs/operations.md has a DBA call for the logins that bring secrets along.
+const SET_UP: [&str; 2] = [
+    "select loyalty.install_log_settings('loyalty_authenticator')",
+    "select loyalty.install_log_settings('mail_relay')",
 ];
 
 struct World {
@@ -49,6 +61,7 @@ struct World {
     relay: Child,
     postgrest: Postgrest,
     relay_log: std::path::PathBuf,
+    postgrest_log: std::path::PathBuf,
     /// What must be nowhere, by what it is.
     secrets: BTreeMap<String, String>,
     /// Bodies of refusals.
@@ -78,17 +91,20 @@ impl World {
             .await?;
         let sql = fresh.connect(DATABASE).await?;
         // what a DBA types is not what this is about
-        sql.batch_execute("set log_statement = none; set log_min_duration_statement = -1")
-            .await?;
-        sql.batch_execute("create extension pg_loyalty; create extension pg_stat_statements")
-            .await?;
+        sql.batch_execute(QUIET).await?;
+        sql.batch_execute(
+            "create extension pg_loyalty; create extension pg_stat_statements; create extension pgaudit",
+        )
+        .await?;
         sql.batch_execute(&format!(
             "alter database {DATABASE} set loyalty.clock = '{START}'; set loyalty.clock = '{START}'"
         ))
         .await?;
-        sql.batch_execute("alter role loyalty_authenticator login")
-            .await?;
-        for setting in ROLE_SETTINGS {
+        sql.batch_execute(
+            "alter role loyalty_authenticator login; create role mail_relay login in role loyalty_relay",
+        )
+        .await?;
+        for setting in SET_UP {
             sql.batch_execute(setting).await?;
         }
         sql.batch_execute(include_str!("world.sql")).await?;
@@ -104,7 +120,7 @@ impl World {
         let relay_log = dir.join("relay.log");
         let smtp = catcher.address();
         let connection = format!(
-            "host='{}' port={} user=postgres dbname={DATABASE} options='-c role=loyalty_relay'",
+            "host='{}' port={} user=mail_relay dbname={DATABASE}",
             fresh.cluster().socket_dir.display(),
             fresh.cluster().port,
         );
@@ -130,6 +146,7 @@ impl World {
         Ok(Self {
             http: http::client().build()?,
             url,
+            postgrest_log: postgrest.log(),
             jwt_secret: server.jwt_secret.clone(),
             catcher,
             read: 0,
@@ -213,6 +230,7 @@ fn postgrest(fresh: &FreshCluster, jwt_secret: &str, name: &str) -> Result<(Post
             admin_port: free_port()?,
             pool: 4,
             pre_request: Some("loyalty.pre_request".to_owned()),
+            log_level: "info",
         };
         attempts += 1;
         match postgrest.start(&settings) {
@@ -446,8 +464,9 @@ async fn secrets_are_left_nowhere() -> Result<()> {
     converse(&mut world).await?;
 
     let sql = world.fresh.connect(DATABASE).await?;
-    sql.batch_execute("set log_statement = none; set log_min_duration_statement = -1")
-        .await?;
+    sql.batch_execute(QUIET).await?;
+    let unhealthy = "select check_name from loyalty.health() where not is_ok order by 1";
+    ensure!(loyalty_tests::rows(&sql, unhealthy).await?.is_empty());
     let rows = sql
         .query("select query from pg_stat_statements", &[])
         .await?;
@@ -471,29 +490,190 @@ async fn secrets_are_left_nowhere() -> Result<()> {
     let relay = std::fs::read_to_string(&world.relay_log)?;
     ensure!(!relay.is_empty(), "the relay wrote nothing");
     world.ensure_silent("the relay's log", &relay)?;
+    let requests = std::fs::read_to_string(&world.postgrest_log)?;
+    ensure!(
+        requests.contains("POST /rpc/log_in"),
+        "PostgREST wrote nothing"
+    );
+    world.ensure_silent("PostgREST's log", &requests)?;
 
     let log = world.log()?;
-    ensure!(
-        log.contains("log_in") && log.contains("ERROR"),
-        "nothing was logged"
-    );
+    for part in ["log_in", "ERROR", "AUDIT: SESSION", "claim_notices"] {
+        ensure!(log.contains(part), "{part} was not logged");
+    }
     world.ensure_silent("the log", &log)?;
 
-    // without what the roles are told it would be there: this test can fail
-    sql.batch_execute("alter role loyalty_authenticator reset all")
+    // without what the roles are told it would be there: each of the settings is needed, but
+    // that the parameters of errors are told in their context, which another leaves out
+    let safe = "select setting, safe_value from loyalty.log_settings()";
+    for row in sql.query(safe, &[]).await? {
+        let (setting, safe): (String, String) = (row.get(0), row.get(1));
+        let unsafe_value = match setting.as_str() {
+            // of every statement here it would be too much
+            "debug_print_plan" => "set debug_print_plan = on".to_owned(),
+            _ => format!("reset {setting}"),
+        };
+        sql.batch_execute(&format!("alter role loyalty_authenticator {unsafe_value}"))
+            .await?;
+        let found = loyalty_tests::rows(&sql, unhealthy).await?;
+        ensure!(
+            found == ["secrets of loyalty_authenticator in the log"],
+            "{setting}: {found:?}"
+        );
+        let said = world.careless(&setting).await?;
+        let is_second = setting == "log_parameter_max_length_on_error";
+        ensure!(said != is_second, "{setting} made the difference {said}");
+        sql.batch_execute(&format!(
+            "alter role loyalty_authenticator set {setting} = '{safe}'"
+        ))
         .await?;
-    let (careless, url) = postgrest(&world.fresh, &world.jwt_secret, "careless")?;
-    world.url = url;
-    let password = "told2026everybody";
-    let arguments =
-        json!({"login_id": "nobody@example.com", "password": password, "program": "coin"});
-    let answer = world.rpc("", "log_in", arguments).await;
-    careless.stop()?;
-    answer?.refused(401, "LY009")?;
-    ensure!(
-        world.log()?.contains(password),
-        "the log has no parameters at all"
-    );
+        let found = loyalty_tests::rows(&sql, unhealthy).await?;
+        ensure!(found.is_empty(), "{found:?}");
+    }
+    ensure!(!world.careless("nothing").await?, "there is one more");
+    Ok(())
+}
+
+/// As debug_print_plan writes a text.
+fn byte_by_byte(text: &str) -> String {
+    let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+    bytes.join(" ")
+}
+
+impl World {
+    /// Whether the log tells a password of what comes through a PostgREST that begins now.
+    async fn careless(&mut self, label: &str) -> Result<bool> {
+        let label: String = label.chars().filter(char::is_ascii_alphabetic).collect();
+        let password = format!("told2026{label}");
+        let before = self.log()?.len();
+        let (careless, url) = postgrest(&self.fresh, &self.jwt_secret, &label)?;
+        let careful = std::mem::replace(&mut self.url, url);
+        let arguments =
+            json!({"login_id": "nobody@example.com", "password": password, "program": "coin"});
+        let answer = self.rpc("", "log_in", arguments).await;
+        let broken = self
+            .send(
+                "",
+                "log_in",
+                format!("{{\"password\": \"{password}\", \"login_id\": "),
+            )
+            .await;
+        // refused by PostgreSQL after it was bound
+        let refused = format!(
+            "{{\"login_id\": \"a\", \"password\": \"{password}\", \"program\": \"\\u0000\"}}"
+        );
+        let refused = self.send("", "log_in", refused).await;
+        careless.stop()?;
+        self.url = careful;
+        answer?.refused(401, "LY009")?;
+        ensure!(broken?.status == 400 && refused?.status == 400);
+        let log = self.log()?;
+        let log = &log[before..];
+        let numbers: Vec<&str> = log.split_whitespace().collect();
+        Ok(log.contains(&password) || numbers.join(" ").contains(&byte_by_byte(&password)))
+    }
+}
+
+/// What settings are in force for a login, wherever they were made.
+#[tokio::test]
+async fn health_tells_where_secrets_may_be_logged() -> Result<()> {
+    let fresh = FreshCluster::start("health", "")?;
+    let admin = fresh.connect("postgres").await?;
+    admin
+        .batch_execute(&format!("create database {DATABASE} template template0"))
+        .await?;
+    let sql = fresh.connect(DATABASE).await?;
+    sql.batch_execute("create extension pg_loyalty").await?;
+    let unhealthy = "select check_name from loyalty.health() where not is_ok order by 1";
+    let bad = "secrets of loyalty_authenticator in the log";
+    // a role that the extension made is told at once
+    ensure!(loyalty_tests::rows(&sql, unhealthy).await?.is_empty());
+    let role = "alter role loyalty_authenticator";
+    let here = format!("{role} in database {DATABASE}");
+    for (broken, mended) in [
+        (
+            format!("{role} reset log_error_verbosity"),
+            format!("{role} set log_error_verbosity = terse"),
+        ),
+        (
+            format!("{role} set pgaudit.log_parameter = on"),
+            format!("{role} set pgaudit.log_parameter = 'no'"),
+        ),
+        (
+            format!("{here} set auto_explain.log_min_duration = 0"),
+            format!("{here} reset auto_explain.log_min_duration"),
+        ),
+        (
+            format!(
+                "{role} reset debug_print_plan; alter database {DATABASE} set debug_print_plan = on"
+            ),
+            format!("alter database {DATABASE} reset debug_print_plan"),
+        ),
+        (
+            "alter role all set debug_print_plan = on".to_owned(),
+            format!("{role} set debug_print_plan = off"),
+        ),
+    ] {
+        sql.batch_execute(&broken).await?;
+        let found = loyalty_tests::rows(&sql, unhealthy).await?;
+        ensure!(found == [bad], "{broken}: {found:?}");
+        sql.batch_execute(&mended).await?;
+        let found = loyalty_tests::rows(&sql, unhealthy).await?;
+        ensure!(found.is_empty(), "{mended}: {found:?}");
+    }
+    sql.batch_execute("alter role all reset all").await?;
+    // what is mended in one call, wherever it was broken
+    sql.batch_execute(&format!(
+        "{role} reset all; {here} set pgaudit.log_parameter = on;
+         create role front login in role loyalty_authenticator; create role post login in role loyalty_relay"
+    ))
+    .await?;
+    let found = loyalty_tests::rows(&sql, unhealthy).await?;
+    let expected = ["front", "loyalty_authenticator", "post"]
+        .map(|login| format!("secrets of {login} in the log"));
+    ensure!(found == expected, "{found:?}");
+    for login in ["front", "loyalty_authenticator", "post"] {
+        let install = format!("select loyalty.install_log_settings('{login}')");
+        sql.batch_execute(&format!("{install}; {install}")).await?;
+    }
+    let found = loyalty_tests::rows(&sql, unhealthy).await?;
+    ensure!(found.is_empty(), "{found:?}");
+    // what PostgREST would set for the role of a request
+    sql.batch_execute("alter role loyalty_anon set debug_print_plan = on")
+        .await?;
+    let found = loyalty_tests::rows(&sql, unhealthy).await?;
+    ensure!(found == ["secrets of loyalty_anon in the log"], "{found:?}");
+    sql.batch_execute("alter role loyalty_anon reset all")
+        .await?;
+    // the server's own, also where this session has another
+    sql.batch_execute(&format!("{role} reset debug_print_plan"))
+        .await?;
+    sql.batch_execute("alter system set debug_print_plan = on; ")
+        .await?;
+    sql.batch_execute("select pg_reload_conf(); set debug_print_plan = off")
+        .await?;
+    let found = loyalty_tests::rows(&sql, unhealthy).await?;
+    ensure!(found == [bad], "{found:?}");
+    // those who watch may ask, and nobody else
+    for (asker, code) in [
+        ("loyalty_monitor", "00000"),
+        ("loyalty_operator", "00000"),
+        ("loyalty_admin", "42501"),
+        ("loyalty_anon", "42501"),
+    ] {
+        sql.batch_execute(&format!("set role {asker}")).await?;
+        let answer = sql.query(unhealthy, &[]).await;
+        sql.batch_execute("reset role").await?;
+        let found = loyalty_tests::sqlstate(&answer);
+        ensure!(found == code, "{asker}: {found}");
+    }
+    // settings of logins are for superusers
+    sql.batch_execute("create role keeper login in role loyalty_operator; set role keeper")
+        .await?;
+    let answer = sql
+        .batch_execute("select loyalty.install_log_settings()")
+        .await;
+    ensure!(loyalty_tests::sqlstate(&answer) == "42501");
     Ok(())
 }
 
@@ -502,7 +682,7 @@ async fn secrets_are_left_nowhere() -> Result<()> {
 fn the_documented_settings_are_these() -> Result<()> {
     let page = loyalty_testkit::repository().join("docs/operations.md");
     let page = std::fs::read_to_string(page)?;
-    for setting in ROLE_SETTINGS {
+    for setting in SET_UP {
         ensure!(
             page.contains(setting),
             "docs/operations.md lacks: {setting}"

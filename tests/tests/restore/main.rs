@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use loyalty_testkit::os::run;
 use loyalty_testkit::{FreshCluster, TestDb, TestServer};
 use loyalty_tests::answer::{answers, as_in, fill, go_on, same_rows, similar, stored};
+use loyalty_tests::older::{create_database, older, older_cluster};
 use loyalty_tests::{PG_CRON, RICH_LEDGER, points_cluster, sqlstate};
 use std::path::PathBuf;
 use std::process::Command;
@@ -214,34 +215,33 @@ async fn a_cluster_by_pg_dumpall() -> Result<()> {
     Ok(())
 }
 
-/// A dump of 0.1.0 on a server that has a later version only as its default: loaded by it at
-/// once, or by 0.1.0 and then updated.
+/// A dump of an older version on a server that has a later one only as its default: loaded by it
+/// at once, or by the older one and then updated.
 #[tokio::test]
-async fn a_dump_of_the_first_release() -> Result<()> {
-    let db = TestDb::create_empty("first").await?;
-    let client = db.connect().await?;
-    client
-        .batch_execute("create extension pg_loyalty version '0.1.0'")
-        .await?;
-    fill(&client).await?;
-    let (rows, before) = (stored(&client).await?, answers(&client).await?);
-    let dumped = dump(db.program("pg_dump"), "first", &[])?;
-    let at_once = TestDb::create_empty("at_once").await?;
-    psql(at_once.program("psql"), &dumped)?;
-    let updated = TestDb::create_empty("updated").await?;
-    let copy = updated.connect().await?;
-    copy.batch_execute("create extension pg_loyalty version '0.1.0'")
-        .await?;
-    // the dump's own `create extension if not exists` finds it there
-    psql(updated.program("psql"), &dumped)?;
-    copy.batch_execute("alter extension pg_loyalty update")
-        .await?;
-    // a session of its own, as sequences are cached by the session
-    let expected = go_on(&db.connect().await?).await?;
-    for (name, copy) in [("at once", at_once.connect().await?), ("updated", copy)] {
-        same_rows(&rows, &as_in(&rows, &stored(&copy).await?)).context(name)?;
-        similar(&before, &answers(&copy).await?).context(name)?;
-        similar(&expected, &go_on(&copy).await?).context(name)?;
+async fn a_dump_of_an_older_version() -> Result<()> {
+    for upgrade in &older()?.upgrades {
+        let cluster = older_cluster("dump_older").await?;
+        let client = cluster.connect("points").await?;
+        client.batch_execute(&upgrade.install()).await?;
+        fill(&client).await?;
+        let (rows, before) = (stored(&client).await?, answers(&client).await?);
+        let dumped = dump(cluster.program("pg_dump", "points"), "older", &[])?;
+        create_database(&cluster, "at_once", "template0").await?;
+        psql(cluster.program("psql", "at_once"), &dumped)?;
+        create_database(&cluster, "updated", "template0").await?;
+        let copy = cluster.connect("updated").await?;
+        copy.batch_execute(&upgrade.install()).await?;
+        // the dump's own `create extension if not exists` finds it there
+        psql(cluster.program("psql", "updated"), &dumped)?;
+        copy.batch_execute(&upgrade.update()).await?;
+        let at_once = cluster.connect("at_once").await?;
+        // a session of its own, as sequences are cached by the session
+        let expected = go_on(&cluster.connect("points").await?).await?;
+        for (name, copy) in [("at once", at_once), ("updated", copy)] {
+            same_rows(&rows, &as_in(&rows, &stored(&copy).await?)).context(name)?;
+            similar(&before, &answers(&copy).await?).context(name)?;
+            similar(&expected, &go_on(&copy).await?).context(name)?;
+        }
     }
     Ok(())
 }

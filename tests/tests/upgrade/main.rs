@@ -1,59 +1,36 @@
-//! From 0.1.0, the first release, by `alter extension pg_loyalty update`: with data in it, with
-//! sessions at work, to the very catalog of a fresh install.
+//! From every older version to the next by `alter extension pg_loyalty update`: with data in it,
+//! with sessions at work, to the very catalog of a fresh install.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use loyalty_testkit::http;
-use loyalty_testkit::os::run;
 use loyalty_testkit::token::{Claims, Role};
-use loyalty_testkit::{TestDb, TestServer};
+use loyalty_testkit::upgrade::{self, Sources};
+use loyalty_testkit::{TestDb, repository};
 use loyalty_tests::answer::{answers, as_in, fill, go_on, same_rows, similar, stored};
-use loyalty_tests::catalog::{catalog, differences, differences_but_wording};
-use loyalty_tests::{RICH_LEDGER, assert_sound, points_cluster, rows};
+use loyalty_tests::catalog::{Catalog, catalog, differences, differences_but_wording};
+use loyalty_tests::older::{MADE, UNFINISHED, Upgrade, create_database, older, older_cluster};
+use loyalty_tests::{RICH_LEDGER, assert_sound, rows};
 use tokio_postgres::Client;
 
-const FIRST: &str = "create extension pg_loyalty version '0.1.0'";
-const UPDATE: &str = "alter extension pg_loyalty update";
-
-/// The SQL of releases, as their checksums were when they were made.
 #[test]
-fn upgrade_finds_released_scripts_as_they_were() -> Result<()> {
-    let sql = loyalty_testkit::repository().join("sql");
-    let check = |dir: &std::path::Path| {
-        run(Command::new("sha256sum")
-            .args(["--check", "--strict", "--quiet", "released.sha256"])
-            .current_dir(dir))
-    };
-    check(&sql)?;
-    // each install script here is of a release, and leads on
-    let sums = std::fs::read_to_string(sql.join("released.sha256"))?;
-    let released: Vec<&str> = sums.split_whitespace().skip(1).step_by(2).collect();
-    for entry in std::fs::read_dir(&sql)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let version = name
-            .strip_prefix("pg_loyalty--")
-            .and_then(|version| version.strip_suffix(".sql"));
-        if let Some(version) = version.filter(|version| !version.contains("--")) {
-            ensure!(released.contains(&name.as_str()), "{name} has no checksum");
-            ensure!(
-                version != env!("CARGO_PKG_VERSION"),
-                "{version} is released"
-            );
-        }
+fn upgrade_scripts_lead_from_each_version_to_the_next() -> Result<()> {
+    upgrade::check(repository(), env!("CARGO_PKG_VERSION"))
+}
+
+/// What an old version is installed by is what `create extension` ran when it was new.
+#[test]
+fn upgrade_takes_the_install_script_as_it_is_installed() -> Result<()> {
+    let installed = format!("pg_loyalty--{}.sql", env!("CARGO_PKG_VERSION"));
+    let installed = std::fs::read_to_string(older()?.installation.extension_dir.join(installed))?;
+    let taken = Sources::Tree(repository()).install_script()?;
+    let (installed, taken) = (upgrade::statements(&installed), upgrade::statements(&taken));
+    ensure!(installed.len() == taken.len());
+    for (installed, taken) in installed.iter().zip(&taken) {
+        ensure!(installed == taken, "{installed:?} and {taken:?}");
     }
-    // one letter more is noticed
-    let edited = TestServer::get()?.dir.join("released");
-    std::fs::create_dir_all(&edited)?;
-    std::fs::copy(sql.join("released.sha256"), edited.join("released.sha256"))?;
-    for name in released {
-        let text = std::fs::read_to_string(sql.join(name))?;
-        std::fs::write(edited.join(name), text + " ")?;
-    }
-    ensure!(check(&edited).is_err(), "an edited script was not noticed");
-    std::fs::remove_dir_all(&edited)?;
     Ok(())
 }
 
@@ -272,7 +249,7 @@ const CHANGES: &[(&str, &str)] = &[
         ": dumped",
     ),
     (
-        "update pg_extension set extversion = '0.1.0' where extname = 'pg_loyalty'",
+        "update pg_extension set extversion = '0.0.0' where extname = 'pg_loyalty'",
         "extension: version",
     ),
     (
@@ -301,32 +278,77 @@ const CHANGES: &[(&str, &str)] = &[
 /// of their own, since roles are a cluster's. And the comparison names whatever is not.
 #[tokio::test]
 async fn upgrade_leads_to_the_catalog_of_a_fresh_install() -> Result<()> {
-    let (old, new) = (
-        points_cluster("upgrade_old", "").await?,
-        points_cluster("upgrade_new", "").await?,
-    );
-    let (updated, fresh) = (old.connect("points").await?, new.connect("points").await?);
-    fresh.batch_execute("create extension pg_loyalty").await?;
-    updated.batch_execute(FIRST).await?;
-    let first = catalog(&updated).await?;
-    updated.batch_execute(UPDATE).await?;
-    let expected = catalog(&fresh).await?;
-    let found = differences(&expected, &catalog(&updated).await?);
-    ensure!(found.is_empty(), "{}", found.join("\n"));
-    // so are the rows that come with the extension
-    same_rows(&stored(&fresh).await?, &stored(&updated).await?)?;
-    ensure!(
-        !differences(&first, &expected).is_empty(),
-        "0.1.0 is the same as the current version"
-    );
+    for upgrade in &older()?.upgrades {
+        let (old, new) = (
+            older_cluster("upgrade_old").await?,
+            older_cluster("upgrade_new").await?,
+        );
+        let (updated, fresh) = (old.connect("points").await?, new.connect("points").await?);
+        fresh.batch_execute(&upgrade.install_new()).await?;
+        updated.batch_execute(&upgrade.install()).await?;
+        let expected = catalog(&fresh).await?;
+        let first = catalog(&updated).await?;
+        updated.batch_execute(&upgrade.update()).await?;
+        let found = differences(&expected, &catalog(&updated).await?);
+        ensure!(found.is_empty(), "{upgrade:?}: {}", found.join("\n"));
+        // so are the rows that come with the extension
+        same_rows(&stored(&fresh).await?, &stored(&updated).await?)?;
+        let found = differences(&first, &expected);
+        ensure!(found.len() > 1, "{upgrade:?} changes nothing");
+        if upgrade.from == MADE {
+            // kinds of changes that are generated
+            for kind in [": comment", ": definition", ": query", ": is there"] {
+                ensure!(
+                    found.iter().any(|line| line.contains(kind)),
+                    "no {kind} in {found:?}"
+                );
+            }
+            notices_each_change(&updated, &expected).await?;
+        }
+    }
+    Ok(())
+}
 
+/// What is written by hand in an upgrade script, and was forgotten, is named.
+#[tokio::test]
+async fn upgrade_that_forgets_a_right_is_noticed() -> Result<()> {
+    let upgrades = &older()?.upgrades;
+    let whole = upgrades.iter().find(|one| one.from == MADE);
+    let whole = whole.context("no version was made")?;
+    let unfinished = Upgrade {
+        to: UNFINISHED.to_owned(),
+        ..whole.clone()
+    };
+    let cluster = older_cluster("upgrade_unfinished").await?;
+    create_database(&cluster, "fresh", "template0").await?;
+    let (updated, fresh) = (
+        cluster.connect("points").await?,
+        cluster.connect("fresh").await?,
+    );
+    fresh.batch_execute(&whole.install_new()).await?;
+    updated.batch_execute(&unfinished.install()).await?;
+    updated.batch_execute(&unfinished.update()).await?;
+    let mut found = differences(&catalog(&fresh).await?, &catalog(&updated).await?);
+    found.retain(|line| !line.starts_with("extension: version"));
+    ensure!(!found.is_empty(), "the forgotten right was not noticed");
+    for line in &found {
+        ensure!(
+            line.starts_with("routine loyalty.upgrade_trial(integer): granted"),
+            "{line}"
+        );
+    }
+    Ok(())
+}
+
+/// `updated` has the expected catalog; each of [`CHANGES`] is named.
+async fn notices_each_change(updated: &Client, expected: &Catalog) -> Result<()> {
     for (change, named) in CHANGES {
         updated.batch_execute("begin").await?;
         updated
             .batch_execute(change)
             .await
             .with_context(|| (*change).to_owned())?;
-        let found = differences(&expected, &catalog(&updated).await?);
+        let found = differences(expected, &catalog(&updated).await?);
         updated.batch_execute("rollback").await?;
         ensure!(
             found.iter().any(|line| line.contains(named)),
@@ -340,7 +362,7 @@ async fn upgrade_leads_to_the_catalog_of_a_fresh_install() -> Result<()> {
                         alter extension pg_loyalty add operator loyalty.===(int, int)",
         )
         .await?;
-    let found = differences(&expected, &catalog(&updated).await?);
+    let found = differences(expected, &catalog(&updated).await?);
     ensure!(
         found.iter().any(|line| line.contains("kinds of objects")),
         "{found:?}"
@@ -395,44 +417,53 @@ async fn version(client: &Client) -> Result<String> {
     Ok(rows(client, version).await?.concat())
 }
 
-/// A ledger of 0.1.0 with something of every kind in it: what is stored and what it answers stay
-/// as they were, and the next operations are answered as they would have been before, with the
-/// new library under the old SQL, and in a database that never had another version.
+/// A ledger of an older version with something of every kind in it: what is stored and what it
+/// answers stay as they were, and the next operations are answered as they would have been before,
+/// with the new library under the old SQL, and in a database that never had another version.
 #[tokio::test]
 async fn upgrade_keeps_the_ledger_and_its_answers() -> Result<()> {
-    let db = TestDb::create_empty("upgraded").await?;
-    let client = db.connect().await?;
-    client.batch_execute(FIRST).await?;
+    for upgrade in &older()?.upgrades {
+        keeps_the_ledger(upgrade)
+            .await
+            .with_context(|| format!("{upgrade:?}"))?;
+    }
+    Ok(())
+}
+
+async fn keeps_the_ledger(upgrade: &Upgrade) -> Result<()> {
+    let cluster = older_cluster("upgraded").await?;
+    let client = cluster.connect("points").await?;
+    client.batch_execute(&upgrade.install()).await?;
     fill(&client).await?;
     let (rows_before, before) = (stored(&client).await?, answers(&client).await?);
     for (table, rows) in &rows_before {
         ensure!(!rows.is_empty(), "{table} is empty: nothing to be kept");
     }
     drop(client);
-    let behind = db.copy("behind").await?;
+    create_database(&cluster, "behind", "points").await?;
 
-    let client = db.connect().await?;
-    client.batch_execute(UPDATE).await?;
-    ensure!(version(&client).await? == env!("CARGO_PKG_VERSION"));
+    let client = cluster.connect("points").await?;
+    client.batch_execute(&upgrade.update()).await?;
+    ensure!(version(&client).await? == upgrade.to);
     same_rows(&rows_before, &as_in(&rows_before, &stored(&client).await?))?;
     similar(&before, &answers(&client).await?)?;
     let next = go_on(&client).await?;
     let after = answers(&client).await?;
 
     // between the package's upgrade and that of the extension
-    let behind = behind.connect().await?;
-    ensure!(version(&behind).await? == "0.1.0");
-    similar(&before, &answers(&behind).await?).context("0.1.0's SQL")?;
-    similar(&next, &go_on(&behind).await?).context("0.1.0's SQL")?;
-    similar(&after, &answers(&behind).await?).context("0.1.0's SQL")?;
+    let behind = cluster.connect("behind").await?;
+    ensure!(version(&behind).await? == upgrade.from);
+    similar(&before, &answers(&behind).await?).context("the old SQL")?;
+    similar(&next, &go_on(&behind).await?).context("the old SQL")?;
+    similar(&after, &answers(&behind).await?).context("the old SQL")?;
 
-    // a database that was on this version all along; what is random of logins stays out of it
-    let (always, once) = (
-        TestDb::create("always").await?,
-        TestDb::create_empty("once").await?,
-    );
-    let (always, once) = (always.connect().await?, once.connect().await?);
-    once.batch_execute(FIRST).await?;
+    // a database that was on the later version all along; what is random of logins stays out of it
+    create_database(&cluster, "always", "template0").await?;
+    create_database(&cluster, "once", "template0").await?;
+    let always = cluster.connect("always").await?;
+    let once = cluster.connect("once").await?;
+    always.batch_execute(&upgrade.install_new()).await?;
+    once.batch_execute(&upgrade.install()).await?;
     for client in [&always, &once] {
         client.batch_execute(RICH_LEDGER).await?;
         client.batch_execute("call loyalty.tick(3)").await?;
@@ -446,7 +477,7 @@ async fn upgrade_keeps_the_ledger_and_its_answers() -> Result<()> {
             )
             .await?;
     }
-    once.batch_execute(UPDATE).await?;
+    once.batch_execute(&upgrade.update()).await?;
     similar(&answers(&always).await?, &answers(&once).await?)?;
     similar(&go_on(&always).await?, &go_on(&once).await?)?;
     similar(&answers(&always).await?, &answers(&once).await?)?;
@@ -462,9 +493,21 @@ async fn upgrade_keeps_the_ledger_and_its_answers() -> Result<()> {
 /// Sessions that go on through the update, with statements and plans that they made before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn upgrade_under_load_refuses_nobody() -> Result<()> {
-    let db = TestDb::create_empty("upgrade_load").await?;
-    let client = db.connect().await?;
-    client.batch_execute(FIRST).await?;
+    for upgrade in &older()?.upgrades {
+        refuses_nobody(upgrade)
+            .await
+            .with_context(|| format!("{upgrade:?}"))?;
+    }
+    Ok(())
+}
+
+async fn refuses_nobody(upgrade: &Upgrade) -> Result<()> {
+    let cluster = older_cluster("upgrade_load").await?;
+    let client = cluster.connect("points").await?;
+    client.batch_execute(&upgrade.install()).await?;
+    client
+        .batch_execute("alter role loyalty_authenticator login")
+        .await?;
     client
         .batch_execute(
             "select loyalty.create_program('p', 'P');
@@ -472,11 +515,11 @@ async fn upgrade_under_load_refuses_nobody() -> Result<()> {
              select loyalty.grant(n, 1000000) from generate_series(1, 4) n",
         )
         .await?;
-    let api = Arc::new(db.api().await?);
+    let api = Arc::new(cluster.api("points").await?);
     let over = Arc::new(AtomicBool::new(false));
     let mut workers = Vec::new();
     for number in 0..4_usize {
-        let (session, api, over) = (db.connect().await?, api.clone(), over.clone());
+        let (session, api, over) = (cluster.connect("points").await?, api.clone(), over.clone());
         let done = Arc::new(AtomicUsize::new(0));
         let count = done.clone();
         // two of each kind, so that some accounts are fought for
@@ -504,7 +547,7 @@ async fn upgrade_under_load_refuses_nobody() -> Result<()> {
         }
     };
     each_did(20).await;
-    client.batch_execute(UPDATE).await?;
+    client.batch_execute(&upgrade.update()).await?;
     each_did(40).await;
     over.store(true, Ordering::SeqCst);
     let mut acknowledged = 0;
@@ -518,7 +561,7 @@ async fn upgrade_under_load_refuses_nobody() -> Result<()> {
         "{found:?}, acknowledged {acknowledged}"
     );
     assert_sound(&client).await?;
-    ensure!(version(&client).await? == env!("CARGO_PKG_VERSION"));
+    ensure!(version(&client).await? == upgrade.to);
     Ok(())
 }
 

@@ -203,6 +203,7 @@ impl Api {
             admin_port: os::any_free_port()?,
             pool: 1,
             pre_request,
+            log_level: "error",
         };
         let postgrest = Postgrest::at(&scratch.postgrest, &scratch.dir, name, &scratch.owner);
         let api = Self {

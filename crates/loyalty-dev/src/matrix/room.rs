@@ -16,7 +16,7 @@ const SOURCES: &str = "pg_loyalty";
 const TARGET: &str = "/target";
 
 /// What is made from the sources, and what is none of them.
-const NO_SOURCES: [&str; 3] = [".git", ".dev", "target"];
+const NO_SOURCES: [&str; 2] = [".dev", "target"];
 
 /// In a mount and process namespace of its own: however it ends, nothing stays mounted or
 /// goes on. The shell stays, as the first process, to reap what the servers leave. Only where the
@@ -68,16 +68,14 @@ impl Room {
         fs::copy("/etc/hosts", self.root.join("etc/hosts"))
             .context("/etc/hosts cannot be copied")?;
         create_dir(&self.root.join("root/.cargo/registry"))?;
-        // Programs that run on any Debian; should they not, ./dev inside gets its own.
+        // It runs on any Debian; should it not, ./dev inside gets its own.
         let programs = self.root.join("usr/local/bin");
         create_dir(&programs)?;
-        for (name, variable) in [
-            ("cargo-pgrx", "LOYALTY_CARGO_PGRX"),
-            ("postgrest", "LOYALTY_POSTGREST"),
-        ] {
-            fs::copy(path_variable(variable)?, programs.join(name))
-                .with_context(|| format!("{name} cannot be copied"))?;
-        }
+        fs::copy(
+            path_variable("LOYALTY_POSTGREST")?,
+            programs.join("postgrest"),
+        )
+        .context("postgrest cannot be copied")?;
         let sources = self.root.join(SOURCES);
         if sources.exists() {
             fs::remove_dir_all(&sources)?;

@@ -66,7 +66,7 @@ fn packaging_has_the_version_of_the_sources() -> Result<()> {
 }
 
 #[test]
-fn packaging_has_the_files_that_cargo_pgrx_installs() -> Result<()> {
+fn packaging_has_the_files_that_are_installed() -> Result<()> {
     let server = TestServer::get()?;
     // Below a prefix of the same layout as /usr.
     let prefix = server.bin.ancestors().nth(4).context("no prefix")?;
@@ -81,8 +81,36 @@ fn packaging_has_the_files_that_cargo_pgrx_installs() -> Result<()> {
     let expected = package::extension_files(repository(), server.pg_major)?;
     ensure!(
         installed == expected,
-        "cargo-pgrx installed {installed:?}, the packages have {expected:?}"
+        "installed are {installed:?}, the packages have {expected:?}"
     );
+    Ok(())
+}
+
+/// The assembler refuses what has no place in `sql/`; here is that it leaves out nothing else.
+#[test]
+fn packaging_has_each_file_of_sql_once() -> Result<()> {
+    let sql = repository().join("sql");
+    let used = loyalty_install::sql_files(&sql)?;
+    let mut there = BTreeSet::new();
+    for path in walk(&sql)? {
+        let name = path.strip_prefix(&sql)?;
+        if !name.starts_with(loyalty_install::UPGRADE) {
+            there.insert(name.to_owned());
+        }
+    }
+    let once: BTreeSet<PathBuf> = used.iter().cloned().collect();
+    ensure!(once.len() == used.len(), "a file is used twice: {used:?}");
+    ensure!(once == there, "used are {once:?}, there are {there:?}");
+    let script = loyalty_install::install_script(&sql)?;
+    for file in &used {
+        let text = fs::read_to_string(sql.join(file))?;
+        let uses = script.matches(text.trim_end()).count();
+        ensure!(
+            uses == 1,
+            "{} is in the script {uses} times",
+            file.display()
+        );
+    }
     Ok(())
 }
 

@@ -1,12 +1,6 @@
 -- What earns points, as data. A rule is its versions, one after the other; a change adds one and
 -- ends the one before, so that what was in force can always be looked up (C7, law 9).
 
-create function loyalty.actor() returns text
-    language c stable
-    as 'MODULE_PATHNAME', 'loyalty_actor';
-comment on function loyalty.actor is
-    'Who asks: role and subject of the token in a PostgREST request, else the database user.';
-
 create function loyalty.rule_is_sound(kind text, terms text) returns boolean
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_rule_is_sound';

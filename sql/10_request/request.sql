@@ -1,6 +1,12 @@
 -- HTTP: who asks, and what the functions that PostgREST exposes begin with. They look at who asks,
 -- and leave the rest to the functions of schema loyalty.
 
+create function loyalty.actor() returns text
+    language c stable
+    as 'MODULE_PATHNAME', 'loyalty_actor';
+comment on function loyalty.actor is
+    'Who asks: role and subject of the token in a PostgREST request, else the database user.';
+
 create function loyalty.claim(name text) returns text
     language c stable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_claim';
@@ -192,29 +198,6 @@ end
 $$;
 comment on function loyalty.check_keys is 'Refuses idempotency keys over HTTP that payments by rules and proposals will have.';
 
-create function loyalty.is_members_hold(account_id bigint, operation_id bigint) returns boolean
-    language sql stable set search_path = pg_catalog, pg_temp
-    return (
-        select e.actor ~ '^loyalty_member(:|$)'
-          from loyalty.entry e
-         where e.account_id = is_members_hold.account_id
-           and e.entry = (is_members_hold.operation_id & 16777215)
-           and e.kind = 'hold');
-comment on function loyalty.is_members_hold is 'Whether a member placed the hold over HTTP; null when there is no such hold.';
-
-create function loyalty.api_own_hold(account_id bigint, operation_id bigint) returns void
-    language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if loyalty.api_role() = 'loyalty_member'
-       and not loyalty.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
-        perform loyalty.raise('LY010', 'hold_of_other', 'not allowed', 'The hold was placed by somebody else.',
-            'Only who placed it, or an administrator, captures or releases it.', 'operation_id');
-    end if;
-end
-$$;
-comment on function loyalty.api_own_hold is 'Keeps members from ending holds that a shop placed.';
-
 create function loyalty.api_points(points numeric) returns bigint
     language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
@@ -395,40 +378,10 @@ $$;
 comment on function loyalty.api_arguments is
     'Refuses arguments that are missing or unknown. PostgREST calls a function by the names that the request gives, and where none fits the one of that name with a lone JSON argument, which comes here.';
 
--- Readings for the views. The ledger's own see every account, so HTTP roles may not call
--- them; these look at who asks first: the same rule as the policies on loyalty.account.
 create function loyalty.api_may_read(account_id bigint) returns boolean
     language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_api_may_read';
 comment on function loyalty.api_may_read is 'Whether the account is one that the asking role may see.';
-
-create function loyalty.own_balance(
-    account_id bigint,
-    out balance bigint,
-    out held bigint,
-    out available bigint,
-    out next_expiry_on date,
-    out next_expiry_points bigint
-) returns record
-    language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-begin atomic
-    select b.balance, b.held, b.available, b.next_expiry_on, b.next_expiry_points
-      from loyalty.balance(own_balance.account_id) b
-     where loyalty.api_may_read(own_balance.account_id);
-end;
-comment on function loyalty.own_balance is
-    'loyalty.balance of an account that the asking role may see; nulls of any other.';
-
-create function loyalty.own_lots(account_id bigint)
-    returns table (expires_on date, granted bigint, remaining bigint, held bigint, spendable boolean, funding text)
-    language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-begin atomic
-    select l.expires_on, l.granted, l.remaining, l.held, l.spendable, l.funding
-      from loyalty.lots(own_lots.account_id) l
-     where loyalty.api_may_read(own_lots.account_id);
-end;
-comment on function loyalty.own_lots is
-    'loyalty.lots of an account that the asking role may see; none of any other.';
 
 create function loyalty.csv_cell(value text) returns text
     language sql stable parallel safe

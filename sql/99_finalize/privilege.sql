@@ -30,7 +30,8 @@ revoke execute on function
     loyalty.run_rule_step(loyalty.run, bigint),
     loyalty.run_notice_chunk(loyalty.run, bigint),
     loyalty.program_replanned(),
-    loyalty.check_rule_rests(integer, text, date)
+    loyalty.check_rule_rests(integer, text, date),
+    loyalty.install_log_settings(text)
     from loyalty_operator;
 -- Nor are passwords, codes and keys for an operator: what makes or reads them is called by the
 -- functions that need it only, and what is stored of them is read by nobody.
@@ -201,7 +202,8 @@ grant execute on function
     loyalty.points_metrics(integer),
     loyalty.work_metrics(),
     loyalty.metric_help(text),
-    loyalty.metrics_text()
+    loyalty.metrics_text(),
+    loyalty.health()
     to loyalty_monitor;
 
 -- Family sees a member's points and nothing of the member.

@@ -1,5 +1,28 @@
 -- The ledger over HTTP: what each role sees of it, and the operations.
 
+create function loyalty.is_members_hold(account_id bigint, operation_id bigint) returns boolean
+    language sql stable set search_path = pg_catalog, pg_temp
+    return (
+        select e.actor ~ '^loyalty_member(:|$)'
+          from loyalty.entry e
+         where e.account_id = is_members_hold.account_id
+           and e.entry = (is_members_hold.operation_id & 16777215)
+           and e.kind = 'hold');
+comment on function loyalty.is_members_hold is 'Whether a member placed the hold over HTTP; null when there is no such hold.';
+
+create function loyalty.api_own_hold(account_id bigint, operation_id bigint) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if loyalty.api_role() = 'loyalty_member'
+       and not loyalty.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
+        perform loyalty.raise('LY010', 'hold_of_other', 'not allowed', 'The hold was placed by somebody else.',
+            'Only who placed it, or an administrator, captures or releases it.', 'operation_id');
+    end if;
+end
+$$;
+comment on function loyalty.api_own_hold is 'Keeps members from ending holds that a shop placed.';
+
 create view loyalty_api.balance with (security_invoker = true) as
 select a.account_id, a.member_no, p.code as program, p.point_name,
        b.balance, b.held, b.available, b.next_expiry_on, b.next_expiry_points
