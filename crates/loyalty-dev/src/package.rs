@@ -25,7 +25,7 @@ pub const SMOKE: &str = include_str!("../sql/smoke.sql");
 pub use loyalty_install::VERSION;
 
 /// What the packages are made of, relative to the repository.
-pub const SOURCES: [&str; 12] = [
+pub const SOURCES: [&str; 13] = [
     "Cargo.toml",
     "Cargo.lock",
     "CHANGELOG.md",
