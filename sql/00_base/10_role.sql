@@ -42,6 +42,10 @@ create schema loyalty;
 comment on schema loyalty is
     'Points ledger: types, tables and the functions that applications call.';
 
+create schema loyalty_private;
+comment on schema loyalty_private is
+    'Internal functions and tables of the points ledger: nobody but the owner uses them, and they may change in any version.';
+
 create schema loyalty_api;
 comment on schema loyalty_api is
 $$Points over HTTP

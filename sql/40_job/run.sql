@@ -5,9 +5,9 @@
 create table loyalty.run (
     run_id bigint generated always as identity primary key,
     program_id integer not null references loyalty.program,
-    job text not null
-        constraint run_job_is_known
-            check (job in ('expire', 'notice:balance', 'notice:expiry') or job ~ '^rule:.'),
+    job text not null,
+    kind text not null
+        constraint run_job_is_known references loyalty_private.job_kind,
     period date not null,
     effective_on date not null,
     started_at timestamptz not null,
@@ -36,6 +36,7 @@ comment on table loyalty.run is
 comment on column loyalty.run.run_id is 'Number of the run.';
 comment on column loyalty.run.program_id is 'The program.';
 comment on column loyalty.run.job is 'What was done, as in loyalty.schedule.';
+comment on column loyalty.run.kind is 'What kind of job it was.';
 comment on column loyalty.run.period is
     'The day that the run is for, in the program''s time zone; of a rule, the nominal one.';
 comment on column loyalty.run.effective_on is
@@ -92,168 +93,6 @@ create function loyalty.accounts_between(program_id integer, after_account bigin
 comment on function loyalty.accounts_between is
     'For runs: how many accounts of a program a chunk looked at; nulls are its ends.';
 
-create function loyalty.run_expire_chunk(
-    run loyalty.run,
-    chunk_size bigint,
-    out last_account bigint,
-    out members bigint,
-    out lots bigint,
-    out points bigint
-) returns record
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-    select e.last_account, e.lots, e.points
-      into run_expire_chunk.last_account, run_expire_chunk.lots, run_expire_chunk.points
-      from loyalty.expire_step((run).program_id, (run).period, (run).last_account, chunk_size) e;
-    members := loyalty.accounts_between((run).program_id, (run).last_account, last_account);
-end
-$$;
-comment on function loyalty.run_expire_chunk is
-    'Does a chunk of an expiry run; last_account null when it was the last.';
-
-create function loyalty.run_rule_step(
-    run loyalty.run,
-    row_limit bigint,
-    out last_account bigint,
-    out members bigint,
-    out paid bigint,
-    out failed bigint,
-    out points bigint
-) returns record
-    language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-    with step as materialized (
-        select *
-          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
-                                     (run).last_account, row_limit)
-    ), outcome as materialized (
-        select g.*
-          from step s
-         cross join lateral loyalty.grant_each(
-                   s.account_ids, s.points, s.reason, (run).effective_on, s.expires_on,
-                   s.idempotency_keys, s.expiry) g
-         where cardinality(s.account_ids) > 0
-    ), failure as (
-        insert into loyalty.run_failure
-               (run_id, program_id, account_id, idempotency_key, points, code, message, failed_at)
-        select (run).run_id, (run).program_id, o.account_id, s.idempotency_keys[o.place], s.points[o.place],
-               o.code, o.message, loyalty.now()
-          from outcome o
-         cross join step s
-         where o.code is not null
-            on conflict (run_id, account_id, idempotency_key) do update
-           set points = excluded.points, code = excluded.code,
-               message = excluded.message, failed_at = excluded.failed_at
-    )
-    select s.last_account, s.looked_at, o.paid, o.failed, o.points
-      from step s
-     cross join (select count(*) filter (where o.code is null and o.is_new) as paid,
-                        count(*) filter (where o.code is not null) as failed,
-                        coalesce(sum(o.granted) filter (where o.code is null and o.is_new), 0)::bigint as points
-                   from outcome o) o
-$$;
-comment on function loyalty.run_rule_step is
-    'Pays the next members of a rule''s run in one statement, and lists those whom it could not.';
-
-create function loyalty.run_rule_chunk(
-    run loyalty.run,
-    chunk_size bigint,
-    out last_account bigint,
-    out members bigint,
-    out paid bigint,
-    out failed bigint,
-    out points bigint
-) returns record
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    done record;
-    row_limit bigint := chunk_size;
-    state text;
-    problem text;
-begin
-    loop
-        begin
-            select * into done from loyalty.run_rule_step(run, row_limit);
-            last_account := done.last_account;
-            members := done.members;
-            paid := done.paid;
-            failed := done.failed;
-            points := done.points;
-            return;
-        exception when others then
-            get stacked diagnostics state = returned_sqlstate, problem = message_text;
-            -- A machine in trouble is no member's fault. Anything else is looked for in
-            -- smaller and smaller steps, until it is one member who is listed and passed over.
-            if left(state, 2) not in ('21', '22', '23', '54', 'LY', 'P0') then
-                raise;
-            end if;
-        end;
-        exit when row_limit = 1;
-        row_limit := greatest(row_limit / 10, 1);
-    end loop;
-    -- One account, whatever its payments are; where not even these can be worked out, the
-    -- next member.
-    paid := 0;
-    points := 0;
-    begin
-        select s.last_account, s.looked_at into last_account, members
-          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
-                                     (run).last_account, 1) s;
-        insert into loyalty.run_failure as f
-               (run_id, program_id, account_id, idempotency_key, points, code, message, failed_at)
-        select (run).run_id, (run).program_id, i.account_id, i.key, i.points, state, problem, loyalty.now()
-          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
-                                     (run).last_account, 1) s
-         cross join lateral unnest(s.account_ids, s.idempotency_keys, s.points) i (account_id, key, points)
-            on conflict (run_id, account_id, idempotency_key) do update
-           set points = excluded.points, code = excluded.code,
-               message = excluded.message, failed_at = excluded.failed_at;
-        get diagnostics failed = row_count;
-    exception when others then
-        select m.account_id into strict last_account
-          from loyalty.member m
-         where m.program_id = (run).program_id
-           and m.account_id > coalesce((run).last_account, 0)
-         order by m.account_id
-         limit 1;
-        insert into loyalty.run_failure (run_id, program_id, account_id, code, message, failed_at)
-        values ((run).run_id, (run).program_id, last_account, state, problem, loyalty.now())
-            on conflict (run_id, account_id, idempotency_key) do update
-           set code = excluded.code, message = excluded.message, failed_at = excluded.failed_at;
-        members := 1;
-        failed := 1;
-    end;
-end
-$$;
-comment on function loyalty.run_rule_chunk is
-    'Does a chunk of a rule''s run; last_account null when it was the last.';
-
-create function loyalty.run_notice_chunk(
-    run loyalty.run,
-    chunk_size bigint,
-    out last_account bigint,
-    out members bigint,
-    out queued bigint
-) returns record
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if (run).job = 'notice:balance' then
-        select n.last_account, n.queued into run_notice_chunk.last_account, run_notice_chunk.queued
-          from loyalty.queue_balance_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
-    else
-        select n.last_account, n.queued into run_notice_chunk.last_account, run_notice_chunk.queued
-          from loyalty.queue_expiry_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
-    end if;
-    members := loyalty.accounts_between((run).program_id, (run).last_account, last_account);
-end
-$$;
-comment on function loyalty.run_notice_chunk is
-    'Does a chunk of a run that queues notices; last_account null when it was the last.';
-
 create function loyalty.advance_schedule(program_id integer, job text, period date) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -268,10 +107,11 @@ begin
     perform loyalty.plan_schedule(s.program_id, s.job)
        from (select s.program_id, s.job
                from loyalty.schedule s
+               join loyalty_private.job_kind k on k.kind = s.kind
               where s.program_id = advance_schedule.program_id
                 and (s.job = advance_schedule.job
                      -- once a day, days that the calendar opened or closed meanwhile
-                     or advance_schedule.job = 'expire' and s.job like 'rule:%')
+                     or advance_schedule.job = 'expire' and k.periods_function is not null)
               order by s.job) s;
 end
 $$;
@@ -283,18 +123,20 @@ as $$
 #variable_conflict use_column
 declare
     finished loyalty.run;
+    kind loyalty_private.job_kind;
 begin
     update loyalty.run r
        set finished_at = loyalty.now(), outcome = finish_run.outcome, note = finish_run.note
      where r.run_id = finish_run.run_id
     returning r.* into finished;
-    -- These do all that is due by their day: so are periods before it that a crash or an
+    select k.* into kind from loyalty_private.job_kind k where k.kind = finished.kind;
+    -- A daily run does all that is due by its day: so are periods before it that a crash or an
     -- error left open. Whoever is at one of them now closes it alone.
-    if finished.job in ('expire', 'notice:expiry') then
+    if kind.is_daily then
         update loyalty.run
            set finished_at = loyalty.now(),
-               outcome = case when job = 'expire' then 'done' else 'skipped' end,
-               note = case when job <> 'expire' then 'Its day was over before it was done.' end
+               outcome = case when kind.missed = 'together' then 'done' else 'skipped' end,
+               note = case when kind.missed <> 'together' then 'Its day was over before it was done.' end
          where run_id in (
                    select r.run_id
                      from loyalty.run r
@@ -317,29 +159,25 @@ create function loyalty.run_chunk(program_id integer, job text, period date, chu
 as $$
 #variable_conflict use_column
 declare
+    kind loyalty_private.job_kind := loyalty_private.kind_of_job(run_chunk.job);
     claimed loyalty.run;
-    at_account bigint;
-    did_members bigint;
-    did_paid bigint;
-    did_failed bigint;
-    did_queued bigint;
-    did_lots bigint;
-    did_points bigint;
+    did loyalty_private.job_chunk;
     state text;
     problem text;
 begin
     if chunk_size <= 0 then
         perform loyalty.raise('22023', 'out_of_range', 'chunk_size must be above zero', format('%s given.', chunk_size),
             'Accounts that one transaction books.', 'chunk_size');
+    elsif kind.kind is null then
+        perform loyalty_private.refuse_job(run_chunk.job);
     end if;
-    insert into loyalty.run (program_id, job, period, effective_on, started_at)
-    select run_chunk.program_id, run_chunk.job, run_chunk.period,
-           case when run_chunk.job like 'rule:%' then (
-               select r.pays_on
-                 from loyalty.rule_periods(run_chunk.program_id, substr(run_chunk.job, 6),
-                          run_chunk.period - 1, run_chunk.period) r
-                where r.period = run_chunk.period)
-           else run_chunk.period
+    insert into loyalty.run (program_id, job, kind, period, effective_on, started_at)
+    select run_chunk.program_id, run_chunk.job, kind.kind, run_chunk.period,
+           case when kind.periods_function is null then run_chunk.period else (
+               select p.pays_on
+                 from loyalty_private.job_periods(run_chunk.program_id, run_chunk.job,
+                          run_chunk.period - 1, run_chunk.period) p
+                where p.period = run_chunk.period)
            end,
            loyalty.now()
      where not exists (
@@ -363,7 +201,7 @@ begin
         perform loyalty.advance_schedule(claimed.program_id, claimed.job, claimed.period);
         return 'done';
     end if;
-    if claimed.job like 'notice:%' and claimed.period < (
+    if kind.missed = 'skip' and claimed.period < (
            select timezone(p.time_zone, loyalty.now())::date
              from loyalty.program p
             where p.program_id = claimed.program_id) then
@@ -372,31 +210,21 @@ begin
         return 'done';
     end if;
     begin
-        if claimed.job = 'expire' then
-            select c.last_account, c.members, c.lots, c.points
-              into at_account, did_members, did_lots, did_points
-              from loyalty.run_expire_chunk(claimed, chunk_size) c;
-        elsif claimed.job like 'rule:%' then
-            select c.last_account, c.members, c.paid, c.failed, c.points
-              into at_account, did_members, did_paid, did_failed, did_points
-              from loyalty.run_rule_chunk(claimed, chunk_size) c;
-        else
-            select c.last_account, c.members, c.queued
-              into at_account, did_members, did_queued
-              from loyalty.run_notice_chunk(claimed, chunk_size) c;
-        end if;
+        execute format('select c.* from %s($1, $2) c', kind.chunk_function)
+           into did
+          using claimed, chunk_size;
         update loyalty.run r
-           set last_account = coalesce(at_account, r.last_account),
+           set last_account = coalesce(did.last_account, r.last_account),
                chunks = r.chunks + 1,
-               members = r.members + coalesce(did_members, 0),
-               paid = r.paid + coalesce(did_paid, 0),
-               failed = r.failed + coalesce(did_failed, 0),
-               queued = r.queued + coalesce(did_queued, 0),
-               lots = r.lots + coalesce(did_lots, 0),
-               points = r.points + coalesce(did_points, 0),
+               members = r.members + coalesce(did.members, 0),
+               paid = r.paid + coalesce(did.paid, 0),
+               failed = r.failed + coalesce(did.failed, 0),
+               queued = r.queued + coalesce(did.queued, 0),
+               lots = r.lots + coalesce(did.lots, 0),
+               points = r.points + coalesce(did.points, 0),
                error = null
          where r.run_id = claimed.run_id;
-        if at_account is null then
+        if did.last_account is null then
             perform loyalty.finish_run(claimed.run_id, 'done');
             return 'done';
         end if;

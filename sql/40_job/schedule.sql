@@ -3,9 +3,10 @@
 
 create table loyalty.schedule (
     program_id integer not null references loyalty.program,
-    job text not null
-        constraint schedule_job_is_known
-            check (job in ('expire', 'notice:balance', 'notice:expiry') or job ~ '^rule:.'),
+    job text not null,
+    kind text not null
+        constraint schedule_job_is_known references loyalty_private.job_kind,
+    turn text not null,
     done_through date,
     next_period date,
     effective_on date,
@@ -24,6 +25,9 @@ comment on table loyalty.schedule is
 comment on column loyalty.schedule.program_id is 'The program.';
 comment on column loyalty.schedule.job is
     'expire: books breakage after local midnight; rule:CODE: pays by that rule; notice:balance, notice:expiry: queue mails.';
+comment on column loyalty.schedule.kind is 'What kind of job it is.';
+comment on column loyalty.schedule.turn is
+    'The job whose row is locked while this one is worked on: expire where it books points, else itself.';
 comment on column loyalty.schedule.done_through is
     'Periods through this day are done, or lay before the schedule began.';
 comment on column loyalty.schedule.next_period is 'The period to be done next, a nominal day; null when none is to come.';
@@ -31,37 +35,6 @@ comment on column loyalty.schedule.effective_on is
     'The day that counts for it, in the program''s time zone: of a rule, the nominal day rolled to a business day.';
 comment on column loyalty.schedule.due_at is 'When it is due.';
 comment on column loyalty.schedule.is_paused is 'Whether the tick leaves it alone, until resume_schedule.';
-
-create function loyalty.next_rule_period(
-    program_id integer,
-    code text,
-    after_period date,
-    from_day date,
-    out period date,
-    out pays_on date
-) returns record
-    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    begins date := coalesce(after_period, from_day - 62);
-    last_day constant date := date '2099-12-31'; -- of the calendars
-    reach integer;
-begin
-    -- most rules pay every month or so: look far only when nothing is near
-    foreach reach in array '{62,400,4000,36500}'::integer[] loop
-        exit when begins >= last_day;
-        select r.period, r.pays_on into next_rule_period.period, next_rule_period.pays_on
-          from loyalty.rule_periods(program_id, code, begins,
-                   least(greatest(begins, from_day) + reach, last_day)) r
-         where after_period is not null or r.pays_on >= from_day
-         order by r.period
-         limit 1;
-        exit when found;
-    end loop;
-end
-$$;
-comment on function loyalty.next_rule_period is
-    'The first pay period of a rule after a period; after null, the first that pays on from_day or later. Nulls when there is none.';
 
 create function loyalty.plan_schedule(program_id integer, job text) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -71,10 +44,8 @@ declare
     zone text;
     today date;
     known loyalty.schedule;
-    done date;
-    period date;
-    effective date;
-    due timestamptz;
+    kind loyalty_private.job_kind := loyalty_private.kind_of_job(plan_schedule.job);
+    plan loyalty_private.job_plan;
 begin
     select p.time_zone, timezone(p.time_zone, loyalty.now())::date into zone, today
       from loyalty.program p
@@ -83,45 +54,23 @@ begin
         perform loyalty.raise('LY002', 'no_such_program', 'no such program',
             format('Number %s given.', plan_schedule.program_id),
             'select program_id, code from loyalty.program lists them.');
+    elsif kind.kind is null then
+        perform loyalty_private.refuse_job(plan_schedule.job);
     end if;
     select * into known
       from loyalty.schedule s
      where s.program_id = plan_schedule.program_id and s.job = plan_schedule.job
        for update;
-    done := known.done_through;
-    case
-    when plan_schedule.job = 'expire' then
-        period := coalesce(done + 1, today);
-        -- farther than a change of time zone goes: a test clock was ahead
-        if period > today + 2 then
-            period := today;
-        end if;
-        effective := period;
-        due := loyalty.midnight(period, zone);
-    when plan_schedule.job like 'rule:_%' then
-        select n.period, n.pays_on into period, effective
-          from loyalty.next_rule_period(plan_schedule.program_id, substr(plan_schedule.job, 6), done, today) n;
-        due := loyalty.midnight(effective, zone);
-        -- A later version may begin sooner than what is planned now, but not before today.
-        done := coalesce(done, least(period, today) - 1);
-    when plan_schedule.job in ('notice:balance', 'notice:expiry') then
-        select n.period, n.due_at into period, due
-          from loyalty.next_notice(
-                   plan_schedule.program_id, substr(plan_schedule.job, 8),
-                   case when done <= today then loyalty.midnight(done + 1, zone) - interval '1 microsecond'
-                        else loyalty.now()
-                   end) n;
-        effective := period;
-        done := coalesce(done, least(period - 1, today));
-    else
-        perform loyalty.raise('22023', 'no_such_job', 'no such job', format('%L given.', plan_schedule.job),
-            'There are expire, rule:CODE, notice:balance and notice:expiry.', 'job');
-    end case;
-    if period is null and known.job is null then
+    execute format('select * from %s($1, $2, $3, $4, $5)', kind.plan_function)
+       into plan
+      using plan_schedule.program_id, loyalty_private.name_of_job(plan_schedule.job), known.done_through, today, zone;
+    if plan.period is null and known.job is null then
         return; -- nothing to come, and nothing to change
     end if;
-    insert into loyalty.schedule as s (program_id, job, done_through, next_period, effective_on, due_at)
-    values (plan_schedule.program_id, plan_schedule.job, done, period, effective, due)
+    insert into loyalty.schedule as s (program_id, job, kind, turn, done_through, next_period, effective_on, due_at)
+    values (plan_schedule.program_id, plan_schedule.job, kind.kind,
+            case when kind.writes_ledger then 'expire' else plan_schedule.job end,
+            plan.done_through, plan.period, plan.effective_on, plan.due_at)
         on conflict (program_id, job) do update
        set done_through = excluded.done_through,
            next_period = excluded.next_period,
@@ -132,7 +81,7 @@ begin
 end
 $$;
 comment on function loyalty.plan_schedule is
-    'Works out anew when a job of a program is due next. Whoever writes a rule or a notice setting calls it; a rule''s first plan begins with what pays today or later. LY002, 22023.';
+    'Works out again when a job of a program is due next. Whoever writes what a job goes by calls it, such as a rule or a notice setting; a rule''s first plan begins with what pays today or later. LY002, 22023.';
 
 create function loyalty.program_replanned() returns trigger
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp

@@ -1,11 +1,12 @@
 -- The tick: finds what is due, and has it done chunk by chunk.
 
 create function loyalty.due_periods(program_id integer, job text) returns setof date
-    language plpgsql stable set search_path = pg_catalog, pg_temp
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     planned loyalty.schedule;
+    kind loyalty_private.job_kind := loyalty_private.kind_of_job(due_periods.job);
     today date;
 begin
     select s.* into planned
@@ -15,12 +16,12 @@ begin
     select timezone(p.time_zone, loyalty.now())::date into today
       from loyalty.program p
      where p.program_id = due_periods.program_id;
-    if planned.job like 'rule:%' then
+    if planned.job is not null and kind.periods_function is not null then
         return query
-        select r.period
-          from loyalty.rule_periods(planned.program_id, substr(planned.job, 6), planned.done_through, today) r
-         where r.pays_on <= today;
-    elsif planned.job in ('expire', 'notice:expiry') then
+        select p.period
+          from loyalty_private.job_periods(planned.program_id, planned.job, planned.done_through, today) p
+         where p.pays_on <= today;
+    elsif planned.job is not null and kind.is_daily then
         return next today;
     elsif planned.job is not null then
         return next planned.next_period;
@@ -36,7 +37,7 @@ begin
                   and (s.is_paused or s.due_at <= loyalty.now() and s.next_period <= r.period));
 end
 $$;
-comment on function loyalty.due_periods is 'For due_run: the periods of a job that are due now.';
+comment on function loyalty.due_periods is 'The periods of a job that are due now, as loyalty.due_run lists them.';
 
 create view loyalty.due_run with (security_invoker = true) as
 select p.program_id, p.code, d.job, r.period
@@ -62,6 +63,7 @@ as $$
 #variable_conflict use_column
 declare
     planned loyalty.schedule;
+    kind loyalty_private.job_kind := loyalty_private.kind_of_job(claim_period.job);
     today date;
     latest date;
 begin
@@ -73,11 +75,11 @@ begin
      where s.program_id = claim_period.program_id and s.job = claim_period.job;
     -- What was found before the lock may be done meanwhile. And before a period begins, its
     -- day is looked up once more: the calendar may have changed since it was planned.
-    if planned.due_at <= loyalty.now() and not planned.is_paused and planned.job <> 'expire'
+    if planned.due_at <= loyalty.now() and not planned.is_paused and kind.missed <> 'together'
        and not exists (select from loyalty.run r
                         where r.program_id = planned.program_id and r.job = planned.job
                           and r.period = planned.next_period) then
-        if planned.job = 'notice:expiry' and planned.next_period < today then
+        if kind.missed = 'skip' and kind.is_daily and planned.next_period < today then
             -- a day missed is not made up for: today's tells the same, and more
             update loyalty.schedule s
                set done_through = today - 1
@@ -91,14 +93,14 @@ begin
     if planned.due_at is null or planned.due_at > loyalty.now() or planned.is_paused then
         return null;
     end if;
-    if planned.job <> 'expire' then
+    if kind.missed <> 'together' then
         return planned.next_period;
     end if;
     -- One run books for all days missed, but no later than the day of a payment that waits
     -- too: so entries come in the order that they would have had.
     select min(s.effective_on) into latest
       from loyalty.schedule s
-     where s.program_id = planned.program_id and s.job like 'rule:%'
+     where s.program_id = planned.program_id and s.turn = planned.turn and s.job <> planned.job
        and s.due_at <= loyalty.now() and not s.is_paused
        and s.effective_on >= planned.next_period;
     return least(today, latest);
@@ -113,15 +115,15 @@ create function loyalty.due_work(passed_over text[])
     returns table (program_id integer, job text, period date, due_at timestamptz, key text, turn text)
     language sql stable
 begin atomic
-    select w.program_id, w.job, w.period, w.due_at, w.key,
-           case when w.job like 'notice:%' then w.job else 'expire' end
-      from ((select s.program_id, s.job, null::date as period, s.due_at,
+    select w.program_id, w.job, w.period, w.due_at, w.key, w.turn
+      from ((select s.program_id, s.job, null::date as period, s.due_at, s.turn,
                     format('%s %s', s.program_id, s.job) as key
                from loyalty.schedule s
               where s.due_at <= loyalty.now() and not s.is_paused
               order by s.due_at)
              union all
             (select r.program_id, r.job, r.period, r.reopened_at,
+                    (select t.turn from loyalty.schedule t where t.program_id = r.program_id and t.job = r.job),
                     format('%s %s %s', r.program_id, r.job, r.period)
                from loyalty.run r
               where r.reopened_at is not null and r.finished_at is null
@@ -131,9 +133,9 @@ begin atomic
               order by r.reopened_at)) w
      where w.key <> all (due_work.passed_over)
        -- mails tell of payments that were due before them
-       and not (w.job like 'notice:%' and exists (
+       and not (w.turn <> 'expire' and exists (
                select from loyalty.schedule b
-                where b.program_id = w.program_id and b.job not like 'notice:%'
+                where b.program_id = w.program_id and b.turn = 'expire'
                   and b.due_at <= w.due_at and not b.is_paused
                   and format('%s %s', b.program_id, b.job) <> all (due_work.passed_over)));
 end;
@@ -141,8 +143,8 @@ comment on function loyalty.due_work is
     'For tick_step: what is due and may be begun; turn is the job whose row of loyalty.schedule is the lock that it goes under.';
 
 create function loyalty.tick_step(
-    chunk_size bigint,
-    passed_over text[],
+    chunk_size bigint default 10000,
+    inout passed_over text[] default null,
     out worked_on text,
     out outcome text
 ) returns record
@@ -168,8 +170,9 @@ begin
                from (select j.program_id, j.job
                        from loyalty.schedule e
                        join loyalty.schedule j on j.program_id = e.program_id
+                       join loyalty_private.job_kind k on k.kind = j.kind
                       where e.job = 'expire' and e.due_at > loyalty.now() + interval '3 days'
-                        and j.job not like 'rule:%'
+                        and k.periods_function is null
                       order by j.program_id, j.job) s;
         end if;
         -- Mostly there is nothing, and two looks into indexes tell; min and max go by them even where the
@@ -210,18 +213,21 @@ begin
     exception when others then
         -- what cannot even be begun must not keep the others waiting
         get stacked diagnostics state = returned_sqlstate, problem = message_text;
-        insert into loyalty.run as r (program_id, job, period, effective_on, started_at, error)
-        select s.program_id, s.job, s.next_period, s.effective_on, loyalty.now(), state || ' ' || problem
+        insert into loyalty.run as r (program_id, job, kind, period, effective_on, started_at, error)
+        select s.program_id, s.job, s.kind, s.next_period, s.effective_on, loyalty.now(), state || ' ' || problem
           from loyalty.schedule s
          where s.program_id = found_work.program_id and s.job = found_work.job
            and s.next_period is not null
             on conflict on constraint run_is_once do update set error = excluded.error;
         outcome := 'failed';
     end;
+    if outcome in ('failed', 'busy') then
+        passed_over := passed_over || worked_on;
+    end if;
 end
 $$;
 comment on function loyalty.tick_step is
-    'One chunk of what is due first and nobody is at, in the caller''s transaction: what it worked on and what run_chunk said; nulls when there is nothing. passed_over: what failed in this tick; null at its start.';
+    'For callers that cannot call a procedure which commits: does one chunk of what is due first and nobody is at, in the caller''s transaction. worked_on: which job and period, null when nothing is due; outcome: more, done, failed or busy. passed_over goes from call to call, null at first: what failed is not tried again before the next round. 22023.';
 
 create procedure loyalty.tick(chunk_size bigint default 10000)
     language plpgsql
@@ -230,24 +236,17 @@ as $$
 -- leaves all that needs operators to functions.
 declare
     passed_over text[];
-    step record;
+    worked_on text;
 begin
     loop
-        select s.worked_on, s.outcome into step from loyalty.tick_step(chunk_size, passed_over) s;
+        select s.passed_over, s.worked_on into passed_over, worked_on from loyalty.tick_step(chunk_size, passed_over) s;
         commit;
-        exit when step.worked_on is null;
-        passed_over := loyalty.pass_over(passed_over, step.worked_on, step.outcome);
+        exit when worked_on is null;
     end loop;
 end
 $$;
 comment on procedure loyalty.tick is
     'Does all that is due, in chunks that commit: safe to call at any time, from several sessions, again after a crash. pg_cron calls it each minute once install_schedules() was called.';
-
-create function loyalty.pass_over(passed_over text[], worked_on text, outcome text) returns text[]
-    language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-    return coalesce(passed_over, '{}')
-        || case when outcome in ('failed', 'busy') then array[worked_on] else '{}' end;
-comment on function loyalty.pass_over is 'For tick: what it will not try again this time.';
 
 create function loyalty.rerun(program text, job text, period date) returns loyalty.run
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -257,6 +256,7 @@ declare
     program_number integer := loyalty.program_id(program);
     today date := loyalty.today(program);
     pays_on date := rerun.period;
+    kind loyalty_private.job_kind := loyalty_private.kind_of_job(rerun.job);
     planned loyalty.schedule;
     opened loyalty.run;
 begin
@@ -277,12 +277,12 @@ begin
         perform loyalty.raise('22023', 'job_paused', 'the job is paused', format('%s of program %s.', rerun.job, program),
             'Call loyalty.resume_schedule first.', 'job');
     end if;
-    if rerun.job like 'rule:%' then
-        select r.pays_on into pays_on
-          from loyalty.rule_periods(program_number, substr(rerun.job, 6), rerun.period - 1, rerun.period) r
-         where r.period = rerun.period;
+    if kind.periods_function is not null then
+        select p.pays_on into pays_on
+          from loyalty_private.job_periods(program_number, rerun.job, rerun.period - 1, rerun.period) p
+         where p.period = rerun.period;
         if not found then
-            perform loyalty.raise('22023', 'no_such_period', 'the rule has no such period',
+            perform loyalty.raise('22023', 'no_such_period', 'the job has no such period',
                 format('%s given.', rerun.period),
                 'A period is the nominal day of a payment; loyalty.run lists those there were.', 'period');
         end if;
@@ -292,13 +292,13 @@ begin
             format('It is due on %s; today is %s in the program''s time zone.', pays_on, today),
             'Wait for its day: the tick does it then.', 'period');
     end if;
-    if rerun.job like 'notice:%' and pays_on < today then
+    if kind.missed = 'skip' and pays_on < today then
         perform loyalty.raise('22023', 'notices_too_late', 'the day of these notices has passed',
             format('It was %s; today is %s in the program''s time zone.', pays_on, today),
             'A notice that comes days late misleads; the next ones tell the same.', 'period');
     end if;
-    insert into loyalty.run as r (program_id, job, period, effective_on, started_at, reopened_at)
-    values (program_number, rerun.job, rerun.period, pays_on, loyalty.now(), loyalty.now())
+    insert into loyalty.run as r (program_id, job, kind, period, effective_on, started_at, reopened_at)
+    values (program_number, rerun.job, kind.kind, rerun.period, pays_on, loyalty.now(), loyalty.now())
         on conflict on constraint run_is_once do update
        set reopened_at = excluded.reopened_at, finished_at = null, outcome = null, note = null,
            last_account = null, members = 0, failed = 0
@@ -309,97 +309,3 @@ end
 $$;
 comment on function loyalty.rerun is
     'Opens a run again, or one that never was, for the next tick: pays who came later or failed, on the terms of its own day. Whoever was paid is not paid twice. LY002, 22004, 22023.';
-
-create function loyalty.retry_failures(run_id bigint, out retried bigint, out paid bigint, out failed bigint)
-    returns record
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-    set jit = off
-as $$
-#variable_conflict use_column
-declare
-    retrying loyalty.run;
-    points_paid bigint;
-begin
-    -- ledger jobs of a program go one at a time, and this is one: the tick's lock, and first
-    perform
-       from loyalty.run r
-       join loyalty.schedule s on s.program_id = r.program_id and s.job = 'expire'
-      where r.run_id = retry_failures.run_id
-        for update of s;
-    select r.* into retrying from loyalty.run r where r.run_id = retry_failures.run_id for update;
-    if not found then
-        perform loyalty.raise('LY002', 'no_such_run', 'no such run', format('%s given.', retry_failures.run_id),
-            'select run_id from loyalty.run lists them.', 'run_id');
-    end if;
-    -- an event canceled since is not to be paid any more; as in rule_payments, cancel_event waits or is seen
-    perform pg_advisory_xact_lock_shared(hashtext('loyalty.event'), retrying.program_id);
-    select count(*) into retried from loyalty.run_failure f where f.run_id = retrying.run_id;
-    delete from loyalty.run_failure f
-     using loyalty.event e
-     where f.run_id = retrying.run_id and e.program_id = retrying.program_id and e.canceled_at is not null
-       and e.event_id = substring(f.idempotency_key from '/event-([0-9]{1,18})/')::bigint
-       and f.idempotency_key like 'rule/' || substr(retrying.job, 6) || '/event-%';
-    if retried = 0 then
-        paid := 0;
-        failed := 0;
-        return;
-    end if;
-    with failure as materialized (
-        -- where not even the payment could be worked out, it is worked out now
-        select f.account_id, f.idempotency_key as listed_key,
-               coalesce(p.idempotency_key, f.idempotency_key) as idempotency_key,
-               coalesce(p.points, f.points) as points
-          from loyalty.run_failure f
-          left join lateral (
-                   select i.points, i.idempotency_key
-                     from loyalty.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period,
-                              f.account_id - 1, 1) s
-                    cross join lateral unnest(s.account_ids, s.points, s.idempotency_keys)
-                              i (account_id, points, idempotency_key)
-                    where i.account_id = f.account_id) p on f.points is null
-         where f.run_id = retrying.run_id
-    ), terms as materialized (
-        select t.reason, t.expires_on, t.expiry
-          from loyalty.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period, 0, 1) t
-    ), payment as (
-        select array_agg(f.account_id order by f.account_id, f.idempotency_key) as account_ids,
-               array_agg(f.points order by f.account_id, f.idempotency_key) as points,
-               array_agg(f.idempotency_key order by f.account_id, f.idempotency_key) as idempotency_keys
-          from failure f
-         where f.points is not null
-    ), outcome as materialized (
-        select g.place, g.account_id, g.granted, g.is_new, g.code, g.message, p.idempotency_keys[g.place] as key
-          from payment p
-         cross join terms t
-         cross join lateral loyalty.grant_each(p.account_ids, p.points, t.reason, retrying.effective_on,
-                        t.expires_on, p.idempotency_keys, t.expiry) g
-         where p.account_ids is not null
-    ), again as (
-        update loyalty.run_failure f
-           set code = o.code, message = o.message, failed_at = loyalty.now()
-          from outcome o
-         where f.run_id = retrying.run_id and f.account_id = o.account_id
-           and f.idempotency_key in (o.key, '') and o.code is not null
-    ), made as (
-        delete from loyalty.run_failure f
-         using failure d
-          left join outcome o on o.account_id = d.account_id and o.key = d.idempotency_key
-         where f.run_id = retrying.run_id and f.account_id = d.account_id
-           and f.idempotency_key = d.listed_key
-           -- paid, or found not to be due
-           and o.code is null
-    )
-    select count(*) filter (where o.code is null and o.is_new),
-           coalesce(sum(o.granted) filter (where o.code is null and o.is_new), 0)::bigint
-      into paid, points_paid
-      from outcome o;
-    select count(*) into failed from loyalty.run_failure f where f.run_id = retrying.run_id;
-    update loyalty.run r
-       set paid = r.paid + retry_failures.paid,
-           points = r.points + points_paid,
-           failed = retry_failures.failed
-     where r.run_id = retrying.run_id;
-end
-$$;
-comment on function loyalty.retry_failures is
-    'Tries the payments again that a run lists in run_failure, on the terms of the run''s own day. Returns how many were tried, how many of these were paid, and how many are left. LY002.';

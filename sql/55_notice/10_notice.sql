@@ -4,8 +4,7 @@
 create table loyalty.notice_setting (
     program_id integer not null references loyalty.program,
     kind text not null
-        constraint notice_setting_kind_is_known
-            check (kind in ('points_received', 'balance', 'expiry', 'order_received')),
+        constraint notice_setting_kind_is_known references loyalty_private.notice_kind,
     is_enabled boolean not null,
     days_of_month integer[]
         constraint notice_setting_days_are_of_a_month
@@ -18,17 +17,13 @@ create table loyalty.notice_setting (
     send_within interval not null
         constraint notice_setting_send_within_is_sane
             check (send_within between interval '1 minute' and interval '30 days'),
-    primary key (program_id, kind),
-    constraint notice_setting_fits_kind check (
-        (days_of_month is not null) = (kind = 'balance')
-        and (days_before is not null) = (kind = 'expiry')
-        and (at is not null) = (kind in ('balance', 'expiry')))
+    primary key (program_id, kind)
 );
 
 comment on table loyalty.notice_setting is
     'Which notices a program sends, and when; a kind without a row is not sent. Written by loyalty.set_notice.';
 comment on column loyalty.notice_setting.program_id is 'The program.';
-comment on column loyalty.notice_setting.kind is 'points_received, balance, expiry or order_received.';
+comment on column loyalty.notice_setting.kind is 'The kind of notice, such as points_received, balance, expiry or order_received.';
 comment on column loyalty.notice_setting.is_enabled is 'Whether it is sent.';
 comment on column loyalty.notice_setting.days_of_month is
     'Of balance: the days of the month; one that a month does not have is its last.';
@@ -76,12 +71,10 @@ comment on column loyalty.notice_sender.longest_retry is 'The longest wait betwe
 create table loyalty.notice_preference (
     account_id bigint not null references loyalty.account,
     kind text not null
-        constraint notice_preference_kind_is_known
-            check (kind in ('points_received', 'balance', 'expiry', 'order_received')),
+        constraint notice_preference_kind_is_known references loyalty_private.notice_kind,
     is_wanted boolean not null,
     changed_at timestamptz not null,
-    primary key (account_id, kind),
-    constraint notice_preference_order_received_stays check (is_wanted or kind <> 'order_received')
+    primary key (account_id, kind)
 );
 
 comment on table loyalty.notice_preference is
@@ -91,48 +84,38 @@ comment on column loyalty.notice_preference.kind is 'The kind of notice.';
 comment on column loyalty.notice_preference.is_wanted is 'Whether the member wants it.';
 comment on column loyalty.notice_preference.changed_at is 'When that was chosen.';
 
-create function loyalty.check_notice_kind(kind text) returns void
-    language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if kind is null or kind not in ('points_received', 'balance', 'expiry', 'order_received') then
-        perform loyalty.raise('22023', 'kind_unknown', 'kind is unknown', format('kind: %L given.', left(kind, 100)),
-            'There are points_received, balance, expiry and order_received.', 'kind');
-    end if;
-end
-$$;
-comment on function loyalty.check_notice_kind is 'Refuses an unknown kind of notice.';
-
 create function loyalty.check_notice_setting(setting loyalty.notice_setting) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
+    kind loyalty_private.notice_kind;
     wrong text;
     given text;
     hint text;
 begin
-    if (setting.days_of_month is not null) <> (setting.kind = 'balance') then
+    select k.* into kind from loyalty_private.notice_kind k where k.kind = setting.kind;
+    if (setting.days_of_month is not null) <> (kind.days_of_month is not null) then
         wrong := 'days_of_month does not apply to this kind';
         given := setting.days_of_month::text;
-        hint := 'Only balance is sent on days of the month.';
+        hint := 'Only kinds sent on days of the month have them, such as balance.';
     elsif cardinality(setting.days_of_month) = 0 or array_ndims(setting.days_of_month) > 1
           or array_position(setting.days_of_month, null) is not null
           or 1 > any (setting.days_of_month) or 31 < any (setting.days_of_month) then
         wrong := 'days_of_month contains an invalid day of month';
         given := setting.days_of_month::text;
         hint := 'Days from 1 to 31, at least one; a day that a month does not have is its last.';
-    elsif (setting.at is not null) <> (setting.kind in ('balance', 'expiry')) then
+    elsif (setting.at is not null) <> (kind.at is not null) then
         wrong := 'at does not apply to this kind';
         given := setting.at::text;
-        hint := 'Only balance and expiry are sent at a time of day.';
+        hint := 'Only kinds sent at a time of day have one, such as balance and expiry.';
     elsif setting.at >= '24:00' then
         wrong := 'at must be before midnight';
         given := setting.at::text;
         hint := 'A time from 00:00 to 23:59.';
-    elsif (setting.days_before is not null) <> (setting.kind = 'expiry') then
+    elsif (setting.days_before is not null) <> (kind.days_before is not null) then
         wrong := 'days_before does not apply to this kind';
         given := setting.days_before::text;
-        hint := 'Only expiry begins so many days before.';
+        hint := 'Only kinds that begin days before something have them, such as expiry.';
     elsif setting.days_before not between 0 and 60 then
         wrong := 'days_before is out of range';
         given := setting.days_before::text;
@@ -148,7 +131,7 @@ begin
     end if;
 end
 $$;
-comment on function loyalty.check_notice_setting is 'Refuses a setting that cannot be, with the name of the wrong field.';
+comment on function loyalty.check_notice_setting is 'Refuses an invalid setting, with the name of the wrong field.';
 
 create function loyalty.set_notice(
     program text,
@@ -165,7 +148,7 @@ as $$
 declare
     wanted loyalty.notice_setting;
 begin
-    perform loyalty.check_notice_kind(set_notice.kind);
+    perform loyalty_private.check_notice_kind(set_notice.kind);
     -- one at a time in a program: two callers must not overwrite what the other one set
     perform 1 from loyalty.program p
       where p.program_id = loyalty.program_id(set_notice.program) for no key update;
@@ -173,14 +156,11 @@ begin
       from loyalty.notice_setting s
      where s.program_id = loyalty.program_id(set_notice.program) and s.kind = set_notice.kind;
     if not found then
-        wanted.program_id := loyalty.program_id(set_notice.program);
-        wanted.kind := set_notice.kind;
-        wanted.is_enabled := false;
-        wanted.days_of_month := case set_notice.kind when 'balance' then '{1,15}'::integer[] end;
-        wanted.at := case set_notice.kind when 'balance' then time '13:00' when 'expiry' then '08:45' end;
-        wanted.days_before := case set_notice.kind when 'expiry' then 7 end;
-        wanted.send_within := case when set_notice.kind in ('balance', 'expiry')
-                                   then interval '1 day' else '3 days' end;
+        select loyalty.program_id(set_notice.program), k.kind, false, k.days_of_month, k.at, k.days_before, k.send_within
+          into wanted.program_id, wanted.kind, wanted.is_enabled, wanted.days_of_month, wanted.at, wanted.days_before,
+               wanted.send_within
+          from loyalty_private.notice_kind k
+         where k.kind = set_notice.kind;
     end if;
     wanted.is_enabled := coalesce(set_notice.is_enabled, wanted.is_enabled);
     wanted.days_of_month := coalesce(set_notice.days_of_month, wanted.days_of_month);
@@ -205,7 +185,7 @@ begin
         update loyalty.program p
            set announces_grants = wanted.is_enabled
          where p.program_id = wanted.program_id and p.announces_grants <> wanted.is_enabled;
-    elsif wanted.kind in ('balance', 'expiry') then
+    elsif (loyalty_private.kind_of_job('notice:' || wanted.kind)).kind is not null then
         perform loyalty.plan_schedule(wanted.program_id, 'notice:' || wanted.kind);
     end if;
     return wanted;
@@ -220,13 +200,13 @@ as $$
 declare
     each_kind text;
 begin
-    foreach each_kind in array array['points_received', 'balance', 'expiry', 'order_received'] loop
+    for each_kind in select k.kind from loyalty_private.notice_kind k where k.is_chosen order by k.place loop
         return next loyalty.set_notice(program, each_kind, true);
     end loop;
 end
 $$;
 comment on function loyalty.enable_notices is
-    'Switches all four kinds of notices on, each as it is set. 22023 when the program has no sender yet.';
+    'Switches all kinds of notices on that a program chooses to send, each as it is set. 22023 when the program has no sender yet.';
 
 create function loyalty.set_notice_sender(
     program text,
@@ -303,12 +283,13 @@ as $$
 declare
     written loyalty.notice_preference;
 begin
-    perform loyalty.check_notice_kind(set_notice_preference.kind);
+    perform loyalty_private.check_notice_kind(set_notice_preference.kind);
     if set_notice_preference.is_wanted is null then
         perform loyalty.raise('22004', 'value_missing', 'is_wanted must not be null', null, 'true or false.', 'is_wanted');
-    elsif set_notice_preference.kind = 'order_received' and not set_notice_preference.is_wanted then
-        perform loyalty.raise('22023', 'kind_always_sent', 'order_received cannot be refused', null,
-            'It tells of an order that the member placed; the other kinds can be refused.', 'kind');
+    elsif not set_notice_preference.is_wanted and not exists (
+           select from loyalty_private.notice_kind k where k.kind = set_notice_preference.kind and k.can_be_refused) then
+        perform loyalty.raise('22023', 'kind_always_sent', format('%s cannot be refused', set_notice_preference.kind), null,
+            'It is sent to every member whom it concerns; loyalty.notice_kinds() lists what can be refused.', 'kind');
     elsif not exists (
            select from loyalty.account a where a.account_id = set_notice_preference.account_id) then
         perform loyalty.raise('LY002', 'no_such_account', 'no such account',
@@ -325,7 +306,7 @@ begin
 end
 $$;
 comment on function loyalty.set_notice_preference is
-    'Writes whether a member wants a kind of notice. 22023 for an unknown kind, and for order_received, which cannot be refused (C18); LY002.';
+    'Writes whether a member wants a kind of notice. 22023 for an unknown kind, and for one that cannot be refused, such as order_received (C18); LY002.';
 
 create function loyalty.next_notice(program_id integer, kind text, after timestamptz)
     returns table (period date, due_at timestamptz)

@@ -16,11 +16,7 @@ create table loyalty.notice (
     is_urgent boolean not null,
     -- compared byte by byte: these are no words of a language
     kind text collate "C" not null
-        constraint notice_kind_is_known
-            check (kind in ('points_received', 'balance', 'expiry', 'order_received',
-                            'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
-                            'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
-                            'password_changed', 'login_changed', 'family_ended')),
+        constraint notice_kind_is_a_name check (kind ~ '^[a-z][a-z_]{1,40}$'),
     channel text collate "C" not null
         constraint notice_channel_is_known check (channel in ('email', 'sms')),
     occasion text collate "C" not null
@@ -56,7 +52,7 @@ comment on column loyalty.notice.program_id is 'Program of the account.';
 comment on column loyalty.notice.expires_on is 'Last day of the points that lapse next; null when none ever do.';
 comment on column loyalty.notice.attempts is 'How often the relay took it.';
 comment on column loyalty.notice.is_urgent is 'Whether it goes before the bulk: it tells of one thing that just happened.';
-comment on column loyalty.notice.kind is 'points_received, balance, expiry or order_received; or one about the person''s login, which nobody can refuse.';
+comment on column loyalty.notice.kind is 'The kind of notice, such as points_received; or one about the person''s login, which nobody can refuse.';
 comment on column loyalty.notice.channel is 'email, or sms to members who have a phone only.';
 comment on column loyalty.notice.occasion is 'What it tells of: the operation, the order, or the day.';
 comment on column loyalty.notice.lot_expires_on is 'Of expiry: the last days told.';

@@ -15,7 +15,7 @@ begin
     select k.kind,
            case
                when s.is_enabled is not true then 'the program does not send it'
-               when k.kind <> 'order_received' and r.is_wanted is false then 'the member refused it'
+               when k.can_be_refused and r.is_wanted is false then 'the member refused it'
                when m.account_id is null then 'there is no member record, and so no address'
                when loyalty.notice_channel(m.email, m.phone, f.email, f.sms) is null
                    then case when m.email is null and m.phone is null then 'the member has no address'
@@ -30,8 +30,7 @@ begin
       join loyalty.program p on p.program_id = a.program_id
       join loyalty.wallet w on w.account_id = a.account_id
      cross join lateral (select timezone(p.time_zone, loyalty.now())::date as today) t
-     cross join (values (1, 'points_received'), (2, 'balance'), (3, 'expiry'), (4, 'order_received'))
-                as k (place, kind)
+      join loyalty_private.notice_kind k on k.is_chosen
       left join loyalty.member m on m.account_id = a.account_id
       left join loyalty.notice_sender f on f.program_id = a.program_id
       left join loyalty.notice_setting s on s.program_id = a.program_id and s.kind = k.kind
@@ -51,18 +50,18 @@ comment on function loyalty.explain_notices is
     'Why a member gets each kind of notice, or why not, and what became of the last one. LY002.';
 
 create view loyalty_api.notice_preference with (security_invoker = true) as
-select a.account_id, k.kind, coalesce(r.is_wanted, true) as is_wanted, k.kind <> 'order_received' as can_be_refused,
+select a.account_id, k.kind, coalesce(r.is_wanted, true) as is_wanted, k.can_be_refused,
        coalesce(s.is_enabled, false) as is_sent, r.changed_at
   from loyalty.account a
- cross join (values ('points_received'), ('balance'), ('expiry'), ('order_received')) as k (kind)
+ cross join loyalty.notice_kinds() k
   left join loyalty.notice_setting s on s.program_id = a.program_id and s.kind = k.kind
   left join loyalty.notice_preference r on r.account_id = a.account_id and r.kind = k.kind;
 comment on view loyalty_api.notice_preference is
 $$Notice preferences
 
-Which kinds of notices a member wants: four rows of their own for a member; for administrators those of their program: filter with ?account_id=eq.… . Changed with /rpc/set_notice_preference.$$;
+Which kinds of notices a member wants: a row for each kind for a member; for administrators those of their program: filter with ?account_id=eq.… . Changed with /rpc/set_notice_preference.$$;
 comment on column loyalty_api.notice_preference.account_id is 'Number of the account.';
-comment on column loyalty_api.notice_preference.kind is 'points_received, balance, expiry or order_received.';
+comment on column loyalty_api.notice_preference.kind is 'The kind of notice, such as points_received or balance.';
 comment on column loyalty_api.notice_preference.is_wanted is 'Whether the member wants it; true until they choose otherwise.';
 comment on column loyalty_api.notice_preference.can_be_refused is 'Whether the member may refuse it.';
 comment on column loyalty_api.notice_preference.is_sent is 'Whether the program sends it at all.';

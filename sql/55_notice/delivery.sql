@@ -70,10 +70,11 @@ begin atomic
                   else '{}'
               end
            -- nobody chooses whether to get those about a login
-           || case when notice_context.notice.kind in ('points_received', 'balance', 'expiry', 'order_received')
+           || case when k.is_chosen
                    then jsonb_build_object('preferences_url', f.preferences_url)
                    else '{}' end
       from loyalty.program p
+      left join loyalty_private.notice_kind k on k.kind = notice_context.notice.kind
       left join loyalty.account a on a.account_id = notice_context.notice.account_id
       left join loyalty.member m on m.account_id = a.account_id
       left join loyalty.notice_sender f on f.program_id = p.program_id
@@ -121,9 +122,11 @@ declare
     via record;
     template loyalty.notice_template;
     filled loyalty.filled_template;
-    of_challenge jsonb := jsonb '{}';
+    kind loyalty_private.notice_kind;
+    more jsonb := jsonb '{}';
 begin
     is_over := false;
+    select k.* into kind from loyalty_private.notice_kind k where k.kind = notice.kind;
     select m.email, m.phone, m.language, f.email as sender_email, f.sms as sender_sms, f.preferences_url,
            f.language as usual_language
       into via
@@ -148,21 +151,24 @@ begin
         error := format('the member has no address for %s', notice.channel);
         return;
     end if;
-    if notice.kind in ('points_received', 'balance', 'expiry') then
+    if kind.can_be_refused then
         message.unsubscribe := via.preferences_url;
-    elsif notice.kind <> 'order_received' then
+    end if;
+    if kind.context_function is not null then
         begin
-            of_challenge := loyalty.challenge_context(notice);
+            execute format('select %s($1)', kind.context_function) into more using notice;
         -- keys that are missing or broken keep back what needs them, and nothing else
         exception when object_not_in_prerequisite_state then
             error := sqlerrm;
             return;
         end;
-        if of_challenge is null then
+        if more is null then
             error := 'its code or link is no longer good';
             is_over := true;
             return;
         end if;
+    elsif not kind.is_chosen then
+        more := coalesce(notice.details, '{}');
     end if;
     template := loyalty.template_for(notice.program_id, notice.kind, via.language);
     if notice.channel = 'sms' and template.sms_body is null then
@@ -175,7 +181,7 @@ begin
         case when notice.channel = 'email' then template.text_body end,
         case when notice.channel = 'email' then template.html_body end,
         case when notice.channel = 'sms' then template.sms_body end,
-        (loyalty.notice_context(notice) || of_challenge)::text);
+        (loyalty.notice_context(notice) || more)::text);
     message.subject := filled.subject;
     message.text_body := coalesce(filled.text_body, filled.sms_body);
     message.html_body := filled.html_body;
@@ -251,8 +257,9 @@ begin
             if taken.send_by <= clock_now then
                 perform loyalty.settle_failed_notice(taken.notice_id,
                     coalesce('its time is over; last: ' || taken.error, 'its time is over'), true);
-            elsif taken.kind in ('points_received', 'balance', 'expiry') and exists (
+            elsif exists (
                     select from loyalty.notice_preference r
+                      join loyalty_private.notice_kind k on k.kind = r.kind and k.can_be_refused
                      where r.account_id = taken.account_id and r.kind = taken.kind and not r.is_wanted) then
                 perform loyalty.settle_failed_notice(taken.notice_id, 'the member refused it meanwhile', true);
             else
@@ -401,7 +408,7 @@ declare
     retried bigint;
 begin
     if retry_notices.kind is not null then
-        perform loyalty.check_notice_kind(retry_notices.kind);
+        perform loyalty_private.check_notice_kind(retry_notices.kind);
     end if;
     if retry_notices.given_up_since is null then
         perform loyalty.raise('22004', 'value_missing', 'given_up_since must not be null', null,

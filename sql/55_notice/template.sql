@@ -4,11 +4,7 @@
 create table loyalty.notice_template (
     program_id integer references loyalty.program,
     kind text not null
-        constraint notice_template_kind_is_known
-            check (kind in ('points_received', 'balance', 'expiry', 'order_received',
-                            'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change',
-                            'login_approved', 'family_approval', 'family_invitation', 'staff_invitation',
-                            'password_changed', 'login_changed', 'family_ended')),
+        constraint notice_template_kind_is_known references loyalty_private.notice_kind,
     language text not null
         constraint notice_template_language_is_a_tag check (language ~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$'),
     subject text not null
@@ -47,6 +43,20 @@ comment on column loyalty.filled_template.html_body is 'The HTML.';
 comment on column loyalty.filled_template.sms_body is 'The short message.';
 comment on column loyalty.filled_template.error is 'Part, line and what is wrong there; null when nothing is.';
 
+create function loyalty_private.check_texts(
+    example text,
+    optional text,
+    language text,
+    subject text,
+    text_body text,
+    html_body text,
+    sms_body text
+) returns void
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'loyalty_check_texts';
+comment on function loyalty_private.check_texts is
+    'Refuses texts (22023) with the part and line of what is wrong: syntax, size, a variable that the example does not have or that is optional, more than templates may do. They are filled in with the example as a part of that, with and without each optional group.';
+
 create function loyalty.check_template(
     kind text,
     language text,
@@ -55,10 +65,17 @@ create function loyalty.check_template(
     html_body text,
     sms_body text
 ) returns void
-    language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_check_template';
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform loyalty_private.check_notice_kind(kind, false);
+    perform loyalty_private.check_texts(
+        loyalty_private.notice_example(kind, language)::text, loyalty_private.notice_optional(kind)::text,
+        language, subject, text_body, html_body, sms_body);
+end
+$$;
 comment on function loyalty.check_template is
-    'Refuses a template (22023) with the part and line of what is wrong: syntax, size, a variable that the kind does not have or that may be missing, more than templates may do. It is filled in with examples as a part of that.';
+    'Refuses texts of a kind of notice (22023) with the part and line of what is wrong.';
 
 create function loyalty.render_template(
     language text,
@@ -72,12 +89,6 @@ create function loyalty.render_template(
     as 'MODULE_PATHNAME', 'loyalty_render_template';
 comment on function loyalty.render_template is
     'Fills in texts from a context, a JSON object; parts that are null stay null. What cannot be filled in comes back as error.';
-
-create function loyalty.template_example(kind text, language text) returns text
-    language c immutable parallel safe
-    as 'MODULE_PATHNAME', 'loyalty_template_example';
-comment on function loyalty.template_example is
-    'Every variable that templates of a kind have, with an example, as a JSON object.';
 
 create function loyalty.template_for(program_id integer, kind text, language text)
     returns loyalty.notice_template
@@ -153,10 +164,10 @@ comment on function loyalty.delete_template is
     'Takes a program''s own template away, so that the supplied one is used again; whether there was one.';
 
 create function loyalty.carries_proof(kind text) returns boolean
-    language sql immutable parallel safe
-    return coalesce(carries_proof.kind in (
-        'verification_code', 'login_in_use', 'password_reset', 'unlock', 'login_change', 'login_approved',
-        'family_approval', 'family_invitation', 'staff_invitation'), false);
+    language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select exists (select from loyalty_private.notice_kind k where k.kind = carries_proof.kind and k.proof is not null);
+end;
 comment on function loyalty.carries_proof is 'Whether notices of a kind have a code or link in them, which opens a login.';
 
 create function loyalty.check_template_change(kind text) returns void
@@ -201,7 +212,7 @@ begin
         perform loyalty.check_template(
             kind, language, shown.subject, shown.text_body, shown.html_body, shown.sms_body);
     end if;
-    context := loyalty.template_example(kind, shown.language)::jsonb
+    context := loyalty_private.notice_example(kind, shown.language)
         || jsonb_build_object('program', jsonb_build_object('name', named.name, 'point_name', named.point_name));
     return loyalty.render_template(
         shown.language, shown.subject, shown.text_body, shown.html_body, shown.sms_body, context::text);

@@ -1,6 +1,13 @@
 -- The supplied texts of notices about logins: what came, what to do with it, and what to do
 -- if it was somebody else. Who is not known to be the one in the member record, as in a mail
 -- to an address that nobody has proven yet, is not told a name.
+
+-- Texts about logins have one frame, so that a room that sends more of them writes what they say and no more.
+create function loyalty_private.supply_text(
+    kind text, language text, whom text, proof text, subject text, text_before text, text_after text, sms_body text
+) returns void
+    language sql volatile set search_path = pg_catalog, pg_temp
+as $function$
 with frame (language, text_foot, html_head, html_foot) as (
     values ('ja',
 $$
@@ -70,8 +77,31 @@ $$<p style="word-break:break-all"><a href="{{ link }}">{{ link }}</a></p>
 $$),
 ('none', $$
 $$, '')
-), own (kind, language, whom, proof, subject, text_before, text_after, sms_body) as (
-    values
+)
+insert into loyalty.notice_template (program_id, kind, language, subject, text_body, html_body, sms_body)
+select null, supply_text.kind, supply_text.language, supply_text.subject,
+       g.salutation || e'\n\n' || supply_text.text_before || p.text_body || supply_text.text_after || f.text_foot,
+       f.html_head || '<p>' || g.salutation || e'</p>\n' || b.paragraphs || p.html_body || a.paragraphs || f.html_foot,
+       supply_text.sms_body
+  from frame f
+  join greeting g on g.language = f.language and g.whom = supply_text.whom
+  join proof p on p.kind = supply_text.proof
+ -- a line of the text is a paragraph of the HTML
+ cross join lateral (
+        select string_agg('<p>' || l.line || e'</p>\n', '' order by l.place) as paragraphs
+          from string_to_table(supply_text.text_before, e'\n') with ordinality l (line, place)
+         where l.line <> '') b
+ cross join lateral (
+        select string_agg('<p>' || l.line || e'</p>\n', '' order by l.place) as paragraphs
+          from string_to_table(supply_text.text_after, e'\n') with ordinality l (line, place)
+         where l.line <> '') a
+ where f.language = supply_text.language
+$function$;
+comment on function loyalty_private.supply_text is
+    'Writes the supplied text of a notice about a login: to whom (somebody, of whom no name is known; member; invited), with which proof in it (code, link, none), the lines before and after that, and the short message.';
+
+select loyalty_private.supply_text(v.kind, v.language, v.whom, v.proof, v.subject, v.text_before, v.text_after, v.sms_body)
+  from (values
 ('verification_code', 'ja', 'somebody', 'code',
 $$【{{ program.name }}】認証コードのお知らせ$$,
 $$次の認証コードを、登録画面に入力してください。
@@ -190,66 +220,6 @@ $$It is good once, within {{ minutes | duration }} from now.
 If you did not apply, please do not open it and contact us at once.
 $$,
 $${{ program.name }}: your application was approved. Set a password within {{ minutes | duration }}: {{ link }} If it was not you, contact us at once.$$),
-('family_approval', 'ja', 'member', 'link',
-$$【{{ program.name }}】ご家族のご招待のご確認$$,
-$${{ name }}様をご家族として招待するお申し込みを承りました。
-次のURLを開いて承認いただくと、{{ name }}様にご案内をお送りします。
-$$,
-$$お申し込みから{{ minutes | duration }}以内に、一度だけご利用いただけます。
-
-お心当たりのない場合は、URLを開かずに、すぐにパスワードを変更してください。承認されるまで、ご案内は送られません。
-$$,
-$$【{{ program.name }}】ご家族のご招待の承認({{ minutes | duration }}以内): {{ link }} 心当たりがなければ開かず、パスワードを変更してください。$$),
-('family_approval', 'en', 'member', 'link',
-$${{ program.name }}: approve an invitation of your family$$,
-$$You asked to invite {{ name }} as one of your family.
-Please open this link to approve it; the invitation is sent then.
-$$,
-$$It is good once, within {{ minutes | duration }} of asking.
-
-If you did not ask for it, please do not open the link and change your password at once; nobody is invited before you approve.
-$$,
-$${{ program.name }}: approve the invitation of your family within {{ minutes | duration }}: {{ link }} If it was not you, do not open it and change your password.$$),
-('family_invitation', 'ja', 'invited', 'link',
-$$【{{ program.name }}】ご家族からのご招待$$,
-$$ご家族の{% if member.name %}{{ member.name }}様{% else %}会員様{% endif %}から、{{ program.name }}へのご招待です。
-次のURLを開き、生年月日とパスワードを入力してご登録ください。
-$$,
-$${{ minutes | duration }}以内に、一度だけご利用いただけます。
-
-お心当たりのない場合は、このメールを破棄してください。登録は行われません。
-$$,
-$$【{{ program.name }}】ご家族からのご招待です。ご登録({{ minutes | duration }}以内): {{ link }} 心当たりがなければ破棄してください。$$),
-('family_invitation', 'en', 'invited', 'link',
-$${{ program.name }}: an invitation from your family$$,
-$${% if member.name %}{{ member.name }}, who is of your family, invites{% else %}One of your family invites{% endif %} you to {{ program.name }}.
-Please open this link and register with your birth date and a password.
-$$,
-$$It is good once, within {{ minutes | duration }}.
-
-If this means nothing to you, please ignore this mail; nothing will be registered.
-$$,
-$${{ program.name }}: your family invites you. Register within {{ minutes | duration }}: {{ link }} If this means nothing to you, ignore it.$$),
-('staff_invitation', 'ja', 'somebody', 'link',
-$$【{{ program.name }}】担当者アカウントのご案内$$,
-$${{ program.name }}の担当者として登録されました。
-次のURLを開き、パスワードを設定してください。このアドレスがログインIDになります。
-$$,
-$${{ minutes | duration }}以内に、一度だけご利用いただけます。
-
-お心当たりのない場合は、URLを開かずにこのメールを破棄してください。
-$$,
-$$【{{ program.name }}】担当者として登録されました。パスワード設定({{ minutes | duration }}以内): {{ link }} 心当たりがなければ破棄してください。$$),
-('staff_invitation', 'en', 'somebody', 'link',
-$${{ program.name }}: your staff account$$,
-$$You have been made one of the staff of {{ program.name }}.
-Please open this link and set a password. This address is your login ID then.
-$$,
-$$It is good once, within {{ minutes | duration }}.
-
-If this means nothing to you, please do not open the link and ignore this mail.
-$$,
-$${{ program.name }}: you are one of the staff. Set a password within {{ minutes | duration }}: {{ link }} If this means nothing to you, ignore it.$$),
 ('password_changed', 'ja', 'member', 'none',
 $$【{{ program.name }}】パスワードが変更されました$$,
 $${{ today | date }}({{ today | weekday }})に、パスワードが変更されました。ご自身で変更された場合、お手続きは必要ありません。
@@ -277,37 +247,5 @@ $$Your login ID was changed on {{ today | date }}, and you can no longer log in 
 $$,
 $$If it was not you, somebody else may have logged in. Please contact us at once.
 $$,
-$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$),
-('family_ended', 'ja', 'member', 'none',
-$$【{{ program.name }}】ご家族としてのご利用が終了しました$$,
-$${{ today | date }}({{ today | weekday }})に、{{ name }}様のご家族としてのご利用が終了しました。今後、{{ name }}様がご家族として会員様のポイントを見ること、使うことはできません。
-$$,
-$$お心当たりのない場合は、お問い合わせください。
-$$,
-$$【{{ program.name }}】ご家族としてのご利用が終了しました。心当たりがなければ、お問い合わせください。$$),
-('family_ended', 'en', 'member', 'none',
-$${{ program.name }}: access as family has ended$$,
-$$On {{ today | date }} the access of {{ name }} as family ended: the member's points can no longer be seen or spent by {{ name }}.
-$$,
-$$If you did not expect this, please contact us.
-$$,
-$${{ program.name }}: an access as family has ended. If you did not expect this, contact us.$$)
-)
-insert into loyalty.notice_template (program_id, kind, language, subject, text_body, html_body, sms_body)
-select null, o.kind, o.language, o.subject,
-       g.salutation || e'\n\n' || o.text_before || p.text_body || o.text_after || f.text_foot,
-       f.html_head || '<p>' || g.salutation || e'</p>\n' || b.paragraphs || p.html_body || a.paragraphs || f.html_foot,
-       o.sms_body
-  from own o
-  join frame f on f.language = o.language
-  join greeting g on g.language = o.language and g.whom = o.whom
-  join proof p on p.kind = o.proof
- -- a line of the text is a paragraph of the HTML
- cross join lateral (
-        select string_agg('<p>' || l.line || e'</p>\n', '' order by l.place) as paragraphs
-          from string_to_table(o.text_before, e'\n') with ordinality l (line, place)
-         where l.line <> '') b
- cross join lateral (
-        select string_agg('<p>' || l.line || e'</p>\n', '' order by l.place) as paragraphs
-          from string_to_table(o.text_after, e'\n') with ordinality l (line, place)
-         where l.line <> '') a;
+$${{ program.name }}: your login ID was changed, and you can no longer log in with this number. If it was not you, contact us at once.$$)
+) as v (kind, language, whom, proof, subject, text_before, text_after, sms_body);

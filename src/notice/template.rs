@@ -3,18 +3,20 @@
 use crate::error::{Fault, Result};
 use crate::pg::call::{Answer, Call, sql_function};
 use crate::pg::datum;
-use loyalty_core::template::example::{Kind, full};
+use loyalty_core::template::example::Example;
 use loyalty_core::template::{Part, Problem, check, render};
 
-fn kind(call: &Call, index: usize) -> Result<Kind> {
-    let name = call.need("kind", call.text(index))?;
-    Kind::of_name(&name).ok_or_else(|| {
-        let known = Kind::ALL.map(Kind::name).join(", ");
-        Fault::invalid("kind_unknown", "kind is unknown")
-            .field("kind")
-            .detail(format!("kind: '{name}' given."))
-            .hint(format!("There are {known}."))
-    })
+/// What texts are tried with: arguments 0 and 1, the example and the groups that may be missing.
+fn example(call: &Call) -> Result<Example> {
+    let full = call.need("example", call.text(0))?;
+    let optional = call.need("optional", call.text(1))?;
+    let wrong = |error: serde_json::Error| {
+        Fault::invalid("example_invalid", "the example of the kind is invalid")
+            .detail(format!("{error}."))
+    };
+    let full = serde_json::from_str(&full).map_err(wrong)?;
+    let optional = serde_json::from_str(&optional).map_err(wrong)?;
+    Ok(Example::new(full, optional))
 }
 
 fn fault(problem: Problem) -> Fault {
@@ -24,18 +26,18 @@ fn fault(problem: Problem) -> Fault {
         .hint(problem.hint)
 }
 
-sql_function!(check_template);
-/// `loyalty.check_template(kind, language, subject, text_body, html_body, sms_body)`
-fn check_template(call: &Call) -> Result<()> {
-    let kind = kind(call, 0)?;
-    let language = call.need("language", call.text(1))?;
-    let subject = call.need("subject", call.text(2))?;
-    let text = call.need("text_body", call.text(3))?;
-    check(Part::Subject, &subject, kind, &language).map_err(fault)?;
-    check(Part::Text, &text, kind, &language).map_err(fault)?;
-    for (part, source) in [(Part::Html, call.text(4)), (Part::Sms, call.text(5))] {
+sql_function!(check_texts);
+/// `loyalty_private.check_texts(example, optional, language, subject, text_body, html_body, sms_body)`
+fn check_texts(call: &Call) -> Result<()> {
+    let example = example(call)?;
+    let language = call.need("language", call.text(2))?;
+    let subject = call.need("subject", call.text(3))?;
+    let text = call.need("text_body", call.text(4))?;
+    check(Part::Subject, &subject, &example, &language).map_err(fault)?;
+    check(Part::Text, &text, &example, &language).map_err(fault)?;
+    for (part, source) in [(Part::Html, call.text(5)), (Part::Sms, call.text(6))] {
         if let Some(source) = source {
-            check(part, &source, kind, &language).map_err(fault)?;
+            check(part, &source, &example, &language).map_err(fault)?;
         }
     }
     Ok(())
@@ -70,12 +72,4 @@ fn render_template(call: &Call) -> Result<Answer> {
     }
     texts.push(problem.map(|text| datum::text(&text)));
     Ok(Answer::Row(texts))
-}
-
-sql_function!(template_example);
-/// `loyalty.template_example(kind, language)`, as the text of a JSON object
-fn template_example(call: &Call) -> Result<String> {
-    let kind = kind(call, 0)?;
-    let language = call.need("language", call.text(1))?;
-    Ok(full(kind, &language).to_string())
 }

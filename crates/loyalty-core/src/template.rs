@@ -10,7 +10,7 @@ pub mod example;
 mod filter;
 mod walk;
 
-use example::{Kind, examples};
+use example::Example;
 use filter::{Language, date, duration, no_value, number, weekday};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
@@ -68,11 +68,11 @@ pub struct Problem {
     pub hint: String,
 }
 
-/// Checks one text of a template for a kind of notice: syntax, variables, and that it can be
-/// filled in whatever a member's record leaves out.
-pub fn check(part: Part, source: &str, kind: Kind, language: &str) -> Result<(), Problem> {
+/// Checks one text of a template against the example of its kind of notice: syntax, variables,
+/// and that it can be filled in whatever a member's record leaves out.
+pub fn check(part: Part, source: &str, example: &Example, language: &str) -> Result<(), Problem> {
     check_size(part, source)?;
-    let every = examples(kind, language);
+    let every = example.every();
     let written = look_through(part, source, &every[0])?;
     for example in &every {
         render_checked(part, source, language, example).map_err(|mut problem| {
@@ -251,13 +251,29 @@ impl io::Write for Bounded {
 
 #[cfg(test)]
 mod tests {
-    use super::example::full;
     use super::*;
 
-    fn filled(part: Part, source: &str, kind: Kind, language: &str) -> String {
-        check(part, source, kind, language).map_or_else(
+    use serde_json::json;
+
+    fn example() -> Example {
+        Example::new(
+            json!({
+                "member": { "name": "Hanako Yamada" },
+                "program": { "name": "Sample Club" },
+                "today": "2028-06-23",
+                "points": 12_345,
+                "expires_on": "2028-06-30",
+                "lots": [{ "points": 1500 }, { "points": 500 }],
+                "order": { "item": "Meal voucher" },
+            }),
+            vec![vec!["expires_on".to_owned()]],
+        )
+    }
+
+    fn filled(part: Part, source: &str, language: &str) -> String {
+        check(part, source, &example(), language).map_or_else(
             |problem| problem.to_string(),
-            |()| match render(part, source, language, &full(kind, language)) {
+            |()| match render(part, source, language, example().full()) {
                 Ok(text) => text,
                 Err(problem) => problem.to_string(),
             },
@@ -267,7 +283,7 @@ mod tests {
     #[test]
     fn values_are_written_for_the_language() {
         let source = "{{ points | number }} {{ expires_on | date if expires_on else '-' }} {{ today | weekday }}";
-        let balance = |language| filled(Part::Text, source, Kind::Balance, language);
+        let balance = |language| filled(Part::Text, source, language);
         assert_eq!(balance("ja"), "12,345 2028年6月30日 金");
         assert_eq!(balance("en-GB"), "12,345 30 June 2028 Friday");
         assert_eq!(balance("fr"), "12,345 2028-06-30 Friday");
@@ -319,7 +335,7 @@ mod tests {
     fn lines_of_conditions_leave_no_empty_lines() {
         let source = "a\n{% if points %}\n  b\n{% endif %}\n{% for lot in lots %}\n{{ lot.points }}\n{% endfor %}\nc\n";
         assert_eq!(
-            filled(Part::Text, source, Kind::Expiry, "ja"),
+            filled(Part::Text, source, "ja"),
             "a\n  b\n1500\n500\nc\n"
         );
     }
@@ -350,7 +366,7 @@ mod tests {
             wide("{#", 25_000),
             wide("\n", 59_999) + "x",
         ] {
-            let answer = check(Part::Html, &source, Kind::Expiry, "ja");
+            let answer = check(Part::Html, &source, &example(), "ja");
             if let Err(problem) = answer {
                 assert!(!problem.message.is_empty());
             }
@@ -359,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_subject_stays_one_line() {
-        let mut context = full(Kind::OrderReceived, "en");
+        let mut context = example().full().clone();
         context["order"]["item"] = "a\r\nBcc: b@example.com".into();
         let subject = render(Part::Subject, "Got {{ order.item }}", "en", &context);
         assert_eq!(subject.as_deref(), Ok("Got a  Bcc: b@example.com"));
@@ -367,7 +383,7 @@ mod tests {
 
     #[test]
     fn only_html_is_escaped() {
-        let mut context = full(Kind::OrderReceived, "en");
+        let mut context = example().full().clone();
         context["order"]["item"] = "<&\">".into();
         for (part, expected) in [
             (Part::Html, "&lt;&amp;&quot;&gt;"),

@@ -2,9 +2,9 @@
 //! limits; and no context, however odd, makes filling in do more than refuse.
 
 use super::chosen_by;
-use loyalty_core::template::example::{Kind, examples};
+use loyalty_core::template::example::Example;
 use loyalty_core::template::{Part, check, render};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PARTS: [Part; 4] = [Part::Subject, Part::Text, Part::Html, Part::Sms];
 const LANGUAGES: [&str; 4] = ["ja", "en", "fr", "en-GB"];
@@ -17,14 +17,14 @@ pub fn run(data: &[u8]) {
     let Some(([kind, part, language], text)) = chosen_by::<3>(data) else {
         return;
     };
-    let kind = Kind::ALL[usize::from(kind) % Kind::ALL.len()];
+    let example = &examples()[usize::from(kind) % 3];
     let part = PARTS[usize::from(part) % PARTS.len()];
     let language = LANGUAGES[usize::from(language) % LANGUAGES.len()];
     let (source, context) = text.split_once(CONTEXT).unwrap_or((text, ""));
 
-    match check(part, source, kind, language) {
+    match check(part, source, example, language) {
         Ok(()) => {
-            for example in examples(kind, language) {
+            for example in example.every() {
                 let filled = render(part, source, language, &example);
                 within_limits(part, &filled.expect("what was checked can be filled in"));
             }
@@ -43,6 +43,44 @@ pub fn run(data: &[u8]) {
     {
         within_limits(part, &filled);
     }
+}
+
+/// Of the shapes that kinds of notices have: figures, a list, a proof.
+fn examples() -> [Example; 3] {
+    let people = json!({ "name": "Hanako Yamada", "member_no": "A-1001" });
+    let program = json!({ "name": "Sample Club", "point_name": "points" });
+    let group = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    [
+        Example::new(
+            json!({
+                "program": program, "member": people, "today": "2028-06-23", "points": 12_345,
+                "expires_on": "2028-06-30", "expiring_points": 1500,
+                "preferences_url": "https://example.com/preferences",
+            }),
+            vec![
+                group(&["member.name"]),
+                group(&["preferences_url"]),
+                group(&["expires_on", "expiring_points"]),
+            ],
+        ),
+        Example::new(
+            json!({
+                "program": program, "member": people, "today": "2028-06-23", "points": 2000,
+                "lots": [
+                    { "expires_on": "2028-06-28", "points": 1500 },
+                    { "expires_on": "2028-06-30", "points": 500 },
+                ],
+            }),
+            vec![group(&["member.name"])],
+        ),
+        Example::new(
+            json!({
+                "program": program, "member": people, "today": "2028-06-23",
+                "link": "https://example.com/unlock#4f1d0c7e.Zm9yIGV4YW1wbGU", "minutes": 15,
+            }),
+            vec![group(&["member.name"]), group(&["member.member_no"])],
+        ),
+    ]
 }
 
 fn within_limits(part: Part, filled: &str) {
