@@ -1,28 +1,3 @@
--- The ledger over HTTP: what each role sees of it, and the operations.
-
-create function loyalty.is_members_hold(account_id bigint, operation_id bigint) returns boolean
-    language sql stable set search_path = pg_catalog, pg_temp
-    return (
-        select e.actor ~ '^loyalty_member(:|$)'
-          from loyalty.entry e
-         where e.account_id = is_members_hold.account_id
-           and e.entry = (is_members_hold.operation_id & 16777215)
-           and e.kind = 'hold');
-comment on function loyalty.is_members_hold is 'Whether a member placed the hold over HTTP; null when there is no such hold.';
-
-create function loyalty.api_own_hold(account_id bigint, operation_id bigint) returns void
-    language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if loyalty.api_role() = 'loyalty_member'
-       and not loyalty.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
-        perform loyalty.raise('LY010', 'hold_of_other', 'not allowed', 'The hold was placed by somebody else.',
-            'Only who placed it, or an administrator, captures or releases it.', 'operation_id');
-    end if;
-end
-$$;
-comment on function loyalty.api_own_hold is 'Keeps members from ending holds that a shop placed.';
-
 create view loyalty_api.balance with (security_invoker = true) as
 select a.account_id, a.member_no, p.code as program, p.point_name,
        b.balance, b.held, b.available, b.next_expiry_on, b.next_expiry_points
@@ -83,34 +58,6 @@ comment on column loyalty_api.statement.expires_on is 'Last day of the lot touch
 comment on column loyalty_api.statement.refers_to is 'The operation that this one is about.';
 comment on column loyalty_api.statement.other_account_id is 'Other account of a transfer.';
 comment on column loyalty_api.statement.idempotency_key is 'Key of the call.';
-
-create function loyalty_api.spend(
-    points numeric,
-    reason text default null,
-    idempotency_key text default null,
-    account_id bigint default null
-) returns loyalty.receipt
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-    account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_family,loyalty_admin,loyalty_operator}');
-    if loyalty.api_role() = 'loyalty_family' then
-        return loyalty.spend_as_family(loyalty.claim_identity_id(), account_id, loyalty.api_points(points), reason,
-            loyalty.api_key(idempotency_key));
-    end if;
-    return loyalty.audit_operation('spend', loyalty.spend_fifo(
-        account_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
-end
-$$;
-comment on function loyalty_api.spend(numeric, text, text, bigint) is
-$$Spend points
-
-Takes points, soonest expiry first, and answers with a receipt. 402 LY001 when not so many are available. 403 LY004 when the account is not open; 409 LY003 when the key was used for something else. Family spends a member's points where the program lets them, up to a limit in a month: 403 LY010 beyond it.
-
-- `points`: how many, a whole number from 1.
-- `reason`: why, in your words, up to 1,000 characters.
-- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
-- `account_id`: whose points. Members and family leave it out; administrators must give it.$$;
 
 create function loyalty_api.hold(
     points numeric,
@@ -293,80 +240,6 @@ Moves points to another member of the program, soonest expiry first; they keep t
 - `reason`: why, in your words, up to 1,000 characters.
 - `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
 - `account_id`: the sender. Members leave it out; administrators must give it.$$;
-
-create function loyalty_api.grant(
-    account_id bigint,
-    points numeric,
-    reason text default null,
-    granted_on text default null,
-    expires_on text default null,
-    idempotency_key text default null
-) returns loyalty.receipt
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    key text;
-    was_used boolean;
-begin
-    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
-    key := loyalty.api_key(idempotency_key);
-    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
-    was_used := loyalty.is_key_used(account_id, key);
-    return loyalty.end_grant('grant', loyalty.grant(
-        account_id, loyalty.api_points(points), reason, loyalty.api_day('granted_on', granted_on),
-        loyalty.api_day('expires_on', expires_on), key), was_used);
-end
-$$;
-comment on function loyalty_api.grant(bigint, numeric, text, text, text, text) is
-$$Grant points
-
-Gives points to a member and answers with a receipt. 403 LY010 beyond a granter's monthly budget, and for more points than one person may grant in the program: /rpc/propose_grant. 403 LY004 when the account is not open; 404 LY002 when there is none; 400 22023 for points and days that cannot be; 409 LY003 when the key was used for something else. Granters and administrators only.
-
-- `account_id`: who gets them.
-- `points`: how many, a whole number from 1.
-- `reason`: why, in your words, up to 1,000 characters.
-- `granted_on`: the day that counts for their terms, YYYY-MM-DD; today in the program's time zone when left out, and never later.
-- `expires_on`: the last day they can be spent, YYYY-MM-DD; by the program's expiry policy when left out.
-- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
-
-create function loyalty_api.grant_many(items jsonb, program text default null) returns table (
-    item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
-    points bigint, balance bigint, available bigint, occurred_at timestamptz,
-    error_code text, error text, error_detail text, error_reason text, error_field text
-)
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    within integer;
-    used bigint[];
-begin
-    if loyalty.api_role() <> all ('{loyalty_granter,loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as a granter or administrator.');
-    end if;
-    within := loyalty.api_program(grant_many.program);
-    perform loyalty.check_keys(array(
-        select i ->> 'idempotency_key'
-          from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i));
-    perform loyalty.hold_budget(within);
-    used := loyalty.items_used(within, grant_many.items);
-    return query
-    with booked as materialized (
-        select o.* from loyalty.grant_items(grant_many.items::text, within) o
-    ), ended as materialized (
-        select loyalty.end_grants(within, array_agg(b.operation_id) filter (where b.operation_id is not null), used, count(*))
-          from booked b
-    )
-    select b.* from booked b cross join ended;
-end
-$$;
-comment on function loyalty_api.grant_many(jsonb, text) is
-$$Grant points to many
-
-Up to 10,000 grants in one call. Each item has its own outcome, in order: the fields of a receipt, or error_code and error; the good ones are booked whatever the others do. But 403 LY010, and nothing is booked, when together they pass a granter's monthly budget, or one of them has more points than one person may grant in the program. Granters and administrators only.
-
-- `items`: an array of objects with account_id, points and, if wanted, reason, granted_on, expires_on, idempotency_key, funding. Give each item an idempotency_key, and the whole call can be repeated.
-- `program`: code of the program that the accounts are of. Only an operator's token leaves it open.$$;
 
 create function loyalty_api.spend_many(items jsonb, program text default null) returns table (
     item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,

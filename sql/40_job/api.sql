@@ -96,33 +96,6 @@ Opens a run again for the next tick, within a minute: pays members who came late
 - `period`: the nominal day, YYYY-MM-DD, as in /run.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
 
-create function loyalty_api.retry_failures(run_id bigint, program text default null)
-    returns table (retried bigint, paid bigint, failed bigint)
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    code text := loyalty.api_admin_program(program);
-begin
-    if not exists (
-           select from loyalty.run r
-            where r.run_id = retry_failures.run_id and r.program_id = loyalty.program_id(code)) then
-        perform loyalty.raise('LY002', 'no_such_run', 'no such run',
-            format('The program has no run %s.', coalesce(run_id::text, 'null')), 'The run_id of a run is in /run.',
-            'run_id');
-    end if;
-    perform loyalty.audit('retry_failures', loyalty.program_id(code), details => jsonb_build_object('run_id', run_id));
-    return query select f.* from loyalty.retry_failures(run_id) f;
-end
-$$;
-comment on function loyalty_api.retry_failures(bigint, text) is
-$$Retry failed payments
-
-Tries the payments of /run_failure again, and answers with how many were tried, paid, and are left. 404 LY002 when there is no such run. Administrators only.
-
-- `run_id`: number of the run.
-- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
-
 create function loyalty_api.pause_schedule(job text default null, program text default null)
     returns setof loyalty_api.schedule
     language sql volatile security definer set search_path = pg_catalog, pg_temp

@@ -232,38 +232,6 @@ For a purchase that was refunded, or an event recorded by mistake: what was not 
 - `policy`: what becomes of points already spent: "clamp" (when left out) leaves them, "debt" books a debt that later grants repay.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
 
-create function loyalty_api.grant_by_rule(
-    account_id bigint,
-    rule text,
-    points numeric default null,
-    reason text default null,
-    idempotency_key text default null
-) returns loyalty.receipt
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    key text;
-    was_used boolean;
-begin
-    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
-    key := loyalty.api_key(idempotency_key);
-    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
-    was_used := loyalty.is_key_used(account_id, format('rule/%s/%s', rule, key)) and key is not null;
-    return loyalty.end_grant('grant_by_rule', loyalty.grant_by_rule(
-        account_id, rule, loyalty.api_points(points), reason, key), was_used);
-end
-$$;
-comment on function loyalty_api.grant_by_rule(bigint, text, numeric, text, text) is
-$$Grant points by a rule
-
-Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. 403 LY010 as for /rpc/grant. 404 LY002 when there is no such rule or account; 400 22023 when the rule is of another kind, or does not grant so many. Granters and administrators only.
-
-- `account_id`: who gets them.
-- `rule`: code of the rule.
-- `points`: how many, a whole number from 1; as the rule says when left out.
-- `reason`: why, in your words; the rule's title when left out.
-- `idempotency_key`: up to 150 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
-
 create function loyalty_api.explain_rule(
     rule text,
     account_id bigint default null,
@@ -289,3 +257,30 @@ When a member is paid next by a rule (pays_on), how many points and why, or in e
 
 - `rule`: code of the rule.
 - `account_id`: whose. Members leave it out; administrators must give it.$$;
+
+create function loyalty_api.retry_failures(run_id bigint, program text default null)
+    returns table (retried bigint, paid bigint, failed bigint)
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    code text := loyalty.api_admin_program(program);
+begin
+    if not exists (
+           select from loyalty.run r
+            where r.run_id = retry_failures.run_id and r.program_id = loyalty.program_id(code)) then
+        perform loyalty.raise('LY002', 'no_such_run', 'no such run',
+            format('The program has no run %s.', coalesce(run_id::text, 'null')), 'The run_id of a run is in /run.',
+            'run_id');
+    end if;
+    perform loyalty.audit('retry_failures', loyalty.program_id(code), details => jsonb_build_object('run_id', run_id));
+    return query select f.* from loyalty.retry_failures(run_id) f;
+end
+$$;
+comment on function loyalty_api.retry_failures(bigint, text) is
+$$Retry failed payments
+
+Tries the payments of /run_failure again, and answers with how many were tried, paid, and are left. 404 LY002 when there is no such run. Administrators only.
+
+- `run_id`: number of the run.
+- `program`: code of the program. Needed by operators; an administrator's is in the token.$$;

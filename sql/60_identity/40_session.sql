@@ -56,15 +56,6 @@ comment on column loyalty.refresh_token.session_id is 'The session that it refre
 comment on column loyalty.refresh_token.made_at is 'When it was made.';
 comment on column loyalty.refresh_token.used_at is 'When it was used; null while it is good.';
 
-create function loyalty.claim_identity_id() returns bigint
-    language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return substring(loyalty.claim('sub') from '^identity:([0-9]{1,18})$')::bigint;
-end
-$$;
-comment on function loyalty.claim_identity_id is 'The person that the request''s token is for; null when it is for none.';
-
 create function loyalty.refresh_grace() returns interval
     language sql immutable parallel safe
     return interval '30 seconds';

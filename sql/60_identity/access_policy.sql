@@ -227,3 +227,40 @@ end
 $$;
 comment on function loyalty.issue_keys is
     'Issues a member''s authentication keys (A1), or new ones for lost ones: those given, or random ones that people read without mistake. They are told here only, once; the ones before are good no longer. LY002 for an unknown member, 22023 for keys that cannot be.';
+
+create function loyalty.check_limit_change(program text, approval_above bigint, clear text[]) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if loyalty.api_role() = 'loyalty_admin' and exists (
+           select from loyalty.access_policy p
+            where p.program_id = loyalty.program_id(check_limit_change.program)
+              and (p.approval_above < check_limit_change.approval_above
+                   or p.approval_above is not null and 'approval_above' = any (check_limit_change.clear))) then
+        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot raise or clear approval_above', null,
+            'An operator raises or clears approval_above; administrators lower it.', 'approval_above');
+    end if;
+end
+$$;
+comment on function loyalty.check_limit_change is
+    'Keeps an administrator from raising or clearing approval_above over HTTP, which would make two of one.';
+
+create function loyalty.check_site_change(program text, site_url text, clear text[]) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known text := (select p.site_url from loyalty.access_policy p
+                    where p.program_id = loyalty.program_id(check_site_change.program));
+begin
+    if loyalty.api_role() = 'loyalty_admin'
+       and (known is distinct from coalesce(check_site_change.site_url, known)
+            or known is not null and 'site_url' = any (check_site_change.clear)) then
+        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot set site_url', null,
+            'An operator sets or clears site_url.', 'site_url');
+    end if;
+end
+$$;
+comment on function loyalty.check_site_change is
+    'Keeps an administrator from changing site_url over HTTP: the links sent there open logins of other programs too.';

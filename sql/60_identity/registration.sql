@@ -530,3 +530,37 @@ end
 $$;
 comment on function loyalty.confirm_registration is
     'Ends a registration: the name that was shown is the person''s own (A4), and kana and birth date are those of the member record where the program asks for them (C11). Answers with a session, as log_in does; {next: log_in} when somebody else finished with the same login ID meanwhile. A wrong name gives the registration up (LY010), wrong details are LY009 and counted (LY008).';
+
+create function loyalty.prove_identity(
+    policy loyalty.access_policy, login_id text, password text, out identity_id bigint, out refusal jsonb
+) returns record
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    proof record;
+begin
+    insert into loyalty.identity (login_id, state, created_at, changed_at)
+    values (prove_identity.login_id, 'active', loyalty.now(), loyalty.now())
+        on conflict (login_id) where state in ('active', 'suspended', 'locked') do nothing
+    returning identity_id into prove_identity.identity_id;
+    if found then
+        perform loyalty.check_new_password(policy, prove_identity.password, prove_identity.login_id);
+        perform loyalty.set_password(prove_identity.identity_id, prove_identity.password);
+        return;
+    end if;
+    proof := loyalty.prove_password(prove_identity.login_id, coalesce(prove_identity.password, ''));
+    if proof.refusal is null then
+        prove_identity.identity_id := proof.identity_id;
+    elsif proof.refusal ->> 'code' = 'LY009' then
+        -- only who holds the address learns that it is a login ID already
+        refusal := proof.refusal || jsonb_build_object(
+            'details', 'The address is the ID of a login that there is already.',
+            'hint', 'Give the password of that login, or reset it first.');
+    else
+        refusal := proof.refusal;
+    end if;
+end
+$$;
+comment on function loyalty.prove_identity is
+    'The login of who holds an address: the one there is, by its password, else a new one with that password. Either identity_id or refusal, the body of an answer.';

@@ -231,3 +231,109 @@ Closes a proposal without granting, one's own too, and answers with it. 409 LY00
 
 - `proposal_id`: number of the proposal, as in /grant_proposal.
 - `reason`: why, in your words, up to 1,000 characters.$$;
+
+create function loyalty_api.grant(
+    account_id bigint,
+    points numeric,
+    reason text default null,
+    granted_on text default null,
+    expires_on text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    key text;
+    was_used boolean;
+begin
+    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
+    key := loyalty.api_key(idempotency_key);
+    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
+    was_used := loyalty.is_key_used(account_id, key);
+    return loyalty.end_grant('grant', loyalty.grant(
+        account_id, loyalty.api_points(points), reason, loyalty.api_day('granted_on', granted_on),
+        loyalty.api_day('expires_on', expires_on), key), was_used);
+end
+$$;
+comment on function loyalty_api.grant(bigint, numeric, text, text, text, text) is
+$$Grant points
+
+Gives points to a member and answers with a receipt. 403 LY010 beyond a granter's monthly budget, and for more points than one person may grant in the program: /rpc/propose_grant. 403 LY004 when the account is not open; 404 LY002 when there is none; 400 22023 for points and days that cannot be; 409 LY003 when the key was used for something else. Granters and administrators only.
+
+- `account_id`: who gets them.
+- `points`: how many, a whole number from 1.
+- `reason`: why, in your words, up to 1,000 characters.
+- `granted_on`: the day that counts for their terms, YYYY-MM-DD; today in the program's time zone when left out, and never later.
+- `expires_on`: the last day they can be spent, YYYY-MM-DD; by the program's expiry policy when left out.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;
+
+create function loyalty_api.grant_many(items jsonb, program text default null) returns table (
+    item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
+    points bigint, balance bigint, available bigint, occurred_at timestamptz,
+    error_code text, error text, error_detail text, error_reason text, error_field text
+)
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    within integer;
+    used bigint[];
+begin
+    if loyalty.api_role() <> all ('{loyalty_granter,loyalty_admin,loyalty_operator}') then
+        perform loyalty.api_refuse('Ask as a granter or administrator.');
+    end if;
+    within := loyalty.api_program(grant_many.program);
+    perform loyalty.check_keys(array(
+        select i ->> 'idempotency_key'
+          from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i));
+    perform loyalty.hold_budget(within);
+    used := loyalty.items_used(within, grant_many.items);
+    return query
+    with booked as materialized (
+        select o.* from loyalty.grant_items(grant_many.items::text, within) o
+    ), ended as materialized (
+        select loyalty.end_grants(within, array_agg(b.operation_id) filter (where b.operation_id is not null), used, count(*))
+          from booked b
+    )
+    select b.* from booked b cross join ended;
+end
+$$;
+comment on function loyalty_api.grant_many(jsonb, text) is
+$$Grant points to many
+
+Up to 10,000 grants in one call. Each item has its own outcome, in order: the fields of a receipt, or error_code and error; the good ones are booked whatever the others do. But 403 LY010, and nothing is booked, when together they pass a granter's monthly budget, or one of them has more points than one person may grant in the program. Granters and administrators only.
+
+- `items`: an array of objects with account_id, points and, if wanted, reason, granted_on, expires_on, idempotency_key, funding. Give each item an idempotency_key, and the whole call can be repeated.
+- `program`: code of the program that the accounts are of. Only an operator's token leaves it open.$$;
+
+create function loyalty_api.grant_by_rule(
+    account_id bigint,
+    rule text,
+    points numeric default null,
+    reason text default null,
+    idempotency_key text default null
+) returns loyalty.receipt
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    key text;
+    was_used boolean;
+begin
+    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
+    key := loyalty.api_key(idempotency_key);
+    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
+    was_used := loyalty.is_key_used(account_id, format('rule/%s/%s', rule, key)) and key is not null;
+    return loyalty.end_grant('grant_by_rule', loyalty.grant_by_rule(
+        account_id, rule, loyalty.api_points(points), reason, key), was_used);
+end
+$$;
+comment on function loyalty_api.grant_by_rule(bigint, text, numeric, text, text) is
+$$Grant points by a rule
+
+Gives points to a member by a rule of kind manual, within its limits, and answers with a receipt. 403 LY010 as for /rpc/grant. 404 LY002 when there is no such rule or account; 400 22023 when the rule is of another kind, or does not grant so many. Granters and administrators only.
+
+- `account_id`: who gets them.
+- `rule`: code of the rule.
+- `points`: how many, a whole number from 1; as the rule says when left out.
+- `reason`: why, in your words; the rule's title when left out.
+- `idempotency_key`: up to 150 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.$$;

@@ -1,51 +1,3 @@
--- People who run a program (P12): who may grant, who administers, and what a granter may give away
--- in a month.
-
-create table loyalty.program_role (
-    role_id bigint generated always as identity primary key,
-    program_id integer references loyalty.program,
-    role text not null
-        constraint program_role_is_known check (role in ('granter', 'admin', 'operator')),
-    identity_id bigint references loyalty.identity,
-    login_id text not null
-        constraint program_role_login_id_is_clean check (login_id = loyalty.clean_login_id(login_id)),
-    monthly_budget bigint
-        constraint program_role_budget_is_not_negative check (monthly_budget >= 0),
-    challenge_id uuid,
-    given_at timestamptz not null,
-    given_by text not null,
-    accepted_at timestamptz,
-    taken_at timestamptz,
-    taken_by text,
-    constraint program_role_operator_is_of_no_program check ((role = 'operator') = (program_id is null)),
-    constraint program_role_budget_is_a_granters check (monthly_budget is null or role = 'granter'),
-    constraint program_role_is_accepted_by_somebody check ((identity_id is null) = (accepted_at is null)),
-    constraint program_role_is_taken_by_somebody check ((taken_at is null) = (taken_by is null))
-);
-create unique index program_role_is_had_once on loyalty.program_role (identity_id, program_id, role)
-    nulls not distinct where identity_id is not null and taken_at is null;
-create unique index program_role_is_offered_once on loyalty.program_role (program_id, role, login_id)
-    where identity_id is null and taken_at is null;
-create unique index program_role_by_challenge on loyalty.program_role (challenge_id);
-create index program_role_by_identity on loyalty.program_role (identity_id) where identity_id is not null;
-create index program_role_by_program on loyalty.program_role (program_id, role) where taken_at is null;
-
-comment on table loyalty.program_role is
-    'Who grants, administers or operates: given, offered to who has no login yet, and taken; rows stay.';
-comment on column loyalty.program_role.role_id is 'Number of the giving.';
-comment on column loyalty.program_role.program_id is 'The program; null for an operator, who has all.';
-comment on column loyalty.program_role.role is 'granter, admin or operator.';
-comment on column loyalty.program_role.identity_id is 'Who has it; null while it is an offer.';
-comment on column loyalty.program_role.login_id is 'The login ID that it was given to.';
-comment on column loyalty.program_role.monthly_budget is
-    'Points that a granter may grant in a month of the program''s time zone; null for no limit.';
-comment on column loyalty.program_role.challenge_id is 'The challenge in the mail of the offer.';
-comment on column loyalty.program_role.given_at is 'When it was given or offered.';
-comment on column loyalty.program_role.given_by is 'Who gave it.';
-comment on column loyalty.program_role.accepted_at is 'Since when the person has it; null while it is an offer.';
-comment on column loyalty.program_role.taken_at is 'When it was taken away; null while it holds.';
-comment on column loyalty.program_role.taken_by is 'Who took it.';
-
 create table loyalty.granter_grant (
     account_id bigint not null references loyalty.account,
     operation_id bigint not null,
@@ -63,19 +15,6 @@ comment on column loyalty.granter_grant.identity_id is 'The granter.';
 comment on column loyalty.granter_grant.program_id is 'Program of the account.';
 comment on column loyalty.granter_grant.month is 'First day of the grant''s month, in the program''s time zone.';
 comment on column loyalty.granter_grant.points is 'How many points.';
-
--- Roles
-
-create function loyalty.role_of(identity_id bigint, program_id integer, role text) returns boolean
-    language sql stable security definer set search_path = pg_catalog, pg_temp
-    return exists (
-        select from loyalty.program_role r
-         where r.identity_id = role_of.identity_id
-           and r.role = role_of.role
-           and (r.role = 'operator' or r.program_id = role_of.program_id)
-           and r.taken_at is null);
-comment on function loyalty.role_of is
-    'Whether a person is granter or admin of a program, or operator (of all, program_id does not matter).';
 
 create function loyalty.role_state(accepted_at timestamptz, taken_at timestamptz) returns text
     language sql immutable parallel safe
@@ -378,63 +317,6 @@ begin
 end
 $$;
 comment on function loyalty.check_approval is 'Refuses a grant of more points than one person may give in the program with LY010.';
-
-create function loyalty.check_limit_change(program text, approval_above bigint, clear text[]) returns void
-    language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-begin
-    if loyalty.api_role() = 'loyalty_admin' and exists (
-           select from loyalty.access_policy p
-            where p.program_id = loyalty.program_id(check_limit_change.program)
-              and (p.approval_above < check_limit_change.approval_above
-                   or p.approval_above is not null and 'approval_above' = any (check_limit_change.clear))) then
-        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot raise or clear approval_above', null,
-            'An operator raises or clears approval_above; administrators lower it.', 'approval_above');
-    end if;
-end
-$$;
-comment on function loyalty.check_limit_change is
-    'Keeps an administrator from raising or clearing approval_above over HTTP, which would make two of one.';
-
-create function loyalty.check_site_change(program text, site_url text, clear text[]) returns void
-    language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    known text := (select p.site_url from loyalty.access_policy p
-                    where p.program_id = loyalty.program_id(check_site_change.program));
-begin
-    if loyalty.api_role() = 'loyalty_admin'
-       and (known is distinct from coalesce(check_site_change.site_url, known)
-            or known is not null and 'site_url' = any (check_site_change.clear)) then
-        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot set site_url', null,
-            'An operator sets or clears site_url.', 'site_url');
-    end if;
-end
-$$;
-comment on function loyalty.check_site_change is
-    'Keeps an administrator from changing site_url over HTTP: the links sent there open logins of other programs too.';
-
-create function loyalty.audit_operation(action text, receipt loyalty.receipt) returns loyalty.receipt
-    language plpgsql volatile set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- what members and their family do, the journal tells
-    if loyalty.api_role() not in ('loyalty_member', 'loyalty_family') then
-        perform loyalty.audit(audit_operation.action,
-            (select a.program_id from loyalty.account a where a.account_id = receipt.account_id), null,
-            receipt.account_id, jsonb_build_object('operation_id', receipt.operation_id, 'points', receipt.points));
-    end if;
-    return receipt;
-end
-$$;
-comment on function loyalty.audit_operation is 'A receipt, once the audit has that a granter or administrator asked for it.';
-
-create function loyalty.account_program_id(account_id bigint) returns integer
-    language sql stable set search_path = pg_catalog, pg_temp
-    return (select a.program_id from loyalty.account a where a.account_id = account_program_id.account_id);
-comment on function loyalty.account_program_id is 'Program of an account.';
 
 create function loyalty.end_grant(action text, receipt loyalty.receipt, was_used boolean) returns loyalty.receipt
     language plpgsql volatile set search_path = pg_catalog, pg_temp

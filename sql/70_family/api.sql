@@ -165,3 +165,31 @@ comment on function loyalty_api.leave_family() is
 $$Leave a family
 
 Who is family of a member gives up the access to that member's points, which ends at once; what was spent stays spent. The member is told by mail, sees it as removed, and may invite again. Answers with family_id, relation, name and state. 403 LY010 for a token that is no family's. Family only; one's other logins stay.$$;
+
+create function loyalty_api.spend(
+    points numeric,
+    reason text default null,
+    idempotency_key text default null,
+    account_id bigint default null
+) returns loyalty.receipt
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_family,loyalty_admin,loyalty_operator}');
+    if loyalty.api_role() = 'loyalty_family' then
+        return loyalty.spend_as_family(loyalty.claim_identity_id(), account_id, loyalty.api_points(points), reason,
+            loyalty.api_key(idempotency_key));
+    end if;
+    return loyalty.audit_operation('spend', loyalty.spend_fifo(
+        account_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
+end
+$$;
+comment on function loyalty_api.spend(numeric, text, text, bigint) is
+$$Spend points
+
+Takes points, soonest expiry first, and answers with a receipt. 402 LY001 when not so many are available. 403 LY004 when the account is not open; 409 LY003 when the key was used for something else. Family spends a member's points where the program lets them, up to a limit in a month: 403 LY010 beyond it.
+
+- `points`: how many, a whole number from 1.
+- `reason`: why, in your words, up to 1,000 characters.
+- `idempotency_key`: up to 255 characters of your own choice; repeat the call with the same one and it is done once. The header Idempotency-Key may carry it instead.
+- `account_id`: whose points. Members and family leave it out; administrators must give it.$$;

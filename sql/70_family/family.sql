@@ -1,19 +1,3 @@
--- Families (A8): whom a member may invite, how the invited register, and what they may then see
--- and spend of the member's points.
-
-create function loyalty.degree_of_kinship(relation text) returns integer
-    language sql immutable parallel safe
-    return (
-        select r.degree
-          from (values ('spouse', 0),
-                       ('parent', 1), ('child', 1), ('parent_in_law', 1), ('stepchild', 1),
-                       ('sibling', 2), ('grandparent', 2), ('grandchild', 2),
-                       ('sibling_in_law', 2), ('grandparent_in_law', 2), ('step_grandchild', 2)
-               ) as r (relation, degree)
-         where r.relation = degree_of_kinship.relation);
-comment on function loyalty.degree_of_kinship is
-    'Degree of kinship of what somebody is to a member: 0 for a spouse, 1 and 2 for relatives of the member or, by the names with in_law and step, of the spouse (A8); null for anything else.';
-
 create table loyalty.family (
     family_id bigint generated always as identity primary key,
     account_id bigint not null references loyalty.account,
@@ -261,40 +245,6 @@ $$;
 comment on function loyalty.approve_family is
     'The member approves an invitation by the mailed link (A8); the person invited is mailed a link to register by, within 7 days. LY009 when the link is not good.';
 
-create function loyalty.prove_identity(
-    policy loyalty.access_policy, login_id text, password text, out identity_id bigint, out refusal jsonb
-) returns record
-    language plpgsql volatile set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    proof record;
-begin
-    insert into loyalty.identity (login_id, state, created_at, changed_at)
-    values (prove_identity.login_id, 'active', loyalty.now(), loyalty.now())
-        on conflict (login_id) where state in ('active', 'suspended', 'locked') do nothing
-    returning identity_id into prove_identity.identity_id;
-    if found then
-        perform loyalty.check_new_password(policy, prove_identity.password, prove_identity.login_id);
-        perform loyalty.set_password(prove_identity.identity_id, prove_identity.password);
-        return;
-    end if;
-    proof := loyalty.prove_password(prove_identity.login_id, coalesce(prove_identity.password, ''));
-    if proof.refusal is null then
-        prove_identity.identity_id := proof.identity_id;
-    elsif proof.refusal ->> 'code' = 'LY009' then
-        -- only who holds the address learns that it is a login ID already
-        refusal := proof.refusal || jsonb_build_object(
-            'details', 'The address is the ID of a login that there is already.',
-            'hint', 'Give the password of that login, or reset it first.');
-    else
-        refusal := proof.refusal;
-    end if;
-end
-$$;
-comment on function loyalty.prove_identity is
-    'The login of who holds an address: the one there is, by its password, else a new one with that password. Either identity_id or refusal, the body of an answer.';
-
 create function loyalty.register_family(token text, birth_date date, password text, terms_version text)
     returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -468,18 +418,6 @@ end
 $$;
 comment on function loyalty.family_account_id is
     'The account of the member whose family the token''s person is, for as long as that holds and the program lets family in; else null.';
-
-create function loyalty.is_key_used(account_id bigint, idempotency_key text) returns boolean
-    language sql stable set search_path = pg_catalog, pg_temp
-begin atomic
-    select exists (
-        select from loyalty.entry e
-         where e.account_id = is_key_used.account_id
-           and hashtextextended(e.idempotency_key, 0) = hashtextextended(is_key_used.idempotency_key, 0)
-           and e.idempotency_key = is_key_used.idempotency_key);
-end;
-comment on function loyalty.is_key_used is
-    'Whether an idempotency key of the account has its operation already, so that a call with it books nothing new.';
 
 create function loyalty.spend_as_family(
     identity_id bigint,
