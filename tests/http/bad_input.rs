@@ -478,7 +478,10 @@ async fn accounts_and_operations_by_http() -> Result<()> {
     ];
     for (account, code) in odd {
         let spend = json!({"points": 1, "account_id": account});
-        world.rpc(&admin, "spend", spend).await?.refused(400, code)?;
+        world
+            .rpc(&admin, "spend", spend)
+            .await?
+            .refused(400, code)?;
     }
     let beyond = "{\"points\": 1, \"account_id\": 9223372036854775808}";
     send(&world, &admin, "spend", beyond)
