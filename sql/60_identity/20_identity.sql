@@ -141,7 +141,7 @@ create function loyalty.refuse(
 as $$
 declare
     answer jsonb := loyalty.refusal(code, reason, message, details, hint, field, ceil(extract(epoch from
-        case when code = 'LY008' then coalesce(retry_after, '1 day') end))::bigint);
+        case when code = 'LY008' then coalesce(retry_after, '1 day') end))::bigint)::jsonb;
     headers jsonb := nullif(current_setting('response.headers', true), '')::jsonb;
 begin
     perform set_config('response.status', answer ->> 'status', true),
