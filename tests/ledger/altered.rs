@@ -114,7 +114,7 @@ async fn keys_are_looked_up_as_their_index_has_them() -> Result<()> {
     let call = [format!("grant({a}, 100, idempotency_key => 'g')")];
     for altered in [
         "drop index loyalty.entry_by_key; create unique index entry_by_key on loyalty.entry (account_id, entry)",
-        "drop index loyalty.entry_by_key; create unique index entry_by_key on loyalty.entry (account_id)",
+        "drop index loyalty.entry_by_key; create unique index entry_by_key on loyalty.entry (entry, account_id)",
         "drop index loyalty.entry_by_key; create index entry_by_key on loyalty.entry using hash (account_id)",
         "update pg_index set indisvalid = false where indexrelid = 'loyalty.entry_by_key'::regclass",
     ] {
