@@ -72,11 +72,21 @@ enum Proof {
     Refused(Fault),
 }
 
+impl Proof {
+    fn claims(&self) -> Rc<Claims> {
+        match self {
+            Proof::Ours(claims) => Rc::clone(claims),
+            _ => Rc::default(),
+        }
+    }
+}
+
 /// What was found of a request, and what it was found from.
 struct Seen {
     /// When the transaction began: the token is good for all of it, or not.
     began: pg_sys::TimestampTz,
     role: pg_sys::Oid,
+    role_name: Rc<str>,
     claims: CString,
     headers: CString,
     keys: Option<Rc<Vec<Key>>>,
@@ -128,8 +138,9 @@ pub fn setting(name: &CStr) -> Option<&CStr> {
     }
 }
 
-/// What the token of the request proves; none where there is no request of PostgREST's.
-fn proof() -> Option<Rc<Proof>> {
+/// The role in force, and what the token of the request proves; none where there is no request of
+/// PostgREST's.
+fn proof() -> Option<(Rc<str>, Rc<Proof>)> {
     let login = login();
     if login == Login::Other {
         return None;
@@ -139,7 +150,6 @@ fn proof() -> Option<Rc<Proof>> {
     if login == Login::Superuser && claims.is_empty() {
         return None;
     }
-    let headers = setting(c"request.headers").unwrap_or_default();
     // SAFETY: both only read what the backend knows of its transaction and user.
     let (began, role) = unsafe {
         (
@@ -148,46 +158,59 @@ fn proof() -> Option<Rc<Proof>> {
         )
     };
     let known = SEEN.with_borrow(|seen| {
-        let seen = seen.as_ref().filter(|seen| {
-            seen.role == role
-                && seen.claims.as_c_str() == claims
-                && seen.headers.as_c_str() == headers
-        })?;
-        let proof = Rc::clone(&seen.proof);
-        Some((seen.began, seen.keys.clone(), proof))
+        let seen = seen.as_ref()?;
+        let is_same = seen.role == role && seen.claims.as_c_str() == claims;
+        // once verified it is so for the transaction; what was not may get its headers later
+        let is_verified = seen.began == began && matches!(*seen.proof, Proof::Ours(_));
+        (is_same && is_verified).then(|| (Rc::clone(&seen.role_name), Rc::clone(&seen.proof)))
     });
-    if let Some((then, _, proof)) = &known
-        && *then == began
-    {
-        return Some(Rc::clone(proof));
-    }
+    known.or_else(|| Some(look(claims, began, role)))
+}
+
+/// The same for a transaction or a token that is new.
+fn look(claims: &CStr, began: pg_sys::TimestampTz, role: pg_sys::Oid) -> (Rc<str>, Rc<Proof>) {
+    let headers = setting(c"request.headers").unwrap_or_default();
     let now = began.div_euclid(1_000_000) + SECONDS_BEFORE_2000;
     let keys = secret::token_keys();
-    let proof = match (known, &keys) {
-        // the same token, verified by the same keys: only time has passed
-        (Some((_, Some(then), proof)), Ok(keys)) if Rc::ptr_eq(&then, keys) => match &*proof {
-            Proof::Ours(claims) => match token::check_times(&claims.0, now) {
-                Ok(()) => Rc::clone(&proof),
-                Err(refusal) => Rc::new(Proof::Refused(refused(refusal))),
-            },
-            // what was too early then may be good now
-            _ => Rc::new(prove(claims, headers, keys, now)),
-        },
-        (_, Ok(keys)) => Rc::new(prove(claims, headers, keys, now)),
-        (_, Err(fault)) => Rc::new(match bearer(headers) {
+    // the same token, verified by the same keys: only time has passed
+    let known = SEEN.with_borrow_mut(|seen| {
+        let seen = seen.as_mut()?;
+        let is_same = seen.role == role
+            && seen.claims.as_c_str() == claims
+            && seen.headers.as_c_str() == headers;
+        let (Proof::Ours(verified), Some(then), Ok(keys)) = (&*seen.proof, &seen.keys, &keys)
+        else {
+            return None;
+        };
+        let is_good = token::check_times(&verified.0, now).is_ok();
+        if !is_same || !Rc::ptr_eq(then, keys) || !is_good {
+            return None;
+        }
+        seen.began = began;
+        Some((Rc::clone(&seen.role_name), Rc::clone(&seen.proof)))
+    });
+    if let Some(known) = known {
+        return known;
+    }
+    let role_name: Rc<str> = role_in_force().into();
+    let proof = match &keys {
+        Ok(keys) => prove(&role_name, claims, headers, keys, now),
+        Err(fault) => match bearer(headers) {
             Some(_) => Proof::Refused(fault.clone()),
-            None => without_token(claims),
-        }),
+            None => without_token(&role_name, claims),
+        },
     };
+    let proof = Rc::new(proof);
     SEEN.set(Some(Seen {
         began,
         role,
+        role_name: Rc::clone(&role_name),
         claims: claims.to_owned(),
         headers: headers.to_owned(),
         keys: keys.ok(),
         proof: Rc::clone(&proof),
     }));
-    Some(proof)
+    (role_name, proof)
 }
 
 /// From 1970, where tokens count from, to 2000, where PostgreSQL does.
@@ -208,21 +231,21 @@ fn bearer(headers: &CStr) -> Option<String> {
 }
 
 /// Without a token there are no claims but the role that PostgREST has for anybody.
-fn without_token(claims: &CStr) -> Proof {
+fn without_token(role: &str, claims: &CStr) -> Proof {
     let nothing = claims.is_empty()
         || token::parse(claims.to_bytes())
             .is_some_and(|claims| claims.keys().all(|name| name == "role"));
-    match nothing && role_in_force() == ANYBODY {
+    match nothing && role == ANYBODY {
         true => Proof::Anonymous,
         false => Proof::Foreign,
     }
 }
 
-fn prove(claims: &CStr, headers: &CStr, keys: &[Key], now: i64) -> Proof {
+fn prove(role: &str, claims: &CStr, headers: &CStr, keys: &[Key], now: i64) -> Proof {
     let Some(given) = bearer(headers) else {
-        return without_token(claims);
+        return without_token(role, claims);
     };
-    match verify(&given, claims, keys, now) {
+    match verify(role, &given, claims, keys, now) {
         Ok(claims) => Proof::Ours(Rc::new(Claims(claims))),
         Err(Refusal::NotOurs) => Proof::Foreign,
         Err(refusal) => Proof::Refused(refused(refusal)),
@@ -231,6 +254,7 @@ fn prove(claims: &CStr, headers: &CStr, keys: &[Key], now: i64) -> Proof {
 
 /// The claims of a token of ours that PostgREST accepted for the role in force.
 fn verify(
+    role: &str,
     given: &str,
     shown: &CStr,
     keys: &[Key],
@@ -242,8 +266,8 @@ fn verify(
     let issuer_is_us = claims
         .get("iss")
         .is_none_or(|issuer| issuer.as_str() == Some("loyalty"));
-    let role = claims.get("role").map_or(Some(ANYBODY), Value::as_str);
-    match token::agrees(&claims, &shown) && issuer_is_us && role == Some(role_in_force().as_str()) {
+    let of_role = claims.get("role").map_or(Some(ANYBODY), Value::as_str);
+    match token::agrees(&claims, &shown) && issuer_is_us && of_role == Some(role) {
         true => Ok(claims),
         false => Err(Refusal::Malformed),
     }
@@ -264,16 +288,19 @@ fn refused(refusal: Refusal) -> Fault {
 
 /// The claims of the request's token; none without one, and none that was not verified.
 pub fn claims() -> Rc<Claims> {
-    asking().1
+    match proof() {
+        Some((_, proof)) => proof.claims(),
+        None => Rc::default(),
+    }
 }
 
 /// The database role that asks, and the claims of its token. A request whose token proves nothing
 /// has the rights of anybody, whatever role PostgREST took from it.
-fn asking() -> (String, Rc<Claims>) {
-    match proof().as_deref() {
-        Some(Proof::Ours(claims)) => (role_in_force(), Rc::clone(claims)),
-        Some(_) => (ANYBODY.to_owned(), Rc::default()),
-        None => (role_in_force(), Rc::default()),
+fn asking() -> (Rc<str>, Rc<Claims>) {
+    match proof() {
+        Some((role, proof)) if matches!(*proof, Proof::Ours(_)) => (role, proof.claims()),
+        Some(_) => (ANYBODY.into(), Rc::default()),
+        None => (role_in_force().into(), Rc::default()),
     }
 }
 
@@ -347,7 +374,7 @@ sql_function! {
 sql_function! {
     /// `loyalty.api_role()`
     fn api_role(_call) -> String {
-        Ok(asking().0)
+        Ok(asking().0.to_string())
     }
 }
 
@@ -358,7 +385,7 @@ sql_function! {
             return Ok(false);
         };
         let (role, claims) = asking();
-        let is_own = match role.as_str() {
+        let is_own = match &*role {
             "loyalty_member" | "loyalty_family" => claims.id("account_id") == Some(account_id),
             "loyalty_admin" => true,
             _ => return Ok(may_operate(&role)),
@@ -392,7 +419,7 @@ static LOOK_CLOSER: Plan = Plan::new(c"select loyalty.look_at_request()");
 fn is_usual() -> Result<bool> {
     let (role, claims) = asking();
     // what family may depends on more: api_account looks
-    if role != "loyalty_member" {
+    if &*role != "loyalty_member" {
         return Ok(false);
     }
     let text = |name| {
@@ -483,10 +510,13 @@ sql_function! {
 sql_function! {
     /// `loyalty.is_foreign_token()`
     fn is_foreign_token(_call) -> bool {
-        match proof().as_deref() {
-            None | Some(Proof::Anonymous | Proof::Ours(_)) => Ok(false),
-            Some(Proof::Foreign) => Ok(true),
-            Some(Proof::Refused(fault)) => Err(fault.clone()),
+        let Some((_, proof)) = proof() else {
+            return Ok(false);
+        };
+        match &*proof {
+            Proof::Anonymous | Proof::Ours(_) => Ok(false),
+            Proof::Foreign => Ok(true),
+            Proof::Refused(fault) => Err(fault.clone()),
         }
     }
 }
