@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use base64ct::{Base64UrlUnpadded, Encoding};
 use futures_util::stream::{self, StreamExt as _};
-use loyalty_dev::os::Owner;
+use loyalty_testkit::os::Owner;
 use loyalty_testkit::{Api, TestServer};
 use loyalty_testkit::token::claims as claims_of;
 use loyalty_secret::key::{self, Key};

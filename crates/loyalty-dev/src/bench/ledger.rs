@@ -111,9 +111,18 @@ const CASES: [Case; 18] = [
     Case { name: "small_grants_fast", topics: &[Topic::SmallGrants], call: single(&SPEND, 1, Of::SmallGrants, false) },
 ];
 
-/// Lines of the table: of a topic, its name, what it is held against, and the two cases.
+/// A line of the table: its topic and name, what it is held against, and the two cases.
+type Compared = (
+    Topic,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    Option<Target>,
+);
+
 #[rustfmt::skip]
-const LINES: [(Topic, &str, &str, &str, &str, Option<Target>); 13] = [
+const LINES: [Compared; 13] = [
     (Topic::Spend, "spend_fifo with a key", "bare update", "spend", "update", Some(Target::AtLeast(0.6))),
     (Topic::Grant, "grant with a key", "bare update", "grant", "update", Some(Target::AtLeast(0.6))),
     (Topic::Balance, "balance", "bare select", "balance", "select", Some(Target::AtLeast(0.7))),

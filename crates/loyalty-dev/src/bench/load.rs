@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use tokio_postgres::Client;
 use tokio_postgres::types::{FromSql, ToSql};
+use uuid::Uuid;
 
 use super::driver::{Bulk, Ids};
 use super::progress::Progress;
@@ -207,15 +208,7 @@ pub fn call(items: &[Item]) -> String {
 
 /// 36 characters that look like a UUID.
 fn key() -> String {
-    let digits = format!("{:032x}", fastrand::u128(..));
-    [
-        &digits[..8],
-        &digits[8..12],
-        &digits[12..16],
-        &digits[16..20],
-        &digits[20..],
-    ]
-    .join("-")
+    Uuid::from_u128(fastrand::u128(..)).to_string()
 }
 
 /// Grants all items in calls of a thousand, without waiting for the disk.

@@ -53,14 +53,13 @@ pub async fn tick(
             memory.at_start = most;
         }
         count += 1;
-        if count.is_multiple_of(LOOKS_AT_MEMORY) {
-            if let Some(row) = onlooker.query_opt(&how_far, &[&job]).await?
-                && row.get::<_, Option<String>>(3).is_none()
-            {
-                let now: i64 = row.get(0);
-                progress.advance((now - looked_at).max(0).unsigned_abs());
-                looked_at = looked_at.max(now);
-            }
+        if count.is_multiple_of(LOOKS_AT_MEMORY)
+            && let Some(row) = onlooker.query_opt(&how_far, &[&job]).await?
+            && row.get::<_, Option<String>>(3).is_none()
+        {
+            let now: i64 = row.get(0);
+            progress.advance((now - looked_at).max(0).unsigned_abs());
+            looked_at = looked_at.max(now);
         }
         if looked_at * 4 <= members {
             memory.at_a_quarter = most;

@@ -7,6 +7,7 @@ use loyalty_tests::hostile;
 use rand::Rng;
 use serde_json::Value;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 /// How many values of a name are kept of the answers.
 const KEPT: usize = 24;
@@ -384,15 +385,7 @@ fn of_type(random: &mut impl Rng, format: &str) -> String {
         }
         "uuid" => {
             let [high, low] = [random.random::<u64>(), random.random::<u64>()];
-            let hex = format!("{high:016x}{low:016x}");
-            let cuts = [
-                &hex[..8],
-                &hex[8..12],
-                &hex[12..16],
-                &hex[16..20],
-                &hex[20..],
-            ];
-            quoted(cuts.join("-"))
+            quoted(Uuid::from_u64_pair(high, low).to_string())
         }
         "json" | "jsonb" => {
             let inner = text(random);

@@ -341,14 +341,9 @@ pub fn member_no(account: usize) -> String {
 fn uuid(account: usize, month: usize) -> String {
     let one = mix(account as u64, 5_000 + month as u64);
     let two = mix(account as u64, 6_000 + month as u64);
-    format!(
-        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
-        one >> 32,
-        one >> 16 & 0xffff,
-        one & 0xfff,
-        two >> 52,
-        two & 0xffff_ffff_ffff
-    )
+    let random = u128::from(one) << 64 | u128::from(two);
+    let uuid = uuid::Builder::from_random_bytes(random.to_be_bytes());
+    uuid.into_uuid().to_string()
 }
 
 /// Not each one by itself: a bar costs more than a row.
