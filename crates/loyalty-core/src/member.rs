@@ -64,9 +64,7 @@ pub enum Flaw {
     BornInFuture,
     #[error("{0:?} is not an e-mail address")]
     Email(String),
-    #[error(
-        "{0:?} is not a phone number; those outside Japan begin with + and the country code"
-    )]
+    #[error("{0:?} is not a phone number; those outside Japan begin with + and the country code")]
     Phone(String),
     #[error("{0:?} is not a language tag such as ja, en or zh-TW")]
     Language(String),

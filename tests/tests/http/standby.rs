@@ -1,8 +1,8 @@
 //! PostgREST in front of a standby: it reads, and says why it does not write.
 
 use anyhow::{Context as _, Result};
-use loyalty_testkit::token::{Claims, Role};
 use loyalty_testkit::http::{self, Answer};
+use loyalty_testkit::token::{Claims, Role};
 use loyalty_tests::points_cluster;
 use reqwest::Method;
 use serde_json::json;
