@@ -11,21 +11,18 @@ mod clock;
 mod day;
 mod error;
 mod expiry;
-mod former;
 mod ledger;
 mod member;
 mod notice;
 mod pg;
 mod program;
 mod raise;
-#[allow(clippy::cast_possible_truncation)]
 mod request;
 mod rest_call;
 mod rule;
 mod secret;
 mod table;
 
-use former::{call, fetch, scan, spi};
 use pgrx::prelude::*;
 
 pgrx::pg_module_magic!(name, version);

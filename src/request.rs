@@ -3,14 +3,14 @@
 //! that any key of its set signed. Every row that a request reads asks this, so a token is
 //! verified once for each transaction.
 
-use crate::call::sql_function;
+use crate::pg::call::{Call, sql_function};
 use crate::clock;
 use crate::error::{Code, Fault, Result};
-use crate::fetch;
 use crate::program;
-use crate::scan::Sight;
+use crate::pg::snapshot::Snapshot;
 use crate::secret;
-use crate::spi::{Plan, Spi};
+use crate::table::{service_hours, session, wallet};
+use crate::pg::spi::{Plan, Spi};
 use loyalty_secret::key::Key;
 use loyalty_secret::token::{self, Refusal};
 use pgrx::pg_sys;
@@ -350,55 +350,50 @@ fn may_operate(role: &str) -> bool {
     }
 }
 
-sql_function! {
-    /// `loyalty.claim(name)`
-    fn claim(call) -> Option<String> {
-        Ok(call.text(0).and_then(|name| claims().text(&name)))
-    }
+sql_function!(claim);
+/// `loyalty.claim(name)`
+fn claim(call: &Call) -> Result<Option<String>> {
+    Ok(call.text(0).and_then(|name| claims().text(&name)))
 }
 
-sql_function! {
-    /// `loyalty.claim_account_id()`
-    fn claim_account_id(_call) -> Option<i64> {
-        Ok(claims().id("account_id"))
-    }
+sql_function!(claim_account_id);
+/// `loyalty.claim_account_id()`
+fn claim_account_id(_: &Call) -> Result<Option<i64>> {
+    Ok(claims().id("account_id"))
 }
 
-sql_function! {
-    /// `loyalty.claim_program_id()`
-    fn claim_program_id(_call) -> Option<i32> {
-        program_id(&claims())
-    }
+sql_function!(claim_program_id);
+/// `loyalty.claim_program_id()`
+fn claim_program_id(_: &Call) -> Result<Option<i32>> {
+    program_id(&claims())
 }
 
-sql_function! {
-    /// `loyalty.api_role()`
-    fn api_role(_call) -> String {
-        Ok(asking().0.to_string())
-    }
+sql_function!(api_role);
+/// `loyalty.api_role()`
+fn api_role(_: &Call) -> Result<String> {
+    Ok(asking().0.to_string())
 }
 
-sql_function! {
-    /// `loyalty.api_may_read(account_id)`
-    fn api_may_read(call) -> bool {
-        let Some(account_id) = call.i64(0) else {
-            return Ok(false);
-        };
-        let (role, claims) = asking();
-        let is_own = match &*role {
-            "loyalty_member" | "loyalty_family" => claims.id("account_id") == Some(account_id),
-            "loyalty_admin" => true,
-            _ => return Ok(may_operate(&role)),
-        };
-        if !is_own {
-            return Ok(false);
-        }
-        let Some(program_id) = program_id(&claims)? else {
-            return Ok(false);
-        };
-        let wallet = fetch::wallet(account_id, Sight::Statement)?;
-        Ok(wallet.is_some_and(|wallet| wallet.program_id == program_id))
+sql_function!(api_may_read);
+/// `loyalty.api_may_read(account_id)`
+fn api_may_read(call: &Call) -> Result<bool> {
+    let Some(account_id) = call.i64(0) else {
+        return Ok(false);
+    };
+    let (role, claims) = asking();
+    let is_own = match &*role {
+        "loyalty_member" | "loyalty_family" => claims.id("account_id") == Some(account_id),
+        "loyalty_admin" => true,
+        _ => return Ok(may_operate(&role)),
+    };
+    if !is_own {
+        return Ok(false);
     }
+    let Some(program_id) = program_id(&claims)? else {
+        return Ok(false);
+    };
+    let wallet = wallet::wallet(account_id, Snapshot::Active)?;
+    Ok(wallet.is_some_and(|wallet| wallet.program_id == program_id))
 }
 
 /// Views that members read, beside the functions they call.
@@ -442,14 +437,14 @@ fn is_usual() -> Result<bool> {
     if !fits {
         return Ok(false);
     }
-    let wallet = fetch::wallet(account_id, Sight::Statement)?;
+    let wallet = wallet::wallet(account_id, Snapshot::Active)?;
     Ok(wallet.is_some_and(|wallet| wallet.program_id == program_id)
         && is_open(program_id)?
         && goes_on(&claims, &role)?)
 }
 
 fn is_open(program_id: i32) -> Result<bool> {
-    let Some((from, until)) = fetch::closed_hours(program_id)? else {
+    let Some((from, until)) = service_hours::closed_hours(program_id)? else {
         return Ok(true);
     };
     let shown = program::get(program_id)?.time_of_day(clock::now());
@@ -467,7 +462,7 @@ fn goes_on(claims: &Claims, role: &str) -> Result<bool> {
         return Ok(true);
     }
     let id = claims.str("sid").and_then(uuid);
-    let Some(session) = id.map(fetch::session).transpose()?.flatten() else {
+    let Some(session) = id.map(session::session).transpose()?.flatten() else {
         return Ok(false);
     };
     let program_id = match claims.0.get("program") {
@@ -499,33 +494,30 @@ fn uuid(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-sql_function! {
-    /// `loyalty.is_live_session()`
-    fn is_live_session(_call) -> bool {
-        let (role, claims) = asking();
-        goes_on(&claims, &role)
+sql_function!(is_live_session);
+/// `loyalty.is_live_session()`
+fn is_live_session(_: &Call) -> Result<bool> {
+    let (role, claims) = asking();
+    goes_on(&claims, &role)
+}
+
+sql_function!(is_foreign_token);
+/// `loyalty.is_foreign_token()`
+fn is_foreign_token(_: &Call) -> Result<bool> {
+    let Some((_, proof)) = proof() else {
+        return Ok(false);
+    };
+    match &*proof {
+        Proof::Anonymous | Proof::Ours(_) => Ok(false),
+        Proof::Foreign => Ok(true),
+        Proof::Refused(fault) => Err(fault.clone()),
     }
 }
 
-sql_function! {
-    /// `loyalty.is_foreign_token()`
-    fn is_foreign_token(_call) -> bool {
-        let Some((_, proof)) = proof() else {
-            return Ok(false);
-        };
-        match &*proof {
-            Proof::Anonymous | Proof::Ours(_) => Ok(false),
-            Proof::Foreign => Ok(true),
-            Proof::Refused(fault) => Err(fault.clone()),
-        }
-    }
-}
-
-sql_function! {
-    /// `loyalty.is_operator()`
-    fn is_operator(_call) -> bool {
-        Ok(may_operate(&asking().0))
-    }
+sql_function!(is_operator);
+/// `loyalty.is_operator()`
+fn is_operator(_: &Call) -> Result<bool> {
+    Ok(may_operate(&asking().0))
 }
 
 /// What goes out with every answer: none of them is anybody else's to keep.
@@ -551,7 +543,7 @@ fn keep_out_of_caches() {
 pub fn check() -> Result<()> {
     keep_out_of_caches();
     if !is_usual()? {
-        LOOK_CLOSER.run(&Spi::connect(), &[]);
+        LOOK_CLOSER.execute(&Spi::connect(), &[]);
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Passwords, codes and tokens: loyalty_secret's, with the keys of this server. The keys lie
 //! in files outside of the database, so that no dump and no query has them.
 
-use crate::call::{Answer, Call, sql_function};
+use crate::pg::call::{Answer, Call, sql_function};
 use crate::error::{Code, Fault, Result};
-use crate::spi;
+use crate::pg::datum;
 use loyalty_secret::key::{self, Key};
 use loyalty_secret::{keyed, password, token};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -118,57 +118,53 @@ fn no_random(error: &dyn std::fmt::Display) -> Fault {
     not_ready(format!("The system gives no random numbers: {error}."))
 }
 
-sql_function! {
-    /// `loyalty.hash_password(password)`
-    fn hash_password(call) -> String {
-        let password = call.need("password", call.text(0))?;
-        password::hash(&password).map_err(|error| no_random(&error))
-    }
+sql_function!(hash_password);
+/// `loyalty.hash_password(password)`
+fn hash_password(call: &Call) -> Result<String> {
+    let password = call.need("password", call.text(0))?;
+    password::hash(&password).map_err(|error| no_random(&error))
 }
 
-sql_function! {
-    /// `loyalty.check_password(password, password_hash)`
-    fn check_password(call) -> bool {
-        let given = call.text(0).unwrap_or_default();
-        Ok(password::verify(&given, call.text(1).as_deref()))
-    }
+sql_function!(check_password);
+/// `loyalty.check_password(password, password_hash)`
+fn check_password(call: &Call) -> Result<bool> {
+    let given = call.text(0).unwrap_or_default();
+    Ok(password::verify(&given, call.text(1).as_deref()))
 }
 
-sql_function! {
-    /// `loyalty.check_password_policy(password, login_id, length, letters, digits, symbols)`
-    fn check_password_policy(call) -> () {
-        let password = call.need("password", call.text(0))?;
-        let least = |index| usize::try_from(call.i32(index).unwrap_or(0)).unwrap_or(0);
-        let policy = password::Policy {
-            length: least(2),
-            letters: least(3),
-            digits: least(4),
-            symbols: call.datum(5).is_some_and(|datum| datum.value() & 0xff != 0),
-        };
-        let login_id = call.text(1).unwrap_or_default();
-        policy.check(&password, &login_id).map_err(|flaw| {
-            let others = if policy.symbols { "; ASCII only" } else { " and nothing else" };
-            Fault::invalid(flaw.reason(), flaw.to_string())
-                .field("password")
-                .hint(format!(
-                    "At least {} characters, with {} letters and {} digits{others}.",
-                    policy.length, policy.letters, policy.digits
-                ))
-        })
-    }
+sql_function!(check_password_policy);
+/// `loyalty.check_password_policy(password, login_id, length, letters, digits, symbols)`
+fn check_password_policy(call: &Call) -> Result<()> {
+    let password = call.need("password", call.text(0))?;
+    let least = |index| usize::try_from(call.i32(index).unwrap_or(0)).unwrap_or(0);
+    let policy = password::Policy {
+        length: least(2),
+        letters: least(3),
+        digits: least(4),
+        symbols: call.datum(5).is_some_and(|datum| datum.value() & 0xff != 0),
+    };
+    let login_id = call.text(1).unwrap_or_default();
+    policy.check(&password, &login_id).map_err(|flaw| {
+        let others = if policy.symbols { "; ASCII only" } else { " and nothing else" };
+        Fault::invalid(flaw.reason(), flaw.to_string())
+            .field("password")
+            .hint(format!(
+                "At least {} characters, with {} letters and {} digits{others}.",
+                policy.length, policy.letters, policy.digits
+            ))
+    })
 }
 
-sql_function! {
-    /// `loyalty.keyed_hashes(usage, value)`
-    fn keyed_hashes(call) -> Answer {
-        let usage = call.need("usage", call.text(0))?;
-        let value = call.need("value", call.text(1))?;
-        let hashes: Vec<_> = keys(PEPPER)?
-            .iter()
-            .map(|key| keyed::hash(key, &usage, &value))
-            .collect();
-        Ok(Answer::Value(spi::array_of_bytes(&hashes)))
-    }
+sql_function!(keyed_hashes);
+/// `loyalty.keyed_hashes(usage, value)`
+fn keyed_hashes(call: &Call) -> Result<Answer> {
+    let usage = call.need("usage", call.text(0))?;
+    let value = call.need("value", call.text(1))?;
+    let hashes: Vec<_> = keys(PEPPER)?
+        .iter()
+        .map(|key| keyed::hash(key, &usage, &value))
+        .collect();
+    Ok(Answer::Value(datum::array_of_bytes(&hashes)))
 }
 
 /// What a code is made of: its use, the value it is for, and its digits; none makes a token.
@@ -198,35 +194,31 @@ impl Recipe {
     }
 }
 
-sql_function! {
-    /// `loyalty.keyed_code(usage, value, digits)`
-    fn keyed_code(call) -> String {
-        Ok(Recipe::of(call)?.make(&current(PEPPER)?))
-    }
+sql_function!(keyed_code);
+/// `loyalty.keyed_code(usage, value, digits)`
+fn keyed_code(call: &Call) -> Result<String> {
+    Ok(Recipe::of(call)?.make(&current(PEPPER)?))
 }
 
-sql_function! {
-    /// `loyalty.is_keyed_code(usage, value, digits, given)`
-    fn is_keyed_code(call) -> bool {
-        let given = call.text(3).unwrap_or_default();
-        let recipe = Recipe::of(call)?;
-        Ok(keyed::matches(&keys(PEPPER)?, &given, |key| recipe.make(key)))
-    }
+sql_function!(is_keyed_code);
+/// `loyalty.is_keyed_code(usage, value, digits, given)`
+fn is_keyed_code(call: &Call) -> Result<bool> {
+    let given = call.text(3).unwrap_or_default();
+    let recipe = Recipe::of(call)?;
+    Ok(keyed::matches(&keys(PEPPER)?, &given, |key| recipe.make(key)))
 }
 
-sql_function! {
-    /// `loyalty.random_token()`
-    fn random_token(_call) -> String {
-        keyed::random().map_err(|error| no_random(&error))
-    }
+sql_function!(random_token);
+/// `loyalty.random_token()`
+fn random_token(_: &Call) -> Result<String> {
+    keyed::random().map_err(|error| no_random(&error))
 }
 
-sql_function! {
-    /// `loyalty.sign_token(claims)`
-    fn sign_token(call) -> String {
-        let claims = call.need("claims", call.text(0))?;
-        let claims: Map<String, Value> = serde_json::from_str(&claims)
-            .map_err(|_| Fault::invalid("claims_invalid", "claims must be a JSON object").field("claims"))?;
-        Ok(token::sign(&current(JWT)?, &claims))
-    }
+sql_function!(sign_token);
+/// `loyalty.sign_token(claims)`
+fn sign_token(call: &Call) -> Result<String> {
+    let claims = call.need("claims", call.text(0))?;
+    let claims: Map<String, Value> = serde_json::from_str(&claims)
+        .map_err(|_| Fault::invalid("claims_invalid", "claims must be a JSON object").field("claims"))?;
+    Ok(token::sign(&current(JWT)?, &claims))
 }

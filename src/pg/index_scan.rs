@@ -118,7 +118,7 @@ pub struct ScannedRow<'a, T> {
 impl<T: Table, const N: usize> IndexScan<T, N> {
     /// The snapshot outlives the scan.
     pub fn open(index: &'static Index<T, N>, snapshot: &RegisteredSnapshot) -> Result<Self> {
-        let heap_oid = relation::oid_of(T::NAME)?;
+        let heap_oid = relation::oid_of(T::SCHEMA, T::NAME)?;
         // SAFETY: relations are opened under lock, and live as long as the scan; so does the
         // snapshot.
         unsafe {
@@ -130,7 +130,7 @@ impl<T: Table, const N: usize> IndexScan<T, N> {
             }
             // Under the table's lock only: REINDEX CONCURRENTLY puts another index under the
             // name, and the old one is gone as soon as nobody locks the table.
-            let opened = relation::oid_of(index.name)
+            let opened = relation::oid_of(T::SCHEMA, index.name)
                 .map(|oid| pg_sys::index_open(oid, lock))
                 .and_then(|opened| {
                     let checked = index.check(opened);

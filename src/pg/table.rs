@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 
 /// A table with its columns.
 pub trait Table: 'static {
+    const SCHEMA: &'static CStr = crate::pg::relation::PUBLIC;
     const NAME: &'static CStr;
     /// In their order; a DBA's own columns come behind.
     const COLUMNS: &'static [Declared];
@@ -30,10 +31,10 @@ pub struct Declared {
     pub default_collation: bool,
 }
 
-/// Declares a table's columns: names and types, in the order of the table; which are not null, and
+/// Declares a table, of schema `loyalty` unless it says another, and its columns: names and types, in the order of the table; which are not null, and
 /// of which the collation matters.
 macro_rules! table {
-    ($(#[doc = $doc:literal])* $table:ident = $name:literal, $all:ident {
+    ($(#[doc = $doc:literal])* $table:ident = $name:literal $(in $schema:literal)?, $all:ident {
         $($column:ident: $type:ident $([$($word:ident)*])?),* $(,)?
     }) => {
         $(#[doc = $doc])*
@@ -52,6 +53,7 @@ macro_rules! table {
         };
 
         impl $crate::pg::table::Table for $table {
+            $(const SCHEMA: &'static std::ffi::CStr = $schema;)?
             const NAME: &'static std::ffi::CStr = $name;
             const COLUMNS: &'static [$crate::pg::table::Declared] = &[
                 $($crate::pg::table::Declared {

@@ -64,7 +64,7 @@ pub struct TableWriter<T> {
 
 impl<T: Table> TableWriter<T> {
     pub fn open() -> Result<Self> {
-        let oid = relation::oid_of(T::NAME)?;
+        let oid = relation::oid_of(T::SCHEMA, T::NAME)?;
         // SAFETY: opened under the lock that an INSERT or UPDATE takes.
         unsafe {
             let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);

@@ -2,7 +2,6 @@
 //! is read of them.
 
 pub mod entry;
-pub mod identity_provider;
 pub mod program;
 pub mod service_hours;
 pub mod session;
