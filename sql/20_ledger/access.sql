@@ -29,15 +29,12 @@ begin
         end if;
         return account_id;
     elsif asking = 'loyalty_family' then
-        -- it may have ended, or the program have changed its mind, since the token was made
-        if loyalty.family_account_id() is null then
-            perform loyalty.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
-                'Ask the member, or the program.');
-        elsif account_id <> loyalty.family_account_id() then
+        -- whether the person still is family, the gate has looked
+        if account_id <> loyalty.claim_account_id() then
             perform loyalty.raise('LY010', 'token_for_other_account', 'not allowed',
                 'The token is for another member''s family.', 'Leave account_id out.', 'account_id');
         end if;
-        return loyalty.family_account_id();
+        return loyalty.claim_account_id();
     elsif account_id is null then
         perform loyalty.raise('22004', 'value_missing', 'account_id must not be null', null, 'Say whose points.',
             'account_id');

@@ -117,9 +117,6 @@ begin
     perform loyalty.forget_devices(close_identity.identity_id);
     answer := loyalty.set_identity_state('close_identity', close_identity.identity_id, close_identity.program_id,
         '{provisional,active,locked,suspended}', 'closed', close_identity.reason);
-    update loyalty.family f
-       set ended_at = loyalty.now()
-     where f.identity_id = close_identity.identity_id and f.ended_at is null;
     update loyalty.identity_link l
        set ended_at = loyalty.now()
      where l.identity_id = close_identity.identity_id and l.ended_at is null;

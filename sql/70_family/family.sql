@@ -480,3 +480,17 @@ end
 $$;
 comment on function loyalty.spend_as_family is
     'Spends a member''s points for one of the family, up to the program''s limit in a month of its time zone; a repeated key counts once. LY010 when it may not or the limit is passed; else as loyalty.spend_fifo.';
+
+create function loyalty.identity_closed() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update loyalty.family f
+       set ended_at = loyalty.now()
+     where f.identity_id = new.identity_id and f.ended_at is null;
+    return null;
+end
+$$;
+comment on function loyalty.identity_closed is 'Ends what a person was as family, when the person leaves.';
+create trigger ends_family after update of state on loyalty.identity
+    for each row when (new.state = 'closed' and old.state <> 'closed') execute function loyalty.identity_closed();

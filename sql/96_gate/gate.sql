@@ -52,6 +52,11 @@ begin
         if not loyalty.is_live_session() then
             perform loyalty.raise('LY009', 'session_over', 'the session is over', null, 'Log in again.');
         end if;
+        -- family may have ended, or the program have changed its mind, since the token was made
+        if asking = 'loyalty_family' and loyalty.family_account_id() is null then
+            perform loyalty.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
+                'Ask the member, or the program.');
+        end if;
         -- an operator works also while a program is closed
         if asking <> 'loyalty_operator' then
             perform loyalty.check_service_hours(loyalty.claim_program_id());

@@ -1,4 +1,4 @@
-//! `loyalty.session`: logins.
+//! `loyalty_private.session`: logins.
 
 use crate::error::Result;
 use crate::pg::index_scan::{Index, IndexScan, Key};
@@ -9,7 +9,7 @@ use loyalty_core::wallet::Instant;
 
 table! {
     /// As sql/60_identity/40_session.sql creates it.
-    Session = c"session", SESSION {
+    Session = c"session" in c"loyalty_private", SESSION {
         session_id: Uuid [not_null],
         identity_id: Int8 [not_null],
         program_id: Int4,
