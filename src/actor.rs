@@ -15,7 +15,7 @@ pub fn actor() -> String {
 }
 
 sql_function!(actor = sql_actor);
-/// `loyalty.actor()`
+/// `loyalty_private.actor()`
 fn sql_actor(_: &Call) -> Result<String> {
     Ok(actor())
 }

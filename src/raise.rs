@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 
 sql_function!(raise);
-/// `loyalty.raise(code, reason, message, detail, hint, field)`
+/// `loyalty_private.raise(code, reason, message, detail, hint, field)`
 fn raise(call: &Call) -> Result<()> {
     let wanted = call.need("code", call.text(0))?;
     let code = Code::of_sqlstate(&wanted).unwrap_or(Code::InvalidValue);
@@ -21,7 +21,7 @@ fn raise(call: &Call) -> Result<()> {
 }
 
 sql_function!(raise_closed);
-/// `loyalty.raise_closed(detail, retry_after_seconds)`
+/// `loyalty_private.raise_closed(detail, retry_after_seconds)`
 fn raise_closed(call: &Call) -> Result<()> {
     Err(Fault {
         detail: call.text(0),
@@ -32,7 +32,7 @@ fn raise_closed(call: &Call) -> Result<()> {
 }
 
 sql_function!(refusal);
-/// `loyalty.refusal(code, reason, message, detail, hint, field, retry_after_seconds)`: what an
+/// `loyalty_private.refusal(code, reason, message, detail, hint, field, retry_after_seconds)`: what an
 /// error that must not be raised answers with, as the text of a JSON object with `status`,
 /// `headers` and `body`.
 fn refusal(call: &Call) -> Result<String> {

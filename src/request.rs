@@ -369,13 +369,13 @@ fn claim_program_id(_: &Call) -> Result<Option<i32>> {
 }
 
 sql_function!(api_role);
-/// `loyalty.api_role()`
+/// `loyalty_private.api_role()`
 fn api_role(_: &Call) -> Result<String> {
     Ok(asking().0.to_string())
 }
 
 sql_function!(api_may_read);
-/// `loyalty.api_may_read(account_id)`
+/// `loyalty_private.api_may_read(account_id)`
 fn api_may_read(call: &Call) -> Result<bool> {
     let Some(account_id) = call.i64(0) else {
         return Ok(false);
@@ -495,14 +495,14 @@ fn uuid(text: &str) -> Option<[u8; 16]> {
 }
 
 sql_function!(is_live_session);
-/// `loyalty.is_live_session()`
+/// `loyalty_private.is_live_session()`
 fn is_live_session(_: &Call) -> Result<bool> {
     let (role, claims) = asking();
     goes_on(&claims, &role)
 }
 
 sql_function!(is_foreign_token);
-/// `loyalty.is_foreign_token()`
+/// `loyalty_private.is_foreign_token()`
 fn is_foreign_token(_: &Call) -> Result<bool> {
     let Some((_, proof)) = proof() else {
         return Ok(false);

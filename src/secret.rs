@@ -119,21 +119,21 @@ fn no_random(error: &dyn std::fmt::Display) -> Fault {
 }
 
 sql_function!(hash_password);
-/// `loyalty.hash_password(password)`
+/// `loyalty_private.hash_password(password)`
 fn hash_password(call: &Call) -> Result<String> {
     let password = call.need("password", call.text(0))?;
     password::hash(&password).map_err(|error| no_random(&error))
 }
 
 sql_function!(check_password);
-/// `loyalty.check_password(password, password_hash)`
+/// `loyalty_private.check_password(password, password_hash)`
 fn check_password(call: &Call) -> Result<bool> {
     let given = call.text(0).unwrap_or_default();
     Ok(password::verify(&given, call.text(1).as_deref()))
 }
 
 sql_function!(check_password_policy);
-/// `loyalty.check_password_policy(password, login_id, length, letters, digits, symbols)`
+/// `loyalty_private.check_password_policy(password, login_id, length, letters, digits, symbols)`
 fn check_password_policy(call: &Call) -> Result<()> {
     let password = call.need("password", call.text(0))?;
     let least = |index| usize::try_from(call.i32(index).unwrap_or(0)).unwrap_or(0);
@@ -156,7 +156,7 @@ fn check_password_policy(call: &Call) -> Result<()> {
 }
 
 sql_function!(keyed_hashes);
-/// `loyalty.keyed_hashes(usage, value)`
+/// `loyalty_private.keyed_hashes(usage, value)`
 fn keyed_hashes(call: &Call) -> Result<Answer> {
     let usage = call.need("usage", call.text(0))?;
     let value = call.need("value", call.text(1))?;
@@ -195,13 +195,13 @@ impl Recipe {
 }
 
 sql_function!(keyed_code);
-/// `loyalty.keyed_code(usage, value, digits)`
+/// `loyalty_private.keyed_code(usage, value, digits)`
 fn keyed_code(call: &Call) -> Result<String> {
     Ok(Recipe::of(call)?.make(&current(PEPPER)?))
 }
 
 sql_function!(is_keyed_code);
-/// `loyalty.is_keyed_code(usage, value, digits, given)`
+/// `loyalty_private.is_keyed_code(usage, value, digits, given)`
 fn is_keyed_code(call: &Call) -> Result<bool> {
     let given = call.text(3).unwrap_or_default();
     let recipe = Recipe::of(call)?;
@@ -209,13 +209,13 @@ fn is_keyed_code(call: &Call) -> Result<bool> {
 }
 
 sql_function!(random_token);
-/// `loyalty.random_token()`
+/// `loyalty_private.random_token()`
 fn random_token(_: &Call) -> Result<String> {
     keyed::random().map_err(|error| no_random(&error))
 }
 
 sql_function!(sign_token);
-/// `loyalty.sign_token(claims)`
+/// `loyalty_private.sign_token(claims)`
 fn sign_token(call: &Call) -> Result<String> {
     let claims = call.need("claims", call.text(0))?;
     let claims: Map<String, Value> = serde_json::from_str(&claims)

@@ -13,12 +13,12 @@ comment on function loyalty.is_time_zone is 'Whether PostgreSQL knows a time zon
 
 -- The day's first instant where the program is: where clocks are set back over midnight (Azores,
 -- Havana) that is the first of two midnights, where they skip it (Beirut) what they show instead.
-create function loyalty.midnight(day date, time_zone text) returns timestamptz
+create function loyalty_private.midnight(day date, time_zone text) returns timestamptz
     language sql stable parallel safe set search_path = pg_catalog, pg_temp
     return least(
         pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp),
         pg_catalog.timezone(midnight.time_zone, midnight.day::timestamp - interval '1 microsecond') + interval '1 microsecond');
-comment on function loyalty.midnight is 'When the day begins in a time zone.';
+comment on function loyalty_private.midnight is 'When the day begins in a time zone.';
 
 create table loyalty.program (
     program_id integer generated always as identity primary key,
@@ -40,17 +40,17 @@ create table loyalty.program (
     announces_grants boolean not null default false
 );
 
-create function loyalty.program_changed() returns trigger
+create function loyalty_private.program_changed() returns trigger
     language c
     as 'MODULE_PATHNAME', 'loyalty_program_changed';
-comment on function loyalty.program_changed is
+comment on function loyalty_private.program_changed is
     'Sessions remember the programs they read; this has them read again.';
 -- For each row and always: so those see it too who are connected where rows arrive by logical
 -- replication, which knows no triggers of statements.
 create trigger changed after insert or update or delete on loyalty.program
-    for each row execute function loyalty.program_changed();
+    for each row execute function loyalty_private.program_changed();
 create trigger emptied after truncate on loyalty.program
-    for each statement execute function loyalty.program_changed();
+    for each statement execute function loyalty_private.program_changed();
 alter table loyalty.program enable always trigger changed;
 alter table loyalty.program enable always trigger emptied;
 
@@ -118,7 +118,7 @@ comment on column loyalty.calendar_day.day is 'The day.';
 comment on column loyalty.calendar_day.is_business_day is 'Whether it is a business day.';
 comment on column loyalty.calendar_day.name is 'Why: the name of the holiday or closure.';
 
-create function loyalty.check_calendar(calendar text) returns void
+create function loyalty_private.check_calendar(calendar text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -126,7 +126,7 @@ begin
     perform loyalty.is_business_day('2000-01-01', calendar);
 end
 $$;
-comment on function loyalty.check_calendar is 'Refuses an unknown calendar.';
+comment on function loyalty_private.check_calendar is 'Refuses an unknown calendar.';
 
 create function loyalty.program_id(code text) returns integer
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -136,7 +136,7 @@ declare
 begin
     select p.program_id into found_id from loyalty.program p where p.code = program_id.code;
     if found_id is null then
-        perform loyalty.raise('LY002', 'no_such_program', 'no such program', pg_catalog.format('%L given.', code),
+        perform loyalty_private.raise('LY002', 'no_such_program', 'no such program', pg_catalog.format('%L given.', code),
             'select code from loyalty.program lists them.', 'program');
     end if;
     return found_id;
@@ -179,7 +179,7 @@ as $$
 declare
     written loyalty.calendar_day;
 begin
-    perform loyalty.check_calendar(set_calendar_day.calendar);
+    perform loyalty_private.check_calendar(set_calendar_day.calendar);
     insert into loyalty.calendar_day as d (calendar, day, is_business_day, name)
     values (set_calendar_day.calendar, set_calendar_day.day,
             set_calendar_day.is_business_day, set_calendar_day.name)
@@ -192,7 +192,7 @@ $$;
 comment on function loyalty.set_calendar_day is
     'Opens or closes a day of a calendar, built-in ones included: a new law, a closure of the company. Delete the row of loyalty.calendar_day to undo it.';
 
-create function loyalty.lot_class_of(program_id integer, funding text, inactivity_months integer)
+create function loyalty_private.lot_class_of(program_id integer, funding text, inactivity_months integer)
     returns smallint
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -204,7 +204,7 @@ begin
     if wanted_funding = 'program' and lot_class_of.inactivity_months is null then
         return 0::smallint;
     elsif char_length(wanted_funding) not between 1 and 63 then
-        perform loyalty.raise('22023', 'funding_invalid', 'funding is too long, or empty',
+        perform loyalty_private.raise('22023', 'funding_invalid', 'funding is too long, or empty',
             format('%s characters given.', char_length(wanted_funding)),
             'From 1 to 63 characters, or null for the program''s own.', 'funding');
     end if;
@@ -226,5 +226,5 @@ begin
     end loop;
 end
 $$;
-comment on function loyalty.lot_class_of is
+comment on function loyalty_private.lot_class_of is
     'Number of the lot class with that funding and inactivity, created at its first use; 0 is the program''s own.';

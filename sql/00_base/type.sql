@@ -57,26 +57,26 @@ comment on column loyalty.account_balance.next_expiry_points is 'How many lapse 
 -- Stored as its canonical text, so it reads the same in every client and dump.
 create type loyalty.expiry_policy;
 
-create function loyalty.expiry_policy_in(cstring) returns loyalty.expiry_policy
+create function loyalty_private.expiry_policy_in(cstring) returns loyalty.expiry_policy
     language c immutable strict parallel safe
     as 'MODULE_PATHNAME', 'loyalty_expiry_policy_in';
 
-create function loyalty.expiry_policy_out(loyalty.expiry_policy) returns cstring
+create function loyalty_private.expiry_policy_out(loyalty.expiry_policy) returns cstring
     language internal immutable strict parallel safe
     as 'textout';
 
-create function loyalty.expiry_policy_send(loyalty.expiry_policy) returns bytea
+create function loyalty_private.expiry_policy_send(loyalty.expiry_policy) returns bytea
     language internal immutable strict parallel safe
     as 'textsend';
 
-comment on function loyalty.expiry_policy_in is 'Reads an expiry policy; 22023 for what is none.';
-comment on function loyalty.expiry_policy_out is 'Writes an expiry policy, in the one way it is stored.';
-comment on function loyalty.expiry_policy_send is 'Sends an expiry policy in the binary protocol: its text.';
+comment on function loyalty_private.expiry_policy_in is 'Reads an expiry policy; 22023 for what is none.';
+comment on function loyalty_private.expiry_policy_out is 'Writes an expiry policy, in the one way it is stored.';
+comment on function loyalty_private.expiry_policy_send is 'Sends an expiry policy in the binary protocol: its text.';
 
 create type loyalty.expiry_policy (
-    input = loyalty.expiry_policy_in,
-    output = loyalty.expiry_policy_out,
-    send = loyalty.expiry_policy_send,
+    input = loyalty_private.expiry_policy_in,
+    output = loyalty_private.expiry_policy_out,
+    send = loyalty_private.expiry_policy_send,
     like = text,
     category = 'S',
     collatable = true

@@ -32,7 +32,7 @@ comment on column loyalty.audit.identity_id is 'The person it was about.';
 comment on column loyalty.audit.account_id is 'The member''s account it was about.';
 comment on column loyalty.audit.details is 'What else matters of the call; never a secret.';
 
-create function loyalty.client_address() returns text
+create function loyalty_private.client_address() returns text
     language sql stable set search_path = pg_catalog, pg_temp
     -- whoever else logs in may set the same setting. The last one is what our own proxy saw;
     -- those before it, anybody may have written
@@ -42,10 +42,10 @@ create function loyalty.client_address() returns text
                       coalesce(nullif(current_setting('request.headers', true), ''), '{}')::json ->> 'x-forwarded-for',
                       '^.*,', '')), 64), '') end,
         host(inet_client_addr()));
-comment on function loyalty.client_address is
+comment on function loyalty_private.client_address is
     'Address of the client: what the proxy in front of PostgREST added to X-Forwarded-For, for whoever logged in as a member of loyalty_authenticator or as a superuser; else the connection''s, null on a socket.';
 
-create function loyalty.audit(
+create function loyalty_private.audit(
     action text,
     program_id integer,
     identity_id bigint default null,
@@ -56,20 +56,20 @@ create function loyalty.audit(
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
     insert into loyalty.audit (at, program_id, actor, address, action, outcome, identity_id, account_id, details)
-    values (loyalty.now(), audit.program_id, loyalty.actor(), loyalty.client_address(), audit.action, audit.outcome,
+    values (loyalty.now(), audit.program_id, loyalty_private.actor(), loyalty_private.client_address(), audit.action, audit.outcome,
             audit.identity_id, audit.account_id, jsonb_strip_nulls(coalesce(audit.details, '{}')));
 end;
-comment on function loyalty.audit is 'Adds a line to the audit.';
+comment on function loyalty_private.audit is 'Adds a line to the audit.';
 
-create function loyalty.guard_audit() returns trigger
+create function loyalty_private.guard_audit() returns trigger
     language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.raise('LY005', 'append_only', 'the audit is append-only',
+    perform loyalty_private.raise('LY005', 'append_only', 'the audit is append-only',
         format('%s of loyalty.%s.', tg_op, tg_table_name), 'Lines are added by the calls they are about, and stay.');
     return null;
 end
 $$;
-comment on function loyalty.guard_audit is 'Refuses changes of what was recorded.';
+comment on function loyalty_private.guard_audit is 'Refuses changes of what was recorded.';
 create trigger guard before update or delete or truncate on loyalty.audit
-    for each statement execute function loyalty.guard_audit();
+    for each statement execute function loyalty_private.guard_audit();

@@ -1,22 +1,22 @@
 -- Who may reach which account over HTTP.
 
-create function loyalty.api_account(account_id bigint, roles text[]) returns bigint
+create function loyalty_private.api_account(account_id bigint, roles text[]) returns bigint
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-    asking text := loyalty.api_role();
+    asking text := loyalty_private.api_role();
     program integer;
 begin
     if asking <> all (roles) then
-        perform loyalty.api_refuse(format('Ask as one of: %s.', array_to_string(roles, ', ')));
+        perform loyalty_private.api_refuse(format('Ask as one of: %s.', array_to_string(roles, ', ')));
     end if;
     if asking = 'loyalty_member' then
         if loyalty.claim_account_id() is null then
-            perform loyalty.raise('LY010', 'token_without_account', 'not allowed', 'The token names no account.',
+            perform loyalty_private.raise('LY010', 'token_without_account', 'not allowed', 'The token names no account.',
                 'Ask for a token with the claims program and account_id.');
         end if;
         if account_id <> loyalty.claim_account_id() then
-            perform loyalty.raise('LY010', 'token_for_other_account', 'not allowed',
+            perform loyalty_private.raise('LY010', 'token_for_other_account', 'not allowed',
                 'A member''s token is for its own account.', 'Leave account_id out.', 'account_id');
         end if;
         account_id := loyalty.claim_account_id();
@@ -24,39 +24,39 @@ begin
                select from loyalty.account a
                 where a.account_id = api_account.account_id
                   and a.program_id = loyalty.claim_program_id()) then
-            perform loyalty.raise('LY010', 'token_without_account', 'not allowed',
+            perform loyalty_private.raise('LY010', 'token_without_account', 'not allowed',
                 'The token''s program has no account of the token''s number.', 'Ask for a new token.');
         end if;
         return account_id;
     elsif asking = 'loyalty_family' then
         -- whether the person still is family, the gate has looked
         if account_id <> loyalty.claim_account_id() then
-            perform loyalty.raise('LY010', 'token_for_other_account', 'not allowed',
+            perform loyalty_private.raise('LY010', 'token_for_other_account', 'not allowed',
                 'The token is for another member''s family.', 'Leave account_id out.', 'account_id');
         end if;
         return loyalty.claim_account_id();
     elsif account_id is null then
-        perform loyalty.raise('22004', 'value_missing', 'account_id must not be null', null, 'Say whose points.',
+        perform loyalty_private.raise('22004', 'value_missing', 'account_id must not be null', null, 'Say whose points.',
             'account_id');
     end if;
-    program := case when asking <> 'loyalty_operator' then loyalty.api_program() end;
+    program := case when asking <> 'loyalty_operator' then loyalty_private.api_program() end;
     if not exists (
            select from loyalty.account a
             where a.account_id = api_account.account_id
               and (program is null or a.program_id = program)) then
-        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
+        perform loyalty_private.raise('LY002', 'no_such_account', 'no such account',
             format('The program has no account %s.', account_id), 'The account_id of a member is in /balance.',
             'account_id');
     end if;
     return account_id;
 end
 $$;
-comment on function loyalty.api_account is
+comment on function loyalty_private.api_account is
     'The account that a request is about, once it is sure that the asking role may.';
 
 -- The ledger over HTTP: what each role sees of it, and the operations.
 
-create function loyalty.is_members_hold(account_id bigint, operation_id bigint) returns boolean
+create function loyalty_private.is_members_hold(account_id bigint, operation_id bigint) returns boolean
     language sql stable set search_path = pg_catalog, pg_temp
     return (
         select e.actor ~ '^loyalty_member(:|$)'
@@ -64,25 +64,25 @@ create function loyalty.is_members_hold(account_id bigint, operation_id bigint) 
          where e.account_id = is_members_hold.account_id
            and e.entry = (is_members_hold.operation_id & 16777215)
            and e.kind = 'hold');
-comment on function loyalty.is_members_hold is 'Whether a member placed the hold over HTTP; null when there is no such hold.';
+comment on function loyalty_private.is_members_hold is 'Whether a member placed the hold over HTTP; null when there is no such hold.';
 
-create function loyalty.api_own_hold(account_id bigint, operation_id bigint) returns void
+create function loyalty_private.api_own_hold(account_id bigint, operation_id bigint) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() = 'loyalty_member'
-       and not loyalty.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
-        perform loyalty.raise('LY010', 'hold_of_other', 'not allowed', 'The hold was placed by somebody else.',
+    if loyalty_private.api_role() = 'loyalty_member'
+       and not loyalty_private.is_members_hold(api_own_hold.account_id, api_own_hold.operation_id) then
+        perform loyalty_private.raise('LY010', 'hold_of_other', 'not allowed', 'The hold was placed by somebody else.',
             'Only who placed it, or an administrator, captures or releases it.', 'operation_id');
     end if;
 end
 $$;
-comment on function loyalty.api_own_hold is 'Keeps members from ending holds that a shop placed.';
+comment on function loyalty_private.api_own_hold is 'Keeps members from ending holds that a shop placed.';
 
-create function loyalty.api_may_read(account_id bigint) returns boolean
+create function loyalty_private.api_may_read(account_id bigint) returns boolean
     language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_api_may_read';
-comment on function loyalty.api_may_read is 'Whether the account is one that the asking role may see.';
+comment on function loyalty_private.api_may_read is 'Whether the account is one that the asking role may see.';
 
 -- Readings for the views. The ledger's own see every account, so HTTP roles may not call
 -- them; these look at who asks first: the same rule as the policies on loyalty.account.
@@ -98,7 +98,7 @@ create function loyalty.own_balance(
 begin atomic
     select b.balance, b.held, b.available, b.next_expiry_on, b.next_expiry_points
       from loyalty.balance(own_balance.account_id) b
-     where loyalty.api_may_read(own_balance.account_id);
+     where loyalty_private.api_may_read(own_balance.account_id);
 end;
 comment on function loyalty.own_balance is
     'loyalty.balance of an account that the asking role may see; nulls of any other.';
@@ -109,7 +109,7 @@ create function loyalty.own_lots(account_id bigint)
 begin atomic
     select l.expires_on, l.granted, l.remaining, l.held, l.spendable, l.funding
       from loyalty.lots(own_lots.account_id) l
-     where loyalty.api_may_read(own_lots.account_id);
+     where loyalty_private.api_may_read(own_lots.account_id);
 end;
 comment on function loyalty.own_lots is
     'loyalty.lots of an account that the asking role may see; none of any other.';

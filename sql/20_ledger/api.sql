@@ -70,16 +70,16 @@ create function loyalty_api.hold(
 as $$
 declare
     placed loyalty.receipt := loyalty.hold(
-        loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}'),
-        loyalty.api_points(points), expires_in, reason, loyalty.api_key(idempotency_key));
+        loyalty_private.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}'),
+        loyalty_private.api_points(points), expires_in, reason, loyalty_private.api_key(idempotency_key));
 begin
     -- whose key came first would release what the shop counts on
-    if loyalty.api_role() <> 'loyalty_member'
-       and loyalty.is_members_hold(placed.account_id, placed.operation_id) then
-        perform loyalty.raise('LY003', 'key_reused', 'the idempotency key was used for another request',
+    if loyalty_private.api_role() <> 'loyalty_member'
+       and loyalty_private.is_members_hold(placed.account_id, placed.operation_id) then
+        perform loyalty_private.raise('LY003', 'key_reused', 'the idempotency key was used for another request',
             'The member''s own.', 'Use a new key.', 'idempotency_key');
     end if;
-    return loyalty.audit_operation('hold', placed);
+    return loyalty_private.audit_operation('hold', placed);
 end
 $$;
 comment on function loyalty_api.hold(numeric, interval, text, text, bigint) is
@@ -103,10 +103,10 @@ create function loyalty_api.capture(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
-    perform loyalty.api_own_hold(account_id, operation_id);
-    return loyalty.audit_operation('capture', loyalty.capture(
-        account_id, operation_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
+    account_id := loyalty_private.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
+    perform loyalty_private.api_own_hold(account_id, operation_id);
+    return loyalty_private.audit_operation('capture', loyalty.capture(
+        account_id, operation_id, loyalty_private.api_points(points), reason, loyalty_private.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.capture(bigint, numeric, text, text, bigint) is
@@ -129,10 +129,10 @@ create function loyalty_api.release(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
-    perform loyalty.api_own_hold(account_id, operation_id);
-    return loyalty.audit_operation('release', loyalty.release(
-        account_id, operation_id, reason, loyalty.api_key(idempotency_key)));
+    account_id := loyalty_private.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
+    perform loyalty_private.api_own_hold(account_id, operation_id);
+    return loyalty_private.audit_operation('release', loyalty.release(
+        account_id, operation_id, reason, loyalty_private.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.release(bigint, text, text, bigint) is
@@ -155,9 +155,9 @@ create function loyalty_api.refund(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.audit_operation('refund', loyalty.refund(
-        loyalty.api_account(account_id, '{loyalty_admin,loyalty_operator}'),
-        operation_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
+    return loyalty_private.audit_operation('refund', loyalty.refund(
+        loyalty_private.api_account(account_id, '{loyalty_admin,loyalty_operator}'),
+        operation_id, loyalty_private.api_points(points), reason, loyalty_private.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.refund(bigint, bigint, numeric, text, text) is
@@ -182,9 +182,9 @@ create function loyalty_api.revoke(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.audit_operation('revoke', loyalty.revoke(
-        loyalty.api_account(account_id, '{loyalty_admin,loyalty_operator}'),
-        operation_id, loyalty.api_points(points), policy, reason, loyalty.api_key(idempotency_key)));
+    return loyalty_private.audit_operation('revoke', loyalty.revoke(
+        loyalty_private.api_account(account_id, '{loyalty_admin,loyalty_operator}'),
+        operation_id, loyalty_private.api_points(points), policy, reason, loyalty_private.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.revoke(bigint, bigint, numeric, text, text, text) is
@@ -210,9 +210,9 @@ create function loyalty_api.transfer(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
+    account_id := loyalty_private.api_account(account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
     if (to_account is null) = (to_member_no is null) then
-        perform loyalty.raise('22023', 'receiver_missing', 'one of to_account and to_member_no is needed', null,
+        perform loyalty_private.raise('22023', 'receiver_missing', 'one of to_account and to_member_no is needed', null,
             'Name the receiver by account or by member number.', 'to_account');
     end if;
     -- the receiver is looked for in the sender's program only
@@ -222,11 +222,11 @@ begin
      where s.account_id = transfer.account_id
        and (a.account_id = transfer.to_account or a.member_no = transfer.to_member_no);
     if to_account is null then
-        perform loyalty.raise('LY002', 'no_such_receiver', 'no such account', 'The program has no such receiver.',
+        perform loyalty_private.raise('LY002', 'no_such_receiver', 'no such account', 'The program has no such receiver.',
             'Check to_account or to_member_no.', 'to_account');
     end if;
-    return loyalty.audit_operation('transfer', loyalty.transfer(
-        account_id, to_account, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
+    return loyalty_private.audit_operation('transfer', loyalty.transfer(
+        account_id, to_account, loyalty_private.api_points(points), reason, loyalty_private.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.transfer(numeric, bigint, text, text, text, bigint) is
@@ -251,18 +251,18 @@ as $$
 declare
     within integer;
 begin
-    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as an administrator.');
+    if loyalty_private.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
+        perform loyalty_private.api_refuse('Ask as an administrator.');
     end if;
-    within := loyalty.api_program(program);
-    perform loyalty.check_keys(array(
+    within := loyalty_private.api_program(program);
+    perform loyalty_private.check_keys(array(
         select i ->> 'idempotency_key'
           from jsonb_array_elements(case jsonb_typeof(spend_many.items) when 'array' then spend_many.items else '[]' end) i));
-    perform loyalty.audit('spend_many', within, details => jsonb_build_object('items',
+    perform loyalty_private.audit('spend_many', within, details => jsonb_build_object('items',
         case jsonb_typeof(items) when 'array' then jsonb_array_length(items) end));
     return query
     select o.*
-      from loyalty.spend_items(items::text, within) o;
+      from loyalty_private.spend_items(items::text, within) o;
 end
 $$;
 comment on function loyalty_api.spend_many(jsonb, text) is
@@ -280,8 +280,8 @@ create function loyalty_api.explain_spend(points numeric, account_id bigint defa
 begin atomic
     select e.*
       from loyalty.explain_spend(
-               loyalty.api_account($2, '{loyalty_member,loyalty_admin,loyalty_operator}'),
-               loyalty.api_points($1)) e;
+               loyalty_private.api_account($2, '{loyalty_member,loyalty_admin,loyalty_operator}'),
+               loyalty_private.api_points($1)) e;
 end;
 comment on function loyalty_api.explain_spend(numeric, bigint) is
 $$Explain a spend
@@ -295,9 +295,9 @@ create function loyalty_api.open_account(member_no text, program text default nu
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    opened bigint := loyalty.open_account(loyalty.api_admin_program(program), member_no);
+    opened bigint := loyalty.open_account(loyalty_private.api_admin_program(program), member_no);
 begin
-    perform loyalty.audit('open_account', loyalty.account_program_id(opened), null, opened);
+    perform loyalty_private.audit('open_account', loyalty_private.account_program_id(opened), null, opened);
     return opened;
 end
 $$;

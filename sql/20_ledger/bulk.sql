@@ -1,4 +1,4 @@
-create function loyalty.grant_items(items text, program_id integer)
+create function loyalty_private.grant_items(items text, program_id integer)
     returns table (
         item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
@@ -6,10 +6,10 @@ create function loyalty.grant_items(items text, program_id integer)
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_grant_many';
-comment on function loyalty.grant_items is
+comment on function loyalty_private.grant_items is
     'loyalty.grant_many for the accounts of one program (all when null); others are told not to exist.';
 
-create function loyalty.spend_items(items text, program_id integer)
+create function loyalty_private.spend_items(items text, program_id integer)
     returns table (
         item integer, operation_id bigint, account_id bigint, kind loyalty.entry_kind,
         points bigint, balance bigint, available bigint, occurred_at timestamptz,
@@ -17,7 +17,7 @@ create function loyalty.spend_items(items text, program_id integer)
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_spend_many';
-comment on function loyalty.spend_items is
+comment on function loyalty_private.spend_items is
     'loyalty.spend_many for the accounts of one program (all when null); others are told not to exist.';
 
 create function loyalty.grant_many(items jsonb)
@@ -42,7 +42,7 @@ create function loyalty.spend_many(items jsonb)
 comment on function loyalty.spend_many is
     'Up to 10,000 spends in one call. items: array of objects with account_id, points and, if wanted, reason, idempotency_key. Each has its own outcome, as in grant_many.';
 
-create function loyalty.grant_each(
+create function loyalty_private.grant_each(
     account_ids bigint[],
     points bigint[],
     reason text,
@@ -57,5 +57,5 @@ create function loyalty.grant_each(
     )
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_grant_each';
-comment on function loyalty.grant_each is
+comment on function loyalty_private.grant_each is
     'One grant for each place of the arrays, any number of them: the payments of a rule. is_new is false where the key had been used; code is null where all is well, else the SQLSTATE of what that one was refused for. A grant whose last day has passed is booked all the same, and lapses: a payment that downtime delayed.';

@@ -37,10 +37,10 @@ create function loyalty.spend_fifo(
 comment on function loyalty.spend_fifo is
     'Spends points: soonest expiry first, never-expiring last, then oldest. LY001 when not so many are available; LY002, LY003, LY004.';
 
-create function loyalty.hold_for(bigint, bigint, bigint, text, text) returns loyalty.receipt
+create function loyalty_private.hold_for(bigint, bigint, bigint, text, text) returns loyalty.receipt
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_hold';
-comment on function loyalty.hold_for is 'loyalty.hold, with the time in microseconds.';
+comment on function loyalty_private.hold_for is 'loyalty.hold, with the time in microseconds.';
 
 create function loyalty.hold(
     account_id bigint,
@@ -50,7 +50,7 @@ create function loyalty.hold(
     idempotency_key text default null
 ) returns loyalty.receipt
     language sql volatile security definer set search_path = pg_catalog, pg_temp
-    return loyalty.hold_for(account_id, points,
+    return loyalty_private.hold_for(account_id, points,
         -- what is no bigint any more is too long, or too short, anyway
         case when abs(extract(epoch from expires_in)) < 100000000000
              then (extract(epoch from expires_in) * 1000000)::bigint
@@ -153,7 +153,7 @@ end;
 comment on function loyalty.expire(text, timestamptz, bigint) is
     'The same, as of the day that the instant has in the program''s time zone.';
 
-create function loyalty.expire_step(
+create function loyalty_private.expire_step(
     program_id integer,
     as_of date,
     from_account bigint,
@@ -170,27 +170,27 @@ create function loyalty.expire_step(
     set enable_seqscan = off
     set jit = off
     as 'MODULE_PATHNAME', 'loyalty_expire_step';
-comment on function loyalty.expire_step is
+comment on function loyalty_private.expire_step is
     'loyalty.expire for the program''s next row_limit accounts behind from_account (null: from the first), of which some are booked. last_account is where to go on, null when there are no more.';
 
-create function loyalty.set_account_status(account_id bigint, status loyalty.account_status) returns void
+create function loyalty_private.set_account_status(account_id bigint, status loyalty.account_status) returns void
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_set_account_status';
-comment on function loyalty.set_account_status is
+comment on function loyalty_private.set_account_status is
     'For suspend_account, resume_account and close_account.';
 
-create function loyalty.forfeit(account_id bigint, reason text) returns loyalty.receipt
+create function loyalty_private.forfeit(account_id bigint, reason text) returns loyalty.receipt
     language c volatile security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_forfeit';
-comment on function loyalty.forfeit is
+comment on function loyalty_private.forfeit is
     'Books all that an account holds as breakage, for close_account; null when it holds nothing.';
 
 create function loyalty.suspend_account(account_id bigint) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.set_account_status(account_id, 'suspended');
-    perform loyalty.audit('suspend_account', loyalty.account_program_id(account_id), null, account_id);
+    perform loyalty_private.set_account_status(account_id, 'suspended');
+    perform loyalty_private.audit('suspend_account', loyalty_private.account_program_id(account_id), null, account_id);
 end
 $$;
 comment on function loyalty.suspend_account is
@@ -200,8 +200,8 @@ create function loyalty.resume_account(account_id bigint) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.set_account_status(account_id, 'open');
-    perform loyalty.audit('resume_account', loyalty.account_program_id(account_id), null, account_id);
+    perform loyalty_private.set_account_status(account_id, 'open');
+    perform loyalty_private.audit('resume_account', loyalty_private.account_program_id(account_id), null, account_id);
 end
 $$;
 comment on function loyalty.resume_account is 'Ends a suspension. LY004 for a closed account.';
@@ -212,17 +212,17 @@ create function loyalty.close_account(account_id bigint, forfeit boolean default
 as $$
 begin
     if forfeit then
-        perform loyalty.forfeit(account_id, reason);
+        perform loyalty_private.forfeit(account_id, reason);
     end if;
-    perform loyalty.set_account_status(account_id, 'closed');
-    perform loyalty.audit('close_account', loyalty.account_program_id(account_id), null, account_id,
+    perform loyalty_private.set_account_status(account_id, 'closed');
+    perform loyalty_private.audit('close_account', loyalty_private.account_program_id(account_id), null, account_id,
         jsonb_build_object('forfeit', forfeit));
 end
 $$;
 comment on function loyalty.close_account is
     'Closes an account for good. It must be empty, unless forfeit says to book what it holds as breakage; open holds must be captured or released first.';
 
-create function loyalty.spent_of_lot(account_id bigint, expires_on date, lot_class smallint) returns bigint
+create function loyalty_private.spent_of_lot(account_id bigint, expires_on date, lot_class smallint) returns bigint
     language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
     -- what left the lot by choice and did not come back, to it or as grace, less what is debt already
@@ -259,4 +259,4 @@ begin atomic
                   and c.lot_class = spent_of_lot.lot_class
                   and c.inactivity_months is not null));
 end;
-comment on function loyalty.spent_of_lot is 'How many points spent from a lot a revoke may still book as debt.';
+comment on function loyalty_private.spent_of_lot is 'How many points spent from a lot a revoke may still book as debt.';

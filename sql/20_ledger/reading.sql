@@ -24,16 +24,16 @@ begin atomic
              limit 1) z
      cross join loyalty.balance(
                balance.account_id,
-               loyalty.midnight(balance.as_of + 1, z.time_zone) - interval '1 microsecond') b;
+               loyalty_private.midnight(balance.as_of + 1, z.time_zone) - interval '1 microsecond') b;
 end;
 comment on function loyalty.balance(bigint, date) is
     'The same, at the end of that day in the program''s time zone.';
 
-create function loyalty.lot_rows(account_id bigint)
+create function loyalty_private.lot_rows(account_id bigint)
     returns table (expires_on date, granted bigint, remaining bigint, held bigint, spendable boolean, lot_class smallint)
     language c stable parallel safe security definer set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'loyalty_lot_rows';
-comment on function loyalty.lot_rows is 'loyalty.lots without the names of who funds them.';
+comment on function loyalty_private.lot_rows is 'loyalty.lots without the names of who funds them.';
 
 create function loyalty.lots(account_id bigint)
     returns table (expires_on date, granted bigint, remaining bigint, held bigint, spendable boolean, funding text)
@@ -41,7 +41,7 @@ create function loyalty.lots(account_id bigint)
 begin atomic
     select l.expires_on, l.granted, l.remaining, l.held, l.spendable,
            coalesce(c.funding, 'program')
-      from loyalty.lot_rows(lots.account_id) with ordinality
+      from loyalty_private.lot_rows(lots.account_id) with ordinality
                as l (expires_on, granted, remaining, held, spendable, lot_class, place)
       left join loyalty.account a on a.account_id = lots.account_id
       left join loyalty.lot_class c on c.program_id = a.program_id and c.lot_class = l.lot_class
@@ -109,7 +109,7 @@ begin
       join loyalty.program p on p.program_id = a.program_id
      where a.account_id = statement.account_id;
     if zone is null then
-        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
+        perform loyalty_private.raise('LY002', 'no_such_account', 'no such account',
             pg_catalog.format('Account %s does not exist.', coalesce(account_id::text, 'null')),
             'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     end if;
@@ -117,8 +117,8 @@ begin
     select l.*
       from loyalty.statement_line l
      where l.account_id = statement.account_id
-       and l.occurred_at >= coalesce(loyalty.midnight(from_date, zone), '-infinity')
-       and l.occurred_at < coalesce(loyalty.midnight(to_date + 1, zone), 'infinity')
+       and l.occurred_at >= coalesce(loyalty_private.midnight(from_date, zone), '-infinity')
+       and l.occurred_at < coalesce(loyalty_private.midnight(to_date + 1, zone), 'infinity')
      order by l.entry;
 end
 $$;

@@ -16,7 +16,7 @@ create index account_by_program on loyalty.account (program_id, account_id);
 
 -- PostgreSQL reads a constraint's expression anew in every statement, and each wants to be
 -- short: what a row must keep is one function a table.
-create function loyalty.entry_is_sound(
+create function loyalty_private.entry_is_sound(
     entry integer,
     kind loyalty.entry_kind,
     points bigint,
@@ -24,7 +24,7 @@ create function loyalty.entry_is_sound(
 ) returns boolean
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_entry_is_sound';
-comment on function loyalty.entry_is_sound is
+comment on function loyalty_private.entry_is_sound is
     'Whether an entry is numbered from 1, leaves a balance that is not negative, and moves points the way its kind does.';
 
 create table loyalty.entry (
@@ -51,7 +51,7 @@ create table loyalty.entry (
     lot_class smallint[],
     hold_until timestamptz,
     primary key (account_id, entry),
-    constraint entry_sign_fits_kind check (loyalty.entry_is_sound(entry, kind, points, balance))
+    constraint entry_sign_fits_kind check (loyalty_private.entry_is_sound(entry, kind, points, balance))
 );
 -- Eight bytes a key instead of the key; entry_by_key is probed with the key itself besides.
 create unique index entry_by_key on loyalty.entry
@@ -59,7 +59,7 @@ create unique index entry_by_key on loyalty.entry
 create index entry_by_reference on loyalty.entry
     (account_id, refers_to) where refers_to is not null;
 
-create function loyalty.wallet_is_sound(
+create function loyalty_private.wallet_is_sound(
     balance bigint,
     debt bigint,
     lot_expires_on date[],
@@ -70,7 +70,7 @@ create function loyalty.wallet_is_sound(
 ) returns boolean
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_wallet_is_sound';
-comment on function loyalty.wallet_is_sound is
+comment on function loyalty_private.wallet_is_sound is
     'Whether the lots of a wallet are in spend order, none holds less than nothing or more than it got, and together they are the balance (laws 1 and 2).';
 
 create table loyalty.wallet (
@@ -89,7 +89,7 @@ create table loyalty.wallet (
     hold_entry integer[],
     hold_until timestamptz[],
     constraint wallet_lots_are_the_balance check (
-        loyalty.wallet_is_sound(
+        loyalty_private.wallet_is_sound(
             balance, debt, lot_expires_on, lot_granted, lot_remaining, lot_class, next_expiry_on)),
     -- Set once, with the first entry. It makes a dump load the journal before the wallets,
     -- which is how the guard tells a restore from a forgery.
@@ -97,21 +97,21 @@ create table loyalty.wallet (
         references loyalty.entry (account_id, entry)
 ) with (fillfactor = 75);
 
-create function loyalty.guard_ledger() returns trigger
+create function loyalty_private.guard_ledger() returns trigger
     language c
     as 'MODULE_PATHNAME', 'loyalty_guard_ledger';
-comment on function loyalty.guard_ledger is
+comment on function loyalty_private.guard_ledger is
     'Refuses what is not an operation''s doing with LY005, but for COPY into an empty ledger, which is how a dump is restored.';
 
 create trigger guard before insert or update or delete or truncate on loyalty.account
-    for each statement execute function loyalty.guard_ledger();
+    for each statement execute function loyalty_private.guard_ledger();
 create trigger guard before insert or update or delete or truncate on loyalty.entry
-    for each statement execute function loyalty.guard_ledger();
+    for each statement execute function loyalty_private.guard_ledger();
 create trigger guard before insert or update or delete or truncate on loyalty.wallet
-    for each statement execute function loyalty.guard_ledger();
+    for each statement execute function loyalty_private.guard_ledger();
 -- what lots were granted on (law 9); a new class changes nothing that is there
 create trigger guard before update or delete or truncate on loyalty.lot_class
-    for each statement execute function loyalty.guard_ledger();
+    for each statement execute function loyalty_private.guard_ledger();
 
 comment on table loyalty.account is 'Whose points: a member''s place in a program.';
 comment on column loyalty.account.account_id is 'Number of the account, over all programs.';

@@ -42,11 +42,11 @@ declare
     written loyalty.member;
 begin
     written := loyalty.set_member(
-        loyalty.api_admin_program(set_member.program), set_member.member_no, set_member.name, set_member.kana,
-        loyalty.api_day('birth_date', nullif(set_member.birth_date, '')), set_member.email, set_member.phone,
+        loyalty_private.api_admin_program(set_member.program), set_member.member_no, set_member.name, set_member.kana,
+        loyalty_private.api_day('birth_date', nullif(set_member.birth_date, '')), set_member.email, set_member.phone,
         set_member.language, set_member.facts, set_member.attributes,
         case when set_member.birth_date = '' then '{birth_date}' else '{}' end::text[]);
-    perform loyalty.audit('set_member', written.program_id, null, written.account_id);
+    perform loyalty_private.audit('set_member', written.program_id, null, written.account_id);
     return query select m.* from loyalty_api.member m where m.account_id = written.account_id;
 end
 $$;
@@ -82,11 +82,11 @@ create function loyalty_api.import_members(
 )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program($4)),
+    select loyalty_private.audit('import_members', loyalty.program_id(loyalty_private.api_admin_program($4)),
         details => jsonb_build_object('dry_run', $3));
     select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no),
            loyalty.csv_cell(i.column_name), i.reason
-      from loyalty.import_members(loyalty.api_admin_program($4), $1, $2, $3) i;
+      from loyalty.import_members(loyalty_private.api_admin_program($4), $1, $2, $3) i;
 end;
 comment on function loyalty_api.import_members(text, boolean, boolean, text) is
 $$Load members from CSV
@@ -100,25 +100,25 @@ A file can be the body itself: Content-Type text/plain for UTF-8, application/oc
 - `dry_run`: true to tell what would happen, and write nothing.
 - `program`: code of the program. Needed by operators; an administrator's is in the token.$$;
 
-create function loyalty.api_header(name text) returns text
+create function loyalty_private.api_header(name text) returns text
     language sql stable set search_path = pg_catalog, pg_temp
     return nullif(current_setting('request.headers', true), '')::json ->> lower(name);
-comment on function loyalty.api_header is 'A header of the request; null without one.';
+comment on function loyalty_private.api_header is 'A header of the request; null without one.';
 
-create function loyalty.api_flag(name text) returns boolean
+create function loyalty_private.api_flag(name text) returns boolean
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-    given text := lower(coalesce(loyalty.api_header(name), 'false'));
+    given text := lower(coalesce(loyalty_private.api_header(name), 'false'));
 begin
     if given not in ('true', 'false') then
-        perform loyalty.raise('22023', 'header_invalid', format('header %s is neither true nor false', name),
+        perform loyalty_private.raise('22023', 'header_invalid', format('header %s is neither true nor false', name),
             format('%L given.', left(given, 40)), 'Leave it out for false.', name);
     end if;
     return given = 'true';
 end
 $$;
-comment on function loyalty.api_flag is 'Whether a header of the request is true; false without one.';
+comment on function loyalty_private.api_flag is 'Whether a header of the request is true; false without one.';
 
 -- Their bodies are text: PostgreSQL cannot write one out that it has parsed where it reads an
 -- argument without a name, and pg_upgrade has it write out every function.
@@ -133,12 +133,12 @@ create function loyalty_api.import_members(text)
     )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-    select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
-        details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
+    select loyalty_private.audit('import_members', loyalty.program_id(loyalty_private.api_admin_program(loyalty_private.api_header('Program'))),
+        details => jsonb_build_object('dry_run', loyalty_private.api_flag('Dry-Run')));
     select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no), loyalty.csv_cell(i.column_name), i.reason
       from loyalty.import_members(
-               loyalty.api_admin_program(loyalty.api_header('Program')), $1,
-               loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run')) i;
+               loyalty_private.api_admin_program(loyalty_private.api_header('Program')), $1,
+               loyalty_private.api_flag('All-Or-Nothing'), loyalty_private.api_flag('Dry-Run')) i;
 $$;
 comment on function loyalty_api.import_members(text) is
     'The same with the file as the body, in UTF-8 (Content-Type: text/plain).';
@@ -154,14 +154,14 @@ create function loyalty_api.import_members(bytea)
     )
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-    select loyalty.audit('import_members', loyalty.program_id(loyalty.api_admin_program(loyalty.api_header('Program'))),
-        details => jsonb_build_object('dry_run', loyalty.api_flag('Dry-Run')));
+    select loyalty_private.audit('import_members', loyalty.program_id(loyalty_private.api_admin_program(loyalty_private.api_header('Program'))),
+        details => jsonb_build_object('dry_run', loyalty_private.api_flag('Dry-Run')));
     select i.outcome, i.row_count, i.row_no, loyalty.csv_cell(i.member_no),
            loyalty.csv_cell(i.column_name), i.reason
       from loyalty.import_members(
-               loyalty.api_admin_program(loyalty.api_header('Program')), $1,
-               coalesce(substring(loyalty.api_header('Content-Type') from '(?i)charset="?([^;" ]+)'), 'UTF-8'),
-               loyalty.api_flag('All-Or-Nothing'), loyalty.api_flag('Dry-Run')) i;
+               loyalty_private.api_admin_program(loyalty_private.api_header('Program')), $1,
+               coalesce(substring(loyalty_private.api_header('Content-Type') from '(?i)charset="?([^;" ]+)'), 'UTF-8'),
+               loyalty_private.api_flag('All-Or-Nothing'), loyalty_private.api_flag('Dry-Run')) i;
 $$;
 comment on function loyalty_api.import_members(bytea) is
     'The same with the file as the body, in the encoding named (Content-Type: application/octet-stream; charset=Shift_JIS).';

@@ -40,23 +40,23 @@ comment on column loyalty.member.facts is 'Days that rules go by, each as YYYY-M
 comment on column loyalty.member.attributes is 'Whatever else the program knows, for its own use.';
 comment on column loyalty.member.updated_at is 'When the record last changed.';
 
-create function loyalty.clean_member(record json, today date) returns json
+create function loyalty_private.clean_member(record json, today date) returns json
     language c immutable strict parallel safe
     as 'MODULE_PATHNAME', 'loyalty_clean_member';
-comment on function loyalty.clean_member is
+comment on function loyalty_private.clean_member is
     'For set_member: a record as it is stored, or what is wrong with it as 22023.';
 
-create function loyalty.merge_attributes(stored jsonb, given jsonb) returns jsonb
+create function loyalty_private.merge_attributes(stored jsonb, given jsonb) returns jsonb
     language sql immutable parallel safe
 begin atomic
     -- not jsonb_strip_nulls, which would go into what is nested
     select coalesce(jsonb_object_agg(e.key, e.value) filter (where e.value <> 'null'), '{}')
       from jsonb_each(stored || given) e;
 end;
-comment on function loyalty.merge_attributes is
+comment on function loyalty_private.merge_attributes is
     'Facts or attributes with others written over them; a null takes one away.';
 
-create function loyalty.changed_members(program_id integer, records json, columns text[])
+create function loyalty_private.changed_members(program_id integer, records json, columns text[])
     returns table (
         account_id bigint,
         member_no text,
@@ -92,10 +92,10 @@ begin atomic
                    coalesce(case when 'language' = any (columns) then r.language else m.language end, 'ja')
                        as language,
                    case when 'facts' = any (columns)
-                        then loyalty.merge_attributes(coalesce(m.facts, '{}'), r.facts)
+                        then loyalty_private.merge_attributes(coalesce(m.facts, '{}'), r.facts)
                         else coalesce(m.facts, '{}') end as facts,
                    case when 'attributes' = any (columns)
-                        then loyalty.merge_attributes(coalesce(m.attributes, '{}'), r.attributes)
+                        then loyalty_private.merge_attributes(coalesce(m.attributes, '{}'), r.attributes)
                         else coalesce(m.attributes, '{}') end as attributes
               from json_to_recordset(records) as r (
                        member_no text, name text, kana text, birth_date date, email text, phone text,
@@ -112,10 +112,10 @@ begin atomic
                         where m.account_id = a.account_id
                         limit 1) m on true) g;
 end;
-comment on function loyalty.changed_members is
+comment on function loyalty_private.changed_members is
     'Records as they would be once these were written over them: an array of objects with member_no and the columns named.';
 
-create function loyalty.write_members(
+create function loyalty_private.write_members(
     program_id integer,
     records json,
     columns text[],
@@ -133,7 +133,7 @@ begin
     if is_dry_run then
         select count(*) filter (where c.is_new), count(*) filter (where c.is_changed)
           into inserted, updated
-          from loyalty.changed_members(write_members.program_id, records, columns) c;
+          from loyalty_private.changed_members(write_members.program_id, records, columns) c;
         return;
     end if;
     perform loyalty.open_accounts(
@@ -143,7 +143,7 @@ begin
     -- the other left; in the order of the accounts they never wait for each other in a circle.
     perform (select true from loyalty.account a where a.account_id = g.account_id for no key update)
        from (select c.account_id
-               from loyalty.changed_members(write_members.program_id, records, columns) c
+               from loyalty_private.changed_members(write_members.program_id, records, columns) c
               where c.is_new or c.is_changed
               order by c.account_id
              offset 0) g;
@@ -153,7 +153,7 @@ begin
                 updated_at)
         select c.account_id, write_members.program_id, c.name, c.kana, c.birth_date, c.email, c.phone,
                c.language, c.facts, c.attributes, loyalty.now()
-          from loyalty.changed_members(write_members.program_id, records, columns) c
+          from loyalty_private.changed_members(write_members.program_id, records, columns) c
          where c.is_new or c.is_changed
          order by c.account_id
             on conflict (account_id) do update
@@ -167,7 +167,7 @@ begin
       from written w;
 end
 $$;
-comment on function loyalty.write_members is
+comment on function loyalty_private.write_members is
     'For set_member and import_members: opens the accounts of checked records and writes them; how many were new, and how many changed.';
 
 create function loyalty.set_member(
@@ -192,11 +192,11 @@ declare
     written loyalty.member;
 begin
     if set_member.member_no is null then
-        perform loyalty.raise('22004', 'value_missing', 'member_no must not be null', null, 'Pass member_no => … .',
+        perform loyalty_private.raise('22004', 'value_missing', 'member_no must not be null', null, 'Pass member_no => … .',
             'member_no');
     end if;
     if not set_member.clear <@ '{name,kana,birth_date,email,phone,language}' then
-        perform loyalty.raise('22023', 'not_clearable', 'clear names a field that cannot be emptied',
+        perform loyalty_private.raise('22023', 'not_clearable', 'clear names a field that cannot be emptied',
             format('clear is %L.', set_member.clear::text),
             'name, kana, birth_date, email, phone and language can; a fact or attribute by a null in it.', 'clear');
     end if;
@@ -209,8 +209,8 @@ begin
                 else jsonb_build_object('facts', set_member.facts) end
         || case when set_member.attributes is null then '{}'
                 else jsonb_build_object('attributes', set_member.attributes) end;
-    record := loyalty.clean_member(record::json, loyalty.today(set_member.program))::jsonb;
-    perform loyalty.write_members(
+    record := loyalty_private.clean_member(record::json, loyalty.today(set_member.program))::jsonb;
+    perform loyalty_private.write_members(
         within, json_build_array(record), array(select jsonb_object_keys(record)), false);
     select m.* into strict written
       from loyalty.member m
@@ -287,7 +287,7 @@ comment on column loyalty.member_upload.language is 'Language of what the member
 comment on column loyalty.member_upload.first_service_on is 'The fact of that name.';
 comment on column loyalty.member_upload.contract_since is 'The fact of that name.';
 
-create function loyalty.take_upload() returns trigger
+create function loyalty_private.take_upload() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -301,16 +301,16 @@ begin
         return null;
     end if;
     if cardinality(codes) > 1 then
-        perform loyalty.raise('22023', 'several_programs', 'members of several programs in one upload',
+        perform loyalty_private.raise('22023', 'several_programs', 'members of several programs in one upload',
             format('program is one of %s.', array_to_string(codes, ', ', '(empty)')), 'Load one program at a time.',
             'program');
     end if;
-    if loyalty.api_role() = 'loyalty_admin' then
-        code := loyalty.api_admin_program(code);
+    if loyalty_private.api_role() = 'loyalty_admin' then
+        code := loyalty_private.api_admin_program(code);
     elsif code is null then
         select min(p.code) into code from loyalty.program p having count(*) = 1;
         if code is null then
-            perform loyalty.raise('22004', 'value_missing', 'program must not be null', null,
+            perform loyalty_private.raise('22004', 'value_missing', 'program must not be null', null,
                 'Give each row the code of its program, in the column program.', 'program');
         end if;
     end if;
@@ -336,16 +336,16 @@ begin
              where i.outcome = 'problem'
              limit 21) p;
     if problems is not null then
-        perform loyalty.raise('22023', 'rows_invalid', 'nothing was loaded: some rows are invalid', problems,
+        perform loyalty_private.raise('22023', 'rows_invalid', 'nothing was loaded: some rows are invalid', problems,
             'Correct them, the header being row 1; loyalty.import_members loads the others, and lists all problems.');
     end if;
     delete from loyalty.member_upload;
-    perform loyalty.audit('member_upload', loyalty.program_id(code),
+    perform loyalty_private.audit('member_upload', loyalty.program_id(code),
         details => jsonb_build_object('items', (select count(*) from uploaded)));
     return null;
 end
 $$;
-comment on function loyalty.take_upload is 'Loads what was written into loyalty.member_upload, and empties it.';
+comment on function loyalty_private.take_upload is 'Loads what was written into loyalty.member_upload, and empties it.';
 create trigger take after insert on loyalty.member_upload
     referencing new table as uploaded
-    for each statement execute function loyalty.take_upload();
+    for each statement execute function loyalty_private.take_upload();

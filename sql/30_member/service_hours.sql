@@ -25,7 +25,7 @@ declare
     within integer := loyalty.program_id(set_service_hours.program);
 begin
     if (set_service_hours.closed_from is null) <> (set_service_hours.closed_until is null) then
-        perform loyalty.raise('22004', 'value_missing', 'service hours need both times',
+        perform loyalty_private.raise('22004', 'value_missing', 'service hours need both times',
             format('closed_from is %s, closed_until is %s.', coalesce(set_service_hours.closed_from::text, 'null'),
                 coalesce(set_service_hours.closed_until::text, 'null')),
             'Pass closed_from and closed_until, or null for both: always open.');
@@ -33,7 +33,7 @@ begin
     if set_service_hours.closed_from = set_service_hours.closed_until
        or greatest(set_service_hours.closed_from, set_service_hours.closed_until) = '24:00'
        or extract(second from set_service_hours.closed_from) + extract(second from set_service_hours.closed_until) > 0 then
-        perform loyalty.raise('22023', 'service_hours_invalid',
+        perform loyalty_private.raise('22023', 'service_hours_invalid',
             'service hours must be whole minutes and leave the program open at some time',
             format('Closed from %s until %s.', set_service_hours.closed_from, set_service_hours.closed_until),
             'Such as closed_from => ''02:00'', closed_until => ''05:00''; midnight is 00:00.');
@@ -46,18 +46,18 @@ begin
             on conflict (program_id) do update
            set closed_from = excluded.closed_from, closed_until = excluded.closed_until;
     end if;
-    perform loyalty.audit('set_service_hours', within, details => jsonb_build_object(
+    perform loyalty_private.audit('set_service_hours', within, details => jsonb_build_object(
         'closed_from', set_service_hours.closed_from, 'closed_until', set_service_hours.closed_until));
 end
 $$;
 comment on function loyalty.set_service_hours is
     'Closes a program''s HTTP API from one time of its day until another, across midnight too; nulls keep it open always. LY002, 22004, 22023.';
 
-create function loyalty.is_closed_at(shown time, closed_from time, closed_until time) returns boolean
+create function loyalty_private.is_closed_at(shown time, closed_from time, closed_until time) returns boolean
     language sql immutable strict parallel safe
     return case when closed_from < closed_until then shown >= closed_from and shown < closed_until
                 else shown >= closed_from or shown < closed_until end;
-comment on function loyalty.is_closed_at is 'Whether a clock shows a time within the hours.';
+comment on function loyalty_private.is_closed_at is 'Whether a clock shows a time within the hours.';
 
 create function loyalty.opens_at(program_id integer) returns timestamptz
     language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -71,19 +71,19 @@ begin atomic
                                 date_trunc('minute', loyalty.now()) + interval '25 hours',
                                 interval '1 minute') as t (at)
      where h.program_id = opens_at.program_id
-       and loyalty.is_closed_at(timezone(p.time_zone, loyalty.now())::time, h.closed_from, h.closed_until)
-       and not loyalty.is_closed_at(timezone(p.time_zone, t.at)::time, h.closed_from, h.closed_until);
+       and loyalty_private.is_closed_at(timezone(p.time_zone, loyalty.now())::time, h.closed_from, h.closed_until)
+       and not loyalty_private.is_closed_at(timezone(p.time_zone, t.at)::time, h.closed_from, h.closed_until);
 end;
 comment on function loyalty.opens_at is
     'When a program that is closed over HTTP now opens again; null when it is open.';
 
-create function loyalty.raise_closed(detail text, retry_after_seconds bigint) returns void
+create function loyalty_private.raise_closed(detail text, retry_after_seconds bigint) returns void
     language c volatile
     as 'MODULE_PATHNAME', 'loyalty_raise_closed';
-comment on function loyalty.raise_closed is
+comment on function loyalty_private.raise_closed is
     'For check_service_hours: LY007, over HTTP 503 with the header Retry-After.';
 
-create function loyalty.check_service_hours(program_id integer) returns void
+create function loyalty_private.check_service_hours(program_id integer) returns void
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -95,10 +95,10 @@ begin
         return;
     end if;
     select p.time_zone into zone from loyalty.program p where p.program_id = check_service_hours.program_id;
-    perform loyalty.raise_closed(
+    perform loyalty_private.raise_closed(
         format('The program opens at %s (%s), in %s seconds.',
             to_char(timezone(zone, opening), 'YYYY-MM-DD HH24:MI'), zone, seconds), seconds);
 end
 $$;
-comment on function loyalty.check_service_hours is
+comment on function loyalty_private.check_service_hours is
     'Refuses a request while the program is closed with LY007, and tells when to come again (guide C10).';

@@ -80,7 +80,7 @@ create function loyalty_private.refuse_job(job text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.raise('22023', 'no_such_job', 'no such job', format('%L given.', left(job, 100)),
+    perform loyalty_private.raise('22023', 'no_such_job', 'no such job', format('%L given.', left(job, 100)),
         (select 'There are ' || string_agg(k.kind || case when k.has_name then ':CODE' else '' end, ', ' order by k.kind) || '.'
            from loyalty_private.job_kind k), 'job');
 end

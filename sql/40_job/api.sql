@@ -67,7 +67,7 @@ create function loyalty_api.preview(months integer default 24, program text defa
     language sql stable security definer set search_path = pg_catalog, pg_temp
 begin atomic
     select p.*
-      from loyalty.preview(loyalty.api_admin_program($2), $1) p;
+      from loyalty.preview(loyalty_private.api_admin_program($2), $1) p;
 end;
 comment on function loyalty_api.preview(integer, text) is
 $$Preview payments
@@ -80,11 +80,11 @@ What the coming months bring, without doing it: for each day and job, how many m
 create function loyalty_api.rerun(job text, period text, program text default null) returns setof loyalty_api.run
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.audit('rerun', loyalty.program_id(loyalty.api_admin_program($3)),
+    select loyalty_private.audit('rerun', loyalty.program_id(loyalty_private.api_admin_program($3)),
         details => jsonb_build_object('job', $1, 'period', $2));
     select r.run_id, p.code, r.job, r.period, r.effective_on, r.started_at, r.reopened_at, r.finished_at,
            r.outcome, r.chunks, r.members, r.paid, r.failed, r.queued, r.lots, r.points, r.error, r.note
-      from loyalty.rerun(loyalty.api_admin_program($3), $1, loyalty.api_day('period', $2)) r
+      from loyalty.rerun(loyalty_private.api_admin_program($3), $1, loyalty_private.api_day('period', $2)) r
       join loyalty.program p on p.program_id = r.program_id;
 end;
 comment on function loyalty_api.rerun(text, text, text) is
@@ -100,10 +100,10 @@ create function loyalty_api.pause_schedule(job text default null, program text d
     returns setof loyalty_api.schedule
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.audit('pause_schedule', loyalty.program_id(loyalty.api_admin_program($2)),
+    select loyalty_private.audit('pause_schedule', loyalty.program_id(loyalty_private.api_admin_program($2)),
         details => jsonb_build_object('job', $1));
     select p.code, s.job, s.done_through, s.next_period, s.effective_on, s.due_at, s.is_paused
-      from loyalty.pause_schedule(loyalty.api_admin_program($2), $1) s
+      from loyalty.pause_schedule(loyalty_private.api_admin_program($2), $1) s
       join loyalty.program p on p.program_id = s.program_id
      order by s.job;
 end;
@@ -119,10 +119,10 @@ create function loyalty_api.resume_schedule(job text default null, program text 
     returns setof loyalty_api.schedule
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.audit('resume_schedule', loyalty.program_id(loyalty.api_admin_program($2)),
+    select loyalty_private.audit('resume_schedule', loyalty.program_id(loyalty_private.api_admin_program($2)),
         details => jsonb_build_object('job', $1));
     select p.code, s.job, s.done_through, s.next_period, s.effective_on, s.due_at, s.is_paused
-      from loyalty.resume_schedule(loyalty.api_admin_program($2), $1) s
+      from loyalty.resume_schedule(loyalty_private.api_admin_program($2), $1) s
       join loyalty.program p on p.program_id = s.program_id
      order by s.job;
 end;

@@ -12,7 +12,7 @@ begin
     if period > today + 2 then
         period := today;
     end if;
-    return row(period, period, loyalty.midnight(period, zone), done_through)::loyalty_private.job_plan;
+    return row(period, period, loyalty_private.midnight(period, zone), done_through)::loyalty_private.job_plan;
 end
 $$;
 comment on function loyalty_private.plan_expire is 'When expiry is due next: after the midnight that ends a day, of the first day not done.';
@@ -25,8 +25,8 @@ declare
 begin
     select e.last_account, e.lots, e.points
       into did.last_account, did.lots, did.points
-      from loyalty.expire_step((run).program_id, (run).period, (run).last_account, chunk_size) e;
-    did.members := loyalty.accounts_between((run).program_id, (run).last_account, did.last_account);
+      from loyalty_private.expire_step((run).program_id, (run).period, (run).last_account, chunk_size) e;
+    did.members := loyalty_private.accounts_between((run).program_id, (run).last_account, did.last_account);
     return did;
 end
 $$;

@@ -10,7 +10,7 @@ declare
     horizon date;
 begin
     if months is null or months not between 1 and 120 then
-        perform loyalty.raise('22023', 'out_of_range', 'months must be from 1 to 120',
+        perform loyalty_private.raise('22023', 'out_of_range', 'months must be from 1 to 120',
             format('%s given.', coalesce(months::text, 'null')), 'Leave it out for 24.', 'months');
     end if;
     horizon := (today + make_interval(months => months))::date;

@@ -1,4 +1,4 @@
--- Runs: what the schedule did. One row for each program, job and period, claimed once; its
+-- Runs: what the schedule did. One row for each program, job and period, begun once; its
 -- cursor moves in the transaction of the work that it tells of, so a crash loses a chunk of
 -- both or of neither.
 
@@ -41,7 +41,7 @@ comment on column loyalty.run.period is
     'The day that the run is for, in the program''s time zone; of a rule, the nominal one.';
 comment on column loyalty.run.effective_on is
     'The day that counts, however late the run comes: of a rule, granted_on of what it pays.';
-comment on column loyalty.run.started_at is 'When it was first claimed.';
+comment on column loyalty.run.started_at is 'When it was first begun.';
 comment on column loyalty.run.reopened_at is 'When loyalty.rerun last opened it again.';
 comment on column loyalty.run.finished_at is
     'When it was done, by itself or by the run of a later period; null while it is not.';
@@ -80,7 +80,7 @@ comment on column loyalty.run_failure.code is 'SQLSTATE: LY004 for a closed acco
 comment on column loyalty.run_failure.message is 'What was wrong, in words.';
 comment on column loyalty.run_failure.failed_at is 'When it last failed.';
 
-create function loyalty.accounts_between(program_id integer, after_account bigint, last_account bigint)
+create function loyalty_private.accounts_between(program_id integer, after_account bigint, last_account bigint)
     returns bigint
     language sql stable set search_path = pg_catalog, pg_temp
     return (
@@ -90,10 +90,10 @@ create function loyalty.accounts_between(program_id integer, after_account bigin
            and a.account_id > coalesce(after_account, 0)
            and a.account_id <= coalesce(last_account, 9223372036854775807)
     );
-comment on function loyalty.accounts_between is
+comment on function loyalty_private.accounts_between is
     'For runs: how many accounts of a program a chunk looked at; nulls are its ends.';
 
-create function loyalty.advance_schedule(program_id integer, job text, period date) returns void
+create function loyalty_private.advance_schedule(program_id integer, job text, period date) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -104,7 +104,7 @@ begin
      where s.program_id = advance_schedule.program_id
        and s.job = advance_schedule.job
        and s.next_period <= advance_schedule.period;
-    perform loyalty.plan_schedule(s.program_id, s.job)
+    perform loyalty_private.plan_schedule(s.program_id, s.job)
        from (select s.program_id, s.job
                from loyalty.schedule s
                join loyalty_private.job_kind k on k.kind = s.kind
@@ -115,9 +115,9 @@ begin
               order by s.job) s;
 end
 $$;
-comment on function loyalty.advance_schedule is 'Plans what comes after a period that is done.';
+comment on function loyalty_private.advance_schedule is 'Plans what comes after a period that is done.';
 
-create function loyalty.finish_run(run_id bigint, outcome text, note text default null) returns void
+create function loyalty_private.finish_run(run_id bigint, outcome text, note text default null) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -146,12 +146,12 @@ begin
                       and r.finished_at is null
                       for update skip locked);
     end if;
-    perform loyalty.advance_schedule(finished.program_id, finished.job, finished.period);
+    perform loyalty_private.advance_schedule(finished.program_id, finished.job, finished.period);
 end
 $$;
-comment on function loyalty.finish_run is 'Closes a run, and plans what comes after it.';
+comment on function loyalty_private.finish_run is 'Closes a run, and plans what comes after it.';
 
-create function loyalty.run_chunk(program_id integer, job text, period date, chunk_size bigint)
+create function loyalty_private.run_chunk(program_id integer, job text, period date, chunk_size bigint)
     returns text
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     -- functions that return sets look dear to the planner, and are not
@@ -160,13 +160,13 @@ as $$
 #variable_conflict use_column
 declare
     kind loyalty_private.job_kind := loyalty_private.kind_of_job(run_chunk.job);
-    claimed loyalty.run;
+    working loyalty.run;
     did loyalty_private.job_chunk;
     state text;
     problem text;
 begin
     if chunk_size <= 0 then
-        perform loyalty.raise('22023', 'out_of_range', 'chunk_size must be above zero', format('%s given.', chunk_size),
+        perform loyalty_private.raise('22023', 'out_of_range', 'chunk_size must be above zero', format('%s given.', chunk_size),
             'Accounts that one transaction books.', 'chunk_size');
     elsif kind.kind is null then
         perform loyalty_private.refuse_job(run_chunk.job);
@@ -187,7 +187,7 @@ begin
                   and r.period = run_chunk.period)
         on conflict on constraint run_is_once do nothing;
     -- a tick beside this one leaves the row to whoever has it
-    select * into claimed
+    select * into working
       from loyalty.run r
      where r.program_id = run_chunk.program_id
        and r.job = run_chunk.job
@@ -196,23 +196,23 @@ begin
     if not found then
         return 'busy';
     end if;
-    if claimed.finished_at is not null then
+    if working.finished_at is not null then
         -- the clock went back, or the row was restored without its schedule
-        perform loyalty.advance_schedule(claimed.program_id, claimed.job, claimed.period);
+        perform loyalty_private.advance_schedule(working.program_id, working.job, working.period);
         return 'done';
     end if;
-    if kind.missed = 'skip' and claimed.period < (
+    if kind.missed = 'skip' and working.period < (
            select timezone(p.time_zone, loyalty.now())::date
              from loyalty.program p
-            where p.program_id = claimed.program_id) then
-        perform loyalty.finish_run(claimed.run_id, 'skipped', case when claimed.chunks = 0
+            where p.program_id = working.program_id) then
+        perform loyalty_private.finish_run(working.run_id, 'skipped', case when working.chunks = 0
             then 'Its day was over before it began.' else 'Its day was over before it was done.' end);
         return 'done';
     end if;
     begin
         execute format('select c.* from %s($1, $2) c', kind.chunk_function)
            into did
-          using claimed, chunk_size;
+          using working, chunk_size;
         update loyalty.run r
            set last_account = coalesce(did.last_account, r.last_account),
                chunks = r.chunks + 1,
@@ -223,18 +223,18 @@ begin
                lots = r.lots + coalesce(did.lots, 0),
                points = r.points + coalesce(did.points, 0),
                error = null
-         where r.run_id = claimed.run_id;
+         where r.run_id = working.run_id;
         if did.last_account is null then
-            perform loyalty.finish_run(claimed.run_id, 'done');
+            perform loyalty_private.finish_run(working.run_id, 'done');
             return 'done';
         end if;
     exception when others then
         get stacked diagnostics state = returned_sqlstate, problem = message_text;
-        update loyalty.run r set error = state || ' ' || problem where r.run_id = claimed.run_id;
+        update loyalty.run r set error = state || ' ' || problem where r.run_id = working.run_id;
         return 'failed';
     end;
     return 'more';
 end
 $$;
-comment on function loyalty.run_chunk is
+comment on function loyalty_private.run_chunk is
     'Does one chunk of a run, in the caller''s transaction: more, done, failed (the run says why), or busy in another session.';

@@ -36,7 +36,7 @@ comment on column loyalty.schedule.effective_on is
 comment on column loyalty.schedule.due_at is 'When it is due.';
 comment on column loyalty.schedule.is_paused is 'Whether the tick leaves it alone, until resume_schedule.';
 
-create function loyalty.plan_schedule(program_id integer, job text) returns void
+create function loyalty_private.plan_schedule(program_id integer, job text) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -51,7 +51,7 @@ begin
       from loyalty.program p
      where p.program_id = plan_schedule.program_id;
     if zone is null then
-        perform loyalty.raise('LY002', 'no_such_program', 'no such program',
+        perform loyalty_private.raise('LY002', 'no_such_program', 'no such program',
             format('Number %s given.', plan_schedule.program_id),
             'select program_id, code from loyalty.program lists them.');
     elsif kind.kind is null then
@@ -80,14 +80,14 @@ begin
            is distinct from (excluded.done_through, excluded.next_period, excluded.effective_on, excluded.due_at);
 end
 $$;
-comment on function loyalty.plan_schedule is
+comment on function loyalty_private.plan_schedule is
     'Works out again when a job of a program is due next. Whoever writes what a job goes by calls it, such as a rule or a notice setting; a rule''s first plan begins with what pays today or later. LY002, 22023.';
 
-create function loyalty.program_replanned() returns trigger
+create function loyalty_private.program_replanned() returns trigger
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.plan_schedule(s.program_id, s.job)
+    perform loyalty_private.plan_schedule(s.program_id, s.job)
        from (select s.program_id, s.job
                from loyalty.schedule s
               where s.program_id = new.program_id
@@ -95,13 +95,13 @@ begin
     return null;
 end
 $$;
-comment on function loyalty.program_replanned is 'Another time zone or calendar moves what is planned.';
+comment on function loyalty_private.program_replanned is 'Another time zone or calendar moves what is planned.';
 -- Not on INSERT: create_program plans, and a dump brings the schedule as it was.
 create trigger replanned after update of time_zone, calendar on loyalty.program
     for each row when ((old.time_zone, old.calendar) is distinct from (new.time_zone, new.calendar))
-    execute function loyalty.program_replanned();
+    execute function loyalty_private.program_replanned();
 
-create function loyalty.change_schedule(program text, job text, is_paused boolean)
+create function loyalty_private.change_schedule(program text, job text, is_paused boolean)
     returns setof loyalty.schedule
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -112,7 +112,7 @@ begin
     if change_schedule.job is not null and not exists (
            select from loyalty.schedule s
             where s.program_id = program_number and s.job = change_schedule.job) then
-        perform loyalty.raise('22023', 'no_such_job', 'no such job',
+        perform loyalty_private.raise('22023', 'no_such_job', 'no such job',
             format('Program %L has no job %L.', program, change_schedule.job),
             (select 'It has ' || string_agg(s.job, ', ' order by s.job) || '.'
                from loyalty.schedule s
@@ -131,12 +131,12 @@ begin
      order by s.job;
 end
 $$;
-comment on function loyalty.change_schedule is 'For pause_schedule and resume_schedule.';
+comment on function loyalty_private.change_schedule is 'For pause_schedule and resume_schedule.';
 
 create function loyalty.pause_schedule(program text, job text default null) returns setof loyalty.schedule
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select s.* from loyalty.change_schedule(pause_schedule.program, pause_schedule.job, true) s;
+    select s.* from loyalty_private.change_schedule(pause_schedule.program, pause_schedule.job, true) s;
 end;
 comment on function loyalty.pause_schedule is
     'Has the tick leave a job of a program alone (all of its jobs when null) from the next chunk on, also one in the middle of a run. Returns the rows. LY002, 22023.';
@@ -144,7 +144,7 @@ comment on function loyalty.pause_schedule is
 create function loyalty.resume_schedule(program text, job text default null) returns setof loyalty.schedule
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select s.* from loyalty.change_schedule(resume_schedule.program, resume_schedule.job, false) s;
+    select s.* from loyalty_private.change_schedule(resume_schedule.program, resume_schedule.job, false) s;
 end;
 comment on function loyalty.resume_schedule is
     'Ends a pause. What was missed meanwhile is caught up as after downtime, each rule period with its own day. LY002, 22023.';
@@ -156,9 +156,10 @@ declare
     job_id bigint;
 begin
     if not exists (select from pg_extension where extname = 'pg_cron') then
-        perform loyalty.raise('22023', 'pg_cron_missing', 'pg_cron is not installed in this database',
-            format('Database %s has no extension pg_cron.', current_database()),
-            'Add pg_cron to shared_preload_libraries, set cron.database_name to this database, create extension pg_cron. Without it, call loyalty.tick() each minute by any other means.');
+        -- whoever calls has no right to what raises errors elsewhere
+        raise exception using errcode = '22023', constraint = 'pg_cron_missing', message = 'pg_cron is not installed in this database',
+            detail = format('Database %s has no extension pg_cron.', current_database()),
+            hint = 'Add pg_cron to shared_preload_libraries, set cron.database_name to this database, create extension pg_cron. Without it, call loyalty.tick() each minute by any other means.';
     end if;
     -- by name it replaces what an earlier call installed
     execute 'select cron.schedule($1, $2, $3)' into job_id

@@ -57,22 +57,22 @@ comment on column loyalty.due_run.job is 'What is due, as in loyalty.schedule.';
 comment on column loyalty.due_run.period is
     'For which day; after downtime a rule has one row for each period missed.';
 
-create function loyalty.claim_period(program_id integer, job text) returns date
+create function loyalty_private.lock_period(program_id integer, job text) returns date
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     planned loyalty.schedule;
-    kind loyalty_private.job_kind := loyalty_private.kind_of_job(claim_period.job);
+    kind loyalty_private.job_kind := loyalty_private.kind_of_job(lock_period.job);
     today date;
     latest date;
 begin
     select timezone(p.time_zone, loyalty.now())::date into today
       from loyalty.program p
-     where p.program_id = claim_period.program_id;
+     where p.program_id = lock_period.program_id;
     select s.* into planned
       from loyalty.schedule s
-     where s.program_id = claim_period.program_id and s.job = claim_period.job;
+     where s.program_id = lock_period.program_id and s.job = lock_period.job;
     -- What was found before the lock may be done meanwhile. And before a period begins, its
     -- day is looked up once more: the calendar may have changed since it was planned.
     if planned.due_at <= loyalty.now() and not planned.is_paused and kind.missed <> 'together'
@@ -85,10 +85,10 @@ begin
                set done_through = today - 1
              where s.program_id = planned.program_id and s.job = planned.job;
         end if;
-        perform loyalty.plan_schedule(planned.program_id, planned.job);
+        perform loyalty_private.plan_schedule(planned.program_id, planned.job);
         select s.* into planned
           from loyalty.schedule s
-         where s.program_id = claim_period.program_id and s.job = claim_period.job;
+         where s.program_id = lock_period.program_id and s.job = lock_period.job;
     end if;
     if planned.due_at is null or planned.due_at > loyalty.now() or planned.is_paused then
         return null;
@@ -106,12 +106,12 @@ begin
     return least(today, latest);
 end
 $$;
-comment on function loyalty.claim_period is
+comment on function loyalty_private.lock_period is
     'The period of a job that the tick has to do now, under the lock; null when there is none any more.';
 
 -- Inlined where it is used, so that a condition on its columns reaches the indexes; each half is in the
 -- order of an index, so that what is due first is found without going through all that is.
-create function loyalty.due_work(passed_over text[])
+create function loyalty_private.due_work(passed_over text[])
     returns table (program_id integer, job text, period date, due_at timestamptz, key text, turn text)
     language sql stable
 begin atomic
@@ -139,7 +139,7 @@ begin atomic
                   and b.due_at <= w.due_at and not b.is_paused
                   and format('%s %s', b.program_id, b.job) <> all (due_work.passed_over)));
 end;
-comment on function loyalty.due_work is
+comment on function loyalty_private.due_work is
     'For tick_step: what is due and may be begun; turn is the job whose row of loyalty.schedule is the lock that it goes under.';
 
 create function loyalty.tick_step(
@@ -158,7 +158,7 @@ declare
     problem text;
 begin
     if chunk_size <= 0 then
-        perform loyalty.raise('22023', 'out_of_range', 'chunk_size must be above zero',
+        perform loyalty_private.raise('22023', 'out_of_range', 'chunk_size must be above zero',
             pg_catalog.format('%s given.', chunk_size), 'Accounts that one transaction books.', 'chunk_size');
     end if;
     if passed_over is null then
@@ -166,7 +166,7 @@ begin
         -- Once a tick: days are planned one ahead, so a row far ahead is of a test clock that
         -- went back.
         if (select max(s.due_at) from loyalty.schedule s where s.job = 'expire') > loyalty.now() + interval '3 days' then
-            perform loyalty.plan_schedule(s.program_id, s.job)
+            perform loyalty_private.plan_schedule(s.program_id, s.job)
                from (select j.program_id, j.job
                        from loyalty.schedule e
                        join loyalty.schedule j on j.program_id = e.program_id
@@ -186,7 +186,7 @@ begin
     -- of a member whom two of them reach would come in any order. Programs go side by side.
     loop
         select w.program_id, w.turn into turn
-          from (select d.program_id, d.turn from loyalty.due_work(passed_over) d order by d.due_at offset 0) w
+          from (select d.program_id, d.turn from loyalty_private.due_work(passed_over) d order by d.due_at offset 0) w
          cross join lateral (
                    select
                      from loyalty.schedule l
@@ -199,7 +199,7 @@ begin
         -- What comes first is seen only now, under the lock: another session may have let go of
         -- it after this one had passed over the first job, or have finished that one before.
         select w.* into found_work
-          from loyalty.due_work(passed_over) w
+          from loyalty_private.due_work(passed_over) w
          where w.program_id = turn.program_id and w.turn = turn.turn
          order by w.due_at, w.job, w.period
          limit 1;
@@ -207,9 +207,9 @@ begin
     end loop;
     worked_on := found_work.key;
     begin
-        wanted := coalesce(found_work.period, loyalty.claim_period(found_work.program_id, found_work.job));
+        wanted := coalesce(found_work.period, loyalty_private.lock_period(found_work.program_id, found_work.job));
         outcome := case when wanted is null then 'done'
-                        else loyalty.run_chunk(found_work.program_id, found_work.job, wanted, chunk_size) end;
+                        else loyalty_private.run_chunk(found_work.program_id, found_work.job, wanted, chunk_size) end;
     exception when others then
         -- what cannot even be begun must not keep the others waiting
         get stacked diagnostics state = returned_sqlstate, problem = message_text;
@@ -261,20 +261,20 @@ declare
     opened loyalty.run;
 begin
     if rerun.job is null or rerun.period is null then
-        perform loyalty.raise('22004', 'value_missing', 'job and period must not be null', null,
+        perform loyalty_private.raise('22004', 'value_missing', 'job and period must not be null', null,
             'loyalty.run lists the runs there were.');
     end if;
     select s.* into planned
       from loyalty.schedule s
      where s.program_id = program_number and s.job = rerun.job;
     if not found then
-        perform loyalty.raise('22023', 'no_such_job', 'no such job', format('Program %L has no job %L.', program, rerun.job),
+        perform loyalty_private.raise('22023', 'no_such_job', 'no such job', format('Program %L has no job %L.', program, rerun.job),
             (select 'It has ' || string_agg(s.job, ', ' order by s.job) || '.'
                from loyalty.schedule s
               where s.program_id = program_number), 'job');
     end if;
     if planned.is_paused then
-        perform loyalty.raise('22023', 'job_paused', 'the job is paused', format('%s of program %s.', rerun.job, program),
+        perform loyalty_private.raise('22023', 'job_paused', 'the job is paused', format('%s of program %s.', rerun.job, program),
             'Call loyalty.resume_schedule first.', 'job');
     end if;
     if kind.periods_function is not null then
@@ -282,18 +282,18 @@ begin
           from loyalty_private.job_periods(program_number, rerun.job, rerun.period - 1, rerun.period) p
          where p.period = rerun.period;
         if not found then
-            perform loyalty.raise('22023', 'no_such_period', 'the job has no such period',
+            perform loyalty_private.raise('22023', 'no_such_period', 'the job has no such period',
                 format('%s given.', rerun.period),
                 'A period is the nominal day of a payment; loyalty.run lists those there were.', 'period');
         end if;
     end if;
     if pays_on > today then
-        perform loyalty.raise('22023', 'period_not_due', 'the period has not come yet',
+        perform loyalty_private.raise('22023', 'period_not_due', 'the period has not come yet',
             format('It is due on %s; today is %s in the program''s time zone.', pays_on, today),
             'Wait for its day: the tick does it then.', 'period');
     end if;
     if kind.missed = 'skip' and pays_on < today then
-        perform loyalty.raise('22023', 'notices_too_late', 'the day of these notices has passed',
+        perform loyalty_private.raise('22023', 'notices_too_late', 'the day of these notices has passed',
             format('It was %s; today is %s in the program''s time zone.', pays_on, today),
             'A notice that comes days late misleads; the next ones tell the same.', 'period');
     end if;

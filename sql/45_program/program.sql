@@ -15,17 +15,17 @@ declare
     created loyalty.program;
 begin
     if code is null or name is null then
-        perform loyalty.raise('22004', 'value_missing', 'code and name must not be null', null,
+        perform loyalty_private.raise('22004', 'value_missing', 'code and name must not be null', null,
             'Pass code => …, name => … .');
     end if;
-    perform loyalty.check_calendar(calendar);
+    perform loyalty_private.check_calendar(calendar);
     insert into loyalty.program
            (code, name, point_name, time_zone, calendar, expiry, refund_grace_days, created_at)
     values (create_program.code, create_program.name, create_program.point_name,
             create_program.time_zone, create_program.calendar, create_program.expiry,
             create_program.refund_grace_days, loyalty.now())
     returning * into created;
-    perform loyalty.plan_schedule(created.program_id, 'expire');
+    perform loyalty_private.plan_schedule(created.program_id, 'expire');
     return created;
 end
 $$;

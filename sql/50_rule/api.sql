@@ -50,12 +50,12 @@ comment on column loyalty_api.event.recorded_by is 'Who recorded it.';
 comment on column loyalty_api.event.canceled_at is 'When it was canceled; null when it was not.';
 comment on column loyalty_api.event.cancel_reason is 'Why it was canceled.';
 
-create function loyalty.api_rule(program text, written loyalty.rule) returns loyalty_api.rule
+create function loyalty_private.api_rule(program text, written loyalty.rule) returns loyalty_api.rule
     language sql stable set search_path = pg_catalog, pg_temp
     return row(program, written.code, written.version, written.kind, written.title, written.terms,
                written.valid_from, written.valid_to, written.expiry::text, written.created_at,
                written.created_by)::loyalty_api.rule;
-comment on function loyalty.api_rule is 'A rule as the view loyalty_api.rule shows it.';
+comment on function loyalty_private.api_rule is 'A rule as the view loyalty_api.rule shows it.';
 
 create function loyalty_api.create_rule(
     code text,
@@ -70,15 +70,15 @@ create function loyalty_api.create_rule(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner text := loyalty.api_admin_program(program);
+    owner text := loyalty_private.api_admin_program(program);
     written loyalty.rule;
 begin
     written := loyalty.create_rule(
-        owner, code, kind, terms, title, loyalty.api_day('valid_from', valid_from),
-        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy);
-    perform loyalty.audit('create_rule', written.program_id,
+        owner, code, kind, terms, title, loyalty_private.api_day('valid_from', valid_from),
+        loyalty_private.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy);
+    perform loyalty_private.audit('create_rule', written.program_id,
         details => jsonb_build_object('rule', written.code, 'version', written.version));
-    return loyalty.api_rule(owner, written);
+    return loyalty_private.api_rule(owner, written);
 end
 $$;
 comment on function loyalty_api.create_rule(text, text, jsonb, text, text, text, text, text) is
@@ -107,15 +107,15 @@ create function loyalty_api.change_rule(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner text := loyalty.api_admin_program(program);
+    owner text := loyalty_private.api_admin_program(program);
     written loyalty.rule;
 begin
     written := loyalty.change_rule(
-        owner, code, terms, title, loyalty.api_day('from_day', from_day),
-        loyalty.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy);
-    perform loyalty.audit('change_rule', written.program_id,
+        owner, code, terms, title, loyalty_private.api_day('from_day', from_day),
+        loyalty_private.api_day('valid_to', valid_to), expiry::loyalty.expiry_policy);
+    perform loyalty_private.audit('change_rule', written.program_id,
         details => jsonb_build_object('rule', written.code, 'version', written.version));
-    return loyalty.api_rule(owner, written);
+    return loyalty_private.api_rule(owner, written);
 end
 $$;
 comment on function loyalty_api.change_rule(text, jsonb, text, text, text, text, text) is
@@ -136,13 +136,13 @@ create function loyalty_api.end_rule(code text, last_day text default null, prog
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner text := loyalty.api_admin_program(program);
+    owner text := loyalty_private.api_admin_program(program);
     written loyalty.rule;
 begin
-    written := loyalty.end_rule(owner, code, loyalty.api_day('last_day', last_day));
-    perform loyalty.audit('end_rule', written.program_id,
+    written := loyalty.end_rule(owner, code, loyalty_private.api_day('last_day', last_day));
+    perform loyalty_private.audit('end_rule', written.program_id,
         details => jsonb_build_object('rule', written.code, 'version', written.version));
-    return loyalty.api_rule(owner, written);
+    return loyalty_private.api_rule(owner, written);
 end
 $$;
 comment on function loyalty_api.end_rule(text, text, text) is
@@ -170,16 +170,16 @@ create function loyalty_api.record_event(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() <> 'loyalty_granter' then
-        program := loyalty.api_admin_program(program);
+    if loyalty_private.api_role() <> 'loyalty_granter' then
+        program := loyalty_private.api_admin_program(program);
     else
-        select p.code into program from loyalty.program p where p.program_id = loyalty.api_program(program);
+        select p.code into program from loyalty.program p where p.program_id = loyalty_private.api_program(program);
     end if;
     select r.event_id, r.is_new, r.payments into event_id, is_new, payments
       from loyalty.record_event(
-               program, kind, member_no, other_member_no, loyalty.api_day('occurred_on', occurred_on),
-               amount, loyalty.api_key(reference), attributes) r;
-    perform loyalty.audit('record_event', loyalty.program_id(program), null,
+               program, kind, member_no, other_member_no, loyalty_private.api_day('occurred_on', occurred_on),
+               amount, loyalty_private.api_key(reference), attributes) r;
+    perform loyalty_private.audit('record_event', loyalty.program_id(program), null,
         (select e.account_id from loyalty.event e where e.event_id = record_event.event_id),
         jsonb_build_object('event_id', event_id, 'kind', kind, 'is_new', is_new));
 end
@@ -208,16 +208,16 @@ create function loyalty_api.cancel_event(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner integer := loyalty.program_id(loyalty.api_admin_program(program));
+    owner integer := loyalty.program_id(loyalty_private.api_admin_program(program));
 begin
     if not exists (
            select from loyalty.event e where e.event_id = cancel_event.event_id and e.program_id = owner) then
-        perform loyalty.raise('LY002', 'no_such_event', 'no such event',
+        perform loyalty_private.raise('LY002', 'no_such_event', 'no such event',
             format('The program has no event %s.', coalesce(event_id::text, 'null')),
             'The event_id of an event is in /event.', 'event_id');
     end if;
     revoked := loyalty.cancel_event(event_id, reason, policy);
-    perform loyalty.audit('cancel_event', owner, null,
+    perform loyalty_private.audit('cancel_event', owner, null,
         (select e.account_id from loyalty.event e where e.event_id = cancel_event.event_id),
         jsonb_build_object('event_id', event_id, 'points', revoked));
 end
@@ -248,7 +248,7 @@ create function loyalty_api.explain_rule(
 begin atomic
     select e.kind, e.version, e.last_paid_on, e.last_points, e.period, e.pays_on, e.points, e.explanation
       from loyalty.explain_rule(
-               loyalty.api_account($2, '{loyalty_member,loyalty_admin,loyalty_operator}'), $1) e;
+               loyalty_private.api_account($2, '{loyalty_member,loyalty_admin,loyalty_operator}'), $1) e;
 end;
 comment on function loyalty_api.explain_rule(text, bigint) is
 $$Explain a rule
@@ -264,16 +264,16 @@ create function loyalty_api.retry_failures(run_id bigint, program text default n
 as $$
 #variable_conflict use_column
 declare
-    code text := loyalty.api_admin_program(program);
+    code text := loyalty_private.api_admin_program(program);
 begin
     if not exists (
            select from loyalty.run r
             where r.run_id = retry_failures.run_id and r.program_id = loyalty.program_id(code)) then
-        perform loyalty.raise('LY002', 'no_such_run', 'no such run',
+        perform loyalty_private.raise('LY002', 'no_such_run', 'no such run',
             format('The program has no run %s.', coalesce(run_id::text, 'null')), 'The run_id of a run is in /run.',
             'run_id');
     end if;
-    perform loyalty.audit('retry_failures', loyalty.program_id(code), details => jsonb_build_object('run_id', run_id));
+    perform loyalty_private.audit('retry_failures', loyalty.program_id(code), details => jsonb_build_object('run_id', run_id));
     return query select f.* from loyalty.retry_failures(run_id) f;
 end
 $$;

@@ -1,6 +1,6 @@
 -- Events that rules pay for, grants by hand, and what a member may expect.
 
-create function loyalty.event_payments(event_id bigint)
+create function loyalty_private.event_payments(event_id bigint)
     returns table (
         rule text, title text, expiry loyalty.expiry_policy, account_id bigint, party text, points bigint,
         pays_on date, idempotency_key text, operation_id bigint
@@ -16,10 +16,10 @@ begin atomic
                 where x.program_id = e.program_id
                   and x.kind in ('event', 'purchase')
                   and coalesce(x.terms ->> 'event', 'purchase') = e.kind) c
-     cross join lateral loyalty.rule_pay_day(e.program_id, c.code, e.occurred_on) d
+     cross join lateral loyalty_private.rule_pay_day(e.program_id, c.code, e.occurred_on) d
       join loyalty.rule r on r.program_id = e.program_id and r.code = c.code and r.version = d.version
      cross join lateral (values (e.account_id, 'member'), (e.other_account_id, 'other')) as p (account_id, party)
-     cross join lateral loyalty.event_points(r.terms, r.kind, p.party, e.amount) as o (points)
+     cross join lateral loyalty_private.event_points(r.terms, r.kind, p.party, e.amount) as o (points)
      cross join lateral (select format('rule/%s/event-%s/%s', r.code, e.event_id, p.party)) as k (key)
       left join loyalty.entry n
         on n.account_id = p.account_id
@@ -30,10 +30,10 @@ begin atomic
        and o.points > 0
      order by r.code, p.party;
 end;
-comment on function loyalty.event_payments is
+comment on function loyalty_private.event_payments is
     'What the rules pay for an event: to whom, how much, when, and the operation that did (null while it has not).';
 
-create function loyalty.event_account(program_id integer, name text, member_no text) returns bigint
+create function loyalty_private.event_account(program_id integer, name text, member_no text) returns bigint
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -43,13 +43,13 @@ begin
       from loyalty.account a
      where a.program_id = event_account.program_id and a.member_no = event_account.member_no;
     if found_id is null then
-        perform loyalty.raise('LY002', 'no_such_member', 'no such member', format('%s is %L.', name, member_no),
+        perform loyalty_private.raise('LY002', 'no_such_member', 'no such member', format('%s is %L.', name, member_no),
             'Load the member, or open an account for the number, first.', name);
     end if;
     return found_id;
 end
 $$;
-comment on function loyalty.event_account is 'The account of a party of an event; LY002 without one.';
+comment on function loyalty_private.event_account is 'The account of a party of an event; LY002 without one.';
 
 create function loyalty.record_event(
     program text,
@@ -87,38 +87,38 @@ begin
         select string_agg(distinct coalesce(r.terms ->> 'event', 'purchase'), ', ') into kinds
           from loyalty.rule r
          where r.program_id = owner and r.kind in ('event', 'purchase');
-        perform loyalty.raise('22023', 'event_kind_unknown', 'no rule pays for events of this kind',
+        perform loyalty_private.raise('22023', 'event_kind_unknown', 'no rule pays for events of this kind',
             format('kind is %L.', record_event.kind), coalesce('The program''s rules know: ' || kinds || '.',
                      'The program has no rule for events; loyalty.create_rule creates one.'), 'kind');
     end if;
     if is_purchase and amount is null then
-        perform loyalty.raise('22004', 'value_missing', 'amount must not be null',
+        perform loyalty_private.raise('22004', 'value_missing', 'amount must not be null',
             format('Events of kind %L are paid by their amount.', record_event.kind), 'Pass amount => … .', 'amount');
     end if;
     if happened > today then
-        perform loyalty.raise('22023', 'day_in_future', 'occurred_on is in the future',
+        perform loyalty_private.raise('22023', 'day_in_future', 'occurred_on is in the future',
             format('%s given; today is %s in the program''s time zone.', happened, today), 'Record what has happened.',
             'occurred_on');
     elsif happened < '1955-01-01' then
-        perform loyalty.raise('22023', 'date_out_of_range', 'occurred_on is outside the calendars',
+        perform loyalty_private.raise('22023', 'date_out_of_range', 'occurred_on is outside the calendars',
             format('%s given.', happened), 'A day from 1955 on; today when left out.', 'occurred_on');
     elsif record_event.amount not between 0 and 1000000000000 then
-        perform loyalty.raise('22023', 'amount_invalid', 'amount is out of range', format('%s given.', record_event.amount),
+        perform loyalty_private.raise('22023', 'amount_invalid', 'amount is out of range', format('%s given.', record_event.amount),
             'From 0 to 1000000000000. What was taken back is canceled with loyalty.cancel_event.', 'amount');
     elsif char_length(record_event.reference) not between 1 and 150 then
-        perform loyalty.raise('22023', 'reference_invalid', 'reference is empty or too long',
+        perform loyalty_private.raise('22023', 'reference_invalid', 'reference is empty or too long',
             format('%s characters given.', char_length(record_event.reference)),
             'From 1 to 150 characters, or null for none.', 'reference');
     elsif jsonb_typeof(record_event.attributes) <> 'object' then
-        perform loyalty.raise('22023', 'attributes_invalid', 'attributes must be a JSON object',
+        perform loyalty_private.raise('22023', 'attributes_invalid', 'attributes must be a JSON object',
             format('A value of type %s was given.', jsonb_typeof(record_event.attributes)), 'Such as {"shop": "Nagano"}.', 'attributes');
     end if;
-    account := loyalty.event_account(owner, 'member_no', record_event.member_no);
+    account := loyalty_private.event_account(owner, 'member_no', record_event.member_no);
     if other_member_no is not null then
-        other := loyalty.event_account(owner, 'other_member_no', record_event.other_member_no);
+        other := loyalty_private.event_account(owner, 'other_member_no', record_event.other_member_no);
     end if;
     if other = account then
-        perform loyalty.raise('22023', 'parties_same', 'member_no and other_member_no are the same',
+        perform loyalty_private.raise('22023', 'parties_same', 'member_no and other_member_no are the same',
             format('%L given twice.', record_event.member_no), 'Give the other member, or leave other_member_no out.',
             'other_member_no');
     end if;
@@ -127,7 +127,7 @@ begin
            (program_id, kind, account_id, other_account_id, occurred_on, amount, reference, attributes,
             recorded_on, recorded_at, recorded_by)
     values (owner, record_event.kind, account, other, happened, record_event.amount, record_event.reference,
-            coalesce(record_event.attributes, '{}'), today, loyalty.now(), loyalty.actor())
+            coalesce(record_event.attributes, '{}'), today, loyalty.now(), loyalty_private.actor())
         on conflict on constraint event_reference_is_once do nothing
     returning event.event_id into event_id;
     is_new := found;
@@ -136,8 +136,8 @@ begin
         -- period may have been. Effective as of the day it should have been paid.
         for payment in
             select g.code, g.reason, g.message, p.rule
-              from loyalty.event_payments(event_id) p
-             cross join lateral loyalty.grant_each(
+              from loyalty_private.event_payments(event_id) p
+             cross join lateral loyalty_private.grant_each(
                        array[p.account_id], array[p.points], p.title, p.pays_on,
                        case when p.expiry::text !~ 'inactivity' then
                            coalesce(loyalty.expires_on(p.expiry, p.pays_on), 'infinity')
@@ -148,7 +148,7 @@ begin
                and (select w.status from loyalty.wallet w where w.account_id = p.account_id) <> 'closed'
         loop
             if payment.code is not null then
-                perform loyalty.raise(payment.code, payment.reason, payment.message,
+                perform loyalty_private.raise(payment.code, payment.reason, payment.message,
                     format('Rule %L pays for the event.', payment.rule), 'Nothing was recorded.');
             end if;
         end loop;
@@ -160,7 +160,7 @@ begin
         if (known.account_id, known.other_account_id, known.amount)
                is distinct from (account, other, record_event.amount)
            or known.occurred_on <> record_event.occurred_on then
-            perform loyalty.raise('LY003', 'reference_reused', 'the reference was used for another event',
+            perform loyalty_private.raise('LY003', 'reference_reused', 'the reference was used for another event',
                 format('It is event %s, of %s.', known.event_id, known.occurred_on),
                 'Repeat a call with the same arguments, or give a new event a new reference.', 'reference');
         end if;
@@ -168,7 +168,7 @@ begin
     select coalesce(jsonb_agg(jsonb_build_object(
                'rule', p.rule, 'account_id', p.account_id, 'party', p.party, 'points', p.points,
                'pays_on', p.pays_on, 'operation_id', p.operation_id)), '[]') into payments
-      from loyalty.event_payments(event_id) p;
+      from loyalty_private.event_payments(event_id) p;
 end
 $$;
 comment on function loyalty.record_event is
@@ -192,20 +192,20 @@ begin
     revoked := 0;
     select e.* into canceled from loyalty.event e where e.event_id = cancel_event.event_id;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_event', 'no such event', format('%s given.', cancel_event.event_id),
+        perform loyalty_private.raise('LY002', 'no_such_event', 'no such event', format('%s given.', cancel_event.event_id),
             'loyalty.record_event returned its event_id.', 'event_id');
     end if;
     if policy is null or policy not in ('clamp', 'debt') then
-        perform loyalty.raise('22023', 'policy_unknown', 'no such policy', format('%L given.', policy),
+        perform loyalty_private.raise('22023', 'policy_unknown', 'no such policy', format('%L given.', policy),
             'clamp leaves points already spent; debt books a debt that later grants repay.', 'policy');
     elsif char_length(cancel_event.reason) > 1000 then
-        perform loyalty.raise('22023', 'reason_too_long', 'reason is too long',
+        perform loyalty_private.raise('22023', 'reason_too_long', 'reason is too long',
             format('%s characters given.', char_length(cancel_event.reason)), 'Up to 1000 characters.', 'reason');
     end if;
     -- a run that pays events at this moment ends its chunk first, and its grants are seen then
     perform pg_advisory_xact_lock(hashtext('loyalty.event'), canceled.program_id);
     update loyalty.event e
-       set canceled_at = loyalty.now(), canceled_by = loyalty.actor(), cancel_reason = cancel_event.reason
+       set canceled_at = loyalty.now(), canceled_by = loyalty_private.actor(), cancel_reason = cancel_event.reason
      where e.event_id = cancel_event.event_id and e.canceled_at is null;
     if not found then
         return;
@@ -263,7 +263,7 @@ begin
       join loyalty.program p on p.program_id = a.program_id
      where a.account_id = grant_by_rule.account_id;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_account', 'no such account', format('%s given.', grant_by_rule.account_id),
+        perform loyalty_private.raise('LY002', 'no_such_account', 'no such account', format('%s given.', grant_by_rule.account_id),
             'loyalty.open_account returned its number.', 'account_id');
     end if;
     select r.* into known
@@ -272,26 +272,26 @@ begin
      order by (program.today between r.valid_from and coalesce(r.valid_to, 'infinity')) desc, r.version desc
      limit 1;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', grant_by_rule.rule),
+        perform loyalty_private.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', grant_by_rule.rule),
             'loyalty.rule has them.', 'rule');
     end if;
     if known.kind <> 'manual' then
-        perform loyalty.raise('22023', 'rule_not_manual', 'the rule is not of kind manual',
+        perform loyalty_private.raise('22023', 'rule_not_manual', 'the rule is not of kind manual',
             format('Rule %L is of kind %s.', known.code, known.kind), 'It pays by itself; loyalty.explain_rule says when.',
             'rule');
     end if;
     if program.today not between known.valid_from and coalesce(known.valid_to, 'infinity') then
-        perform loyalty.raise('22023', 'rule_not_in_force', 'the rule is not in force',
+        perform loyalty_private.raise('22023', 'rule_not_in_force', 'the rule is not in force',
             format('It is from %s to %s.', known.valid_from, coalesce(known.valid_to::text, 'no end')),
             'loyalty.change_rule brings it back from a day on.', 'rule');
     end if;
     wanted := coalesce(grant_by_rule.points, (known.terms ->> 'points')::bigint);
     if wanted is null then
-        perform loyalty.raise('22004', 'value_missing', 'points must not be null', 'The rule''s terms name none.',
+        perform loyalty_private.raise('22004', 'value_missing', 'points must not be null', 'The rule''s terms name none.',
             'Pass points => … .', 'points');
     end if;
     if wanted > (known.terms ->> 'max_points')::bigint then
-        perform loyalty.raise('22023', 'points_over_rule', 'more points than the rule allows',
+        perform loyalty_private.raise('22023', 'points_over_rule', 'more points than the rule allows',
             format('%s given; $.max_points is %s.', wanted, known.terms ->> 'max_points'), 'Grant no more than that.',
             'points');
     end if;
@@ -340,7 +340,7 @@ begin
       left join loyalty.wallet w on w.account_id = a.account_id
      where a.account_id = explain_rule.account_id;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_account', 'no such account', format('%s given.', explain_rule.account_id),
+        perform loyalty_private.raise('LY002', 'no_such_account', 'no such account', format('%s given.', explain_rule.account_id),
             'loyalty.open_account returned its number.', 'account_id');
     end if;
     today := loyalty.today(program.code);
@@ -353,7 +353,7 @@ begin
               case when (r.valid_to < today) is true then -r.version else r.version end
      limit 1;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', explain_rule.rule),
+        perform loyalty_private.raise('LY002', 'no_such_rule', 'no such rule', format('%L given.', explain_rule.rule),
             'loyalty.rule has them.', 'rule');
     end if;
     kind := known.kind;
@@ -384,7 +384,7 @@ begin
         wanted := coalesce(known.terms ->> 'event', 'purchase');
         select p.pays_on, p.points, e.event_id, e.occurred_on, p.party into next
           from loyalty.event e
-         cross join lateral loyalty.event_payments(e.event_id) p
+         cross join lateral loyalty_private.event_payments(e.event_id) p
          where (e.account_id = explain_rule.account_id or e.other_account_id = explain_rule.account_id)
            and e.canceled_at is null
            and e.kind = wanted
@@ -399,8 +399,8 @@ begin
         if found then
             pays_on := next.pays_on;
             points := next.points;
-            version := (loyalty.rule_pay_day(program.program_id, known.code, next.occurred_on)).version;
-            period := (loyalty.rule_pay_day(program.program_id, known.code, next.occurred_on)).period;
+            version := (loyalty_private.rule_pay_day(program.program_id, known.code, next.occurred_on)).version;
+            period := (loyalty_private.rule_pay_day(program.program_id, known.code, next.occurred_on)).period;
             explanation := format('%s on %s for event %s (%s) of %s, as its %s.', points, pays_on, next.event_id,
                                   wanted, next.occurred_on,
                                   case next.party when 'other' then 'other member' else 'member' end);
@@ -416,7 +416,7 @@ begin
     select m.* into member from loyalty.member m where m.account_id = explain_rule.account_id;
     wanted := coalesce(known.terms ->> 'fact', 'birth_date');
     fact := case when known.kind = 'birthday' then member.birth_date
-                 else loyalty.fact_day(member.facts ->> wanted) end;
+                 else loyalty_private.fact_day(member.facts ->> wanted) end;
     up_to := case known.kind
         when 'tenure' then '2099-12-31'
         when 'birthday' then today + 800
@@ -430,9 +430,9 @@ begin
              where p.pays_on >= today
                -- a birthday rule may have a period each day
                and (known.kind <> 'birthday' or known.terms ? 'day_of_month'
-                    or loyalty.birthday_between(fact, p.period - 62, p.period) is not null)
+                    or loyalty_private.birthday_between(fact, p.period - 62, p.period) is not null)
         loop
-            paid := loyalty.rule_payments(
+            paid := loyalty_private.rule_payments(
                 program.program_id, known.code, next.period, explain_rule.account_id - 1, 1);
             for place in 1 .. cardinality(paid.account_ids) loop
                 if paid.account_ids[place] = explain_rule.account_id and not exists (
@@ -444,13 +444,13 @@ begin
                     period := next.period;
                     pays_on := next.pays_on;
                     points := paid.points[place];
-                    version := (loyalty.rule_reach(program.program_id, known.code, period)).version;
+                    version := (loyalty_private.rule_reach(program.program_id, known.code, period)).version;
                     explanation := format('%s on %s', points, pays_on)
                         || case when pays_on <> period then format(', the first business day from %s on', period) else '' end
                         || case known.kind
                                when 'birthday' then format(', for the birthday of %s.', fact)
                                when 'tenure' then format(', for %s full years from %s %s to %s.',
-                                   loyalty.full_years(fact, (known.terms ->> 'key_date')::date), wanted, fact,
+                                   loyalty_private.full_years(fact, (known.terms ->> 'key_date')::date), wanted, fact,
                                    known.terms ->> 'key_date')
                                when 'anniversary' then
                                    case when fact <= (known.terms #>> '{cut_off,fact_until}')::date
@@ -467,7 +467,7 @@ begin
         end loop;
     end if;
 
-    years := loyalty.full_years(fact, (known.terms ->> 'key_date')::date);
+    years := loyalty_private.full_years(fact, (known.terms ->> 'key_date')::date);
     explanation := case
         when member.account_id is null then format('None: the member %L has no record.', program.member_no)
         when known.kind = 'birthday' and fact is null then 'None: the member''s record has no birth_date.'

@@ -1,6 +1,6 @@
 -- Job rule:CODE: pays by a rule on its days.
 
-create function loyalty.next_rule_period(
+create function loyalty_private.next_rule_period(
     program_id integer,
     code text,
     after_period date,
@@ -28,7 +28,7 @@ begin
     end loop;
 end
 $$;
-comment on function loyalty.next_rule_period is
+comment on function loyalty_private.next_rule_period is
     'The first pay period of a rule after a period; after null, the first that pays on from_day or later. Nulls when there is none.';
 
 create function loyalty_private.plan_rule(
@@ -40,8 +40,8 @@ declare
     plan loyalty_private.job_plan;
 begin
     select n.period, n.pays_on into plan.period, plan.effective_on
-      from loyalty.next_rule_period(program_id, name, done_through, today) n;
-    plan.due_at := loyalty.midnight(plan.effective_on, zone);
+      from loyalty_private.next_rule_period(program_id, name, done_through, today) n;
+    plan.due_at := loyalty_private.midnight(plan.effective_on, zone);
     -- A later version may begin sooner than what is planned now, but not before today.
     plan.done_through := coalesce(done_through, least(plan.period, today) - 1);
     return plan;
@@ -49,7 +49,7 @@ end
 $$;
 comment on function loyalty_private.plan_rule is 'When a rule pays next.';
 
-create function loyalty.run_rule_step(
+create function loyalty_private.run_rule_step(
     run loyalty.run,
     row_limit bigint,
     out last_account bigint,
@@ -62,12 +62,12 @@ create function loyalty.run_rule_step(
 as $$
     with step as materialized (
         select *
-          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
+          from loyalty_private.rule_payments((run).program_id, substr((run).job, 6), (run).period,
                                      (run).last_account, row_limit)
     ), outcome as materialized (
         select g.*
           from step s
-         cross join lateral loyalty.grant_each(
+         cross join lateral loyalty_private.grant_each(
                    s.account_ids, s.points, s.reason, (run).effective_on, s.expires_on,
                    s.idempotency_keys, s.expiry) g
          where cardinality(s.account_ids) > 0
@@ -90,10 +90,10 @@ as $$
                         coalesce(sum(o.granted) filter (where o.code is null and o.is_new), 0)::bigint as points
                    from outcome o) o
 $$;
-comment on function loyalty.run_rule_step is
+comment on function loyalty_private.run_rule_step is
     'Pays the next members of a rule''s run in one statement, and lists those whom it could not.';
 
-create function loyalty.run_rule_chunk(run loyalty.run, chunk_size bigint) returns loyalty_private.job_chunk
+create function loyalty_private.run_rule_chunk(run loyalty.run, chunk_size bigint) returns loyalty_private.job_chunk
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -107,7 +107,7 @@ begin
         begin
             select s.last_account, s.members, s.paid, s.failed, s.points
               into did.last_account, did.members, did.paid, did.failed, did.points
-              from loyalty.run_rule_step(run, row_limit) s;
+              from loyalty_private.run_rule_step(run, row_limit) s;
             return did;
         exception when others then
             get stacked diagnostics state = returned_sqlstate, problem = message_text;
@@ -126,12 +126,12 @@ begin
     did.points := 0;
     begin
         select s.last_account, s.looked_at into did.last_account, did.members
-          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
+          from loyalty_private.rule_payments((run).program_id, substr((run).job, 6), (run).period,
                                      (run).last_account, 1) s;
         insert into loyalty.run_failure as f
                (run_id, program_id, account_id, idempotency_key, points, code, message, failed_at)
         select (run).run_id, (run).program_id, i.account_id, i.key, i.points, state, problem, loyalty.now()
-          from loyalty.rule_payments((run).program_id, substr((run).job, 6), (run).period,
+          from loyalty_private.rule_payments((run).program_id, substr((run).job, 6), (run).period,
                                      (run).last_account, 1) s
          cross join lateral unnest(s.account_ids, s.idempotency_keys, s.points) i (account_id, key, points)
             on conflict (run_id, account_id, idempotency_key) do update
@@ -155,7 +155,7 @@ begin
     return did;
 end
 $$;
-comment on function loyalty.run_rule_chunk is
+comment on function loyalty_private.run_rule_chunk is
     'Does a chunk of a rule''s run.';
 
 create function loyalty_private.forecast_rules(program_id integer, today date, horizon date)
@@ -187,5 +187,5 @@ comment on function loyalty_private.forecast_rules is 'What the rules of a progr
 
 insert into loyalty_private.job_kind
        (kind, has_name, writes_ledger, is_daily, missed, plan_function, chunk_function, periods_function, forecast_function)
-values ('rule', true, true, false, 'each', 'loyalty_private.plan_rule', 'loyalty.run_rule_chunk', 'loyalty.rule_periods',
+values ('rule', true, true, false, 'each', 'loyalty_private.plan_rule', 'loyalty_private.run_rule_chunk', 'loyalty.rule_periods',
         'loyalty_private.forecast_rules');

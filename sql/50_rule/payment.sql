@@ -2,7 +2,7 @@
 -- it.) Each step is one statement over so many members in account order; the
 -- journal is not asked, since a key that was used before grants nothing (law 6).
 
-create function loyalty.anniversary_step(
+create function loyalty_private.anniversary_step(
     program_id integer, key text, fact text, points bigint, months date[], every_months integer,
     fact_until date, first_month date, from_account bigint, row_limit bigint
 ) returns table (
@@ -11,7 +11,7 @@ create function loyalty.anniversary_step(
     language sql stable
 begin atomic
     with step as materialized (
-        select m.account_id, loyalty.fact_day(m.facts ->> anniversary_step.fact) as fact_on
+        select m.account_id, loyalty_private.fact_day(m.facts ->> anniversary_step.fact) as fact_on
           from loyalty.member m
          where m.program_id = anniversary_step.program_id
            and m.account_id > anniversary_step.from_account
@@ -20,7 +20,7 @@ begin atomic
     due as materialized (
         select s.account_id, s.occasion
           from (select step.account_id,
-                       loyalty.anniversary_occasion(
+                       loyalty_private.anniversary_occasion(
                            step.fact_on, month, anniversary_step.every_months,
                            anniversary_step.fact_until, anniversary_step.first_month) as occasion
                   from step
@@ -37,9 +37,9 @@ begin atomic
               from due d) p
      cross join (select count(*) as looked_at, max(account_id) as last_account from step) s;
 end;
-comment on function loyalty.anniversary_step is 'A step of loyalty.rule_payments for an anniversary rule (C2, C3).';
+comment on function loyalty_private.anniversary_step is 'A step of loyalty_private.rule_payments for an anniversary rule (C2, C3).';
 
-create function loyalty.birthday_step(
+create function loyalty_private.birthday_step(
     program_id integer, key text, points bigint, from_day date, to_day date,
     from_account bigint, row_limit bigint
 ) returns table (
@@ -57,7 +57,7 @@ begin atomic
     due as materialized (
         select s.account_id, s.year
           from (select step.account_id,
-                       loyalty.birthday_between(
+                       loyalty_private.birthday_between(
                            step.birth_date, birthday_step.from_day, birthday_step.to_day) as year
                   from step
                 offset 0) s
@@ -72,9 +72,9 @@ begin atomic
               from due d) p
      cross join (select count(*) as looked_at, max(account_id) as last_account from step) s;
 end;
-comment on function loyalty.birthday_step is 'A step of loyalty.rule_payments for a birthday rule.';
+comment on function loyalty_private.birthday_step is 'A step of loyalty_private.rule_payments for a birthday rule.';
 
-create function loyalty.tenure_step(
+create function loyalty_private.tenure_step(
     program_id integer, key text, fact text, key_date date, years integer[], points bigint[],
     from_account bigint, row_limit bigint
 ) returns table (
@@ -83,7 +83,7 @@ create function loyalty.tenure_step(
     language sql stable
 begin atomic
     with step as materialized (
-        select m.account_id, loyalty.fact_day(m.facts ->> tenure_step.fact) as fact_on
+        select m.account_id, loyalty_private.fact_day(m.facts ->> tenure_step.fact) as fact_on
           from loyalty.member m
          where m.program_id = tenure_step.program_id
            and m.account_id > tenure_step.from_account
@@ -94,7 +94,7 @@ begin atomic
           from (select step.account_id,
                        -- the last row of the table that is reached; 0 below the first
                        width_bucket(
-                           loyalty.full_years(step.fact_on, tenure_step.key_date), tenure_step.years) as place
+                           loyalty_private.full_years(step.fact_on, tenure_step.key_date), tenure_step.years) as place
                   from step
                 offset 0) s
          where s.place > 0
@@ -108,9 +108,9 @@ begin atomic
               from due d) p
      cross join (select count(*) as looked_at, max(account_id) as last_account from step) s;
 end;
-comment on function loyalty.tenure_step is 'A step of loyalty.rule_payments for a tenure rule (C4).';
+comment on function loyalty_private.tenure_step is 'A step of loyalty_private.rule_payments for a tenure rule (C4).';
 
-create function loyalty.event_step(
+create function loyalty_private.event_step(
     program_id integer, key text, rule_kind text, event text, terms jsonb, months date[],
     swept_on date, from_account bigint, row_limit bigint
 ) returns table (
@@ -154,7 +154,7 @@ begin atomic
     due as materialized (
         select s.account_id, s.event_id, s.party, o.points
           from (select * from step union all select * from swept) s
-         cross join lateral loyalty.event_points(event_step.terms, event_step.rule_kind, s.party, s.amount) as o (points)
+         cross join lateral loyalty_private.event_points(event_step.terms, event_step.rule_kind, s.party, s.amount) as o (points)
          where o.points > 0
            and (select w.status from loyalty.wallet w where w.account_id = s.account_id) is distinct from 'closed'
          order by s.account_id, s.event_id)
@@ -166,9 +166,9 @@ begin atomic
               from due d) p
      cross join (select count(*) as looked_at, max(account_id) as last_account from step) s;
 end;
-comment on function loyalty.event_step is 'A step of loyalty.rule_payments for an event or purchase rule (C5).';
+comment on function loyalty_private.event_step is 'A step of loyalty_private.rule_payments for an event or purchase rule (C5).';
 
-create function loyalty.rule_payments(
+create function loyalty_private.rule_payments(
     program_id integer,
     code text,
     period date,
@@ -204,11 +204,11 @@ begin
     idempotency_keys := '{}';
     looked_at := 0;
     if coalesce(row_limit, 0) < 1 then
-        perform loyalty.raise('22023', 'out_of_range', 'row_limit must be above zero', format('%s given.', row_limit),
+        perform loyalty_private.raise('22023', 'out_of_range', 'row_limit must be above zero', format('%s given.', row_limit),
             'Members that one step looks at.', 'row_limit');
     end if;
     select r.* into reach
-      from loyalty.rule_reach(rule_payments.program_id, rule_payments.code, rule_payments.period) r;
+      from loyalty_private.rule_reach(rule_payments.program_id, rule_payments.code, rule_payments.period) r;
     if reach.version is null then
         return;
     end if;
@@ -230,7 +230,7 @@ begin
 
     if rule.kind = 'anniversary' then
         select p.* into account_ids, points, idempotency_keys, last_account, looked_at
-          from loyalty.anniversary_step(
+          from loyalty_private.anniversary_step(
                    rule.program_id, key, rule.terms ->> 'fact', (rule.terms ->> 'points')::bigint, months,
                    coalesce((rule.terms ->> 'every_years')::integer * 12, (rule.terms ->> 'every_months')::integer),
                    (rule.terms #>> '{cut_off,fact_until}')::date,
@@ -238,12 +238,12 @@ begin
                    coalesce(from_account, 0), row_limit) p;
     elsif rule.kind = 'birthday' then
         select p.* into account_ids, points, idempotency_keys, last_account, looked_at
-          from loyalty.birthday_step(
+          from loyalty_private.birthday_step(
                    rule.program_id, key, (rule.terms ->> 'points')::bigint, reach.from_day, reach.to_day,
                    coalesce(from_account, 0), row_limit) p;
     elsif rule.kind = 'tenure' then
         select p.* into account_ids, points, idempotency_keys, last_account, looked_at
-          from loyalty.tenure_step(
+          from loyalty_private.tenure_step(
                    rule.program_id, key, rule.terms ->> 'fact', (rule.terms ->> 'key_date')::date,
                    array(select (t ->> 'years')::integer from jsonb_array_elements(rule.terms -> 'table') t order by 1),
                    array(select (t ->> 'points')::bigint from jsonb_array_elements(rule.terms -> 'table') t
@@ -253,14 +253,14 @@ begin
         -- until the end of the transaction, so that cancel_event finds either nothing or a grant
         perform pg_advisory_xact_lock_shared(hashtext('loyalty.event'), rule.program_id);
         select p.* into account_ids, points, idempotency_keys, last_account, looked_at
-          from loyalty.event_step(
+          from loyalty_private.event_step(
                    rule.program_id, key, rule.kind, coalesce(rule.terms ->> 'event', 'purchase'), rule.terms, months,
                    reach.previous_pays_on - 1, coalesce(from_account, 0), row_limit) p;
     end if;
 end
 $$;
-comment on function loyalty.rule_payments is
-    'Whom a rule pays in a period, one step of a walk in account order: accounts after from_account (null: from the first), row_limit of them looked at; last_account goes into the next call, null when there is no more. The arrays go into loyalty.grant_each. Whether a payment was made before is not looked at: its idempotency key tells.';
+comment on function loyalty_private.rule_payments is
+    'Whom a rule pays in a period, one step of a walk in account order: accounts after from_account (null: from the first), row_limit of them looked at; last_account goes into the next call, null when there is no more. The arrays go into loyalty_private.grant_each. Whether a payment was made before is not looked at: its idempotency key tells.';
 
 
 create function loyalty.rule_forecast(program_id integer, code text, after_period date, up_to date)
@@ -286,7 +286,7 @@ begin
           from loyalty.rule_periods(
                    rule_forecast.program_id, rule_forecast.code, rule_forecast.after_period, rule_forecast.up_to) p
     loop
-        reach := loyalty.rule_reach(rule_forecast.program_id, rule_forecast.code, period);
+        reach := loyalty_private.rule_reach(rule_forecast.program_id, rule_forecast.code, period);
         if rule.version is distinct from reach.version then
             select r.* into strict rule
               from loyalty.rule r
@@ -302,7 +302,7 @@ begin
                                     -- any leap year: who is to be born does not matter
                                     then make_date(1904, extract(month from m.birth_date)::integer,
                                                    extract(day from m.birth_date)::integer)
-                                    else loyalty.fact_day(m.facts ->> (rule.terms ->> 'fact')) end as day,
+                                    else loyalty_private.fact_day(m.facts ->> (rule.terms ->> 'fact')) end as day,
                                count(*) as members
                           from loyalty.member m
                           left join loyalty.wallet w on w.account_id = m.account_id
@@ -318,7 +318,7 @@ begin
               into members, points
               from unnest(days, counts) as d (day, members)
              cross join generate_series(date_trunc('month', reach.from_day::timestamp), reach.to_day, interval '1 month') m
-             where loyalty.anniversary_occasion(
+             where loyalty_private.anniversary_occasion(
                        d.day, m::date,
                        coalesce((rule.terms ->> 'every_years')::integer * 12, (rule.terms ->> 'every_months')::integer),
                        (rule.terms #>> '{cut_off,fact_until}')::date,
@@ -328,7 +328,7 @@ begin
                    (coalesce(sum(d.members), 0) * (rule.terms ->> 'points')::bigint)::bigint
               into members, points
               from unnest(days, counts) as d (day, members)
-             where loyalty.birthday_between(d.day, reach.from_day, reach.to_day) is not null;
+             where loyalty_private.birthday_between(d.day, reach.from_day, reach.to_day) is not null;
         elsif rule.kind = 'tenure' then
             select coalesce(sum(d.members), 0)::bigint, coalesce(sum(d.members * t.points), 0)::bigint
               into members, points
@@ -336,14 +336,14 @@ begin
              cross join lateral (
                        select (t ->> 'points')::bigint
                          from jsonb_array_elements(rule.terms -> 'table') t
-                        where (t ->> 'years')::integer <= loyalty.full_years(d.day, (rule.terms ->> 'key_date')::date)
+                        where (t ->> 'years')::integer <= loyalty_private.full_years(d.day, (rule.terms ->> 'key_date')::date)
                         order by (t ->> 'years')::integer desc
                         limit 1) as t (points);
         else
             select count(*), coalesce(sum(o.points), 0)::bigint into members, points
               from loyalty.event e
              cross join lateral (values (e.account_id, 'member'), (e.other_account_id, 'other')) as p (account_id, party)
-             cross join lateral loyalty.event_points(rule.terms, rule.kind, p.party, e.amount) as o (points)
+             cross join lateral loyalty_private.event_points(rule.terms, rule.kind, p.party, e.amount) as o (points)
               left join loyalty.wallet w on w.account_id = p.account_id
              where e.program_id = rule_forecast.program_id
                and e.kind = coalesce(rule.terms ->> 'event', 'purchase')

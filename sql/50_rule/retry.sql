@@ -18,7 +18,7 @@ begin
         for update of s;
     select r.* into retrying from loyalty.run r where r.run_id = retry_failures.run_id for update;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_run', 'no such run', format('%s given.', retry_failures.run_id),
+        perform loyalty_private.raise('LY002', 'no_such_run', 'no such run', format('%s given.', retry_failures.run_id),
             'select run_id from loyalty.run lists them.', 'run_id');
     end if;
     -- an event canceled since is not to be paid any more; as in rule_payments, cancel_event waits or is seen
@@ -42,7 +42,7 @@ begin
           from loyalty.run_failure f
           left join lateral (
                    select i.points, i.idempotency_key
-                     from loyalty.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period,
+                     from loyalty_private.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period,
                               f.account_id - 1, 1) s
                     cross join lateral unnest(s.account_ids, s.points, s.idempotency_keys)
                               i (account_id, points, idempotency_key)
@@ -50,7 +50,7 @@ begin
          where f.run_id = retrying.run_id
     ), terms as materialized (
         select t.reason, t.expires_on, t.expiry
-          from loyalty.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period, 0, 1) t
+          from loyalty_private.rule_payments(retrying.program_id, substr(retrying.job, 6), retrying.period, 0, 1) t
     ), payment as (
         select array_agg(f.account_id order by f.account_id, f.idempotency_key) as account_ids,
                array_agg(f.points order by f.account_id, f.idempotency_key) as points,
@@ -61,7 +61,7 @@ begin
         select g.place, g.account_id, g.granted, g.is_new, g.code, g.message, p.idempotency_keys[g.place] as key
           from payment p
          cross join terms t
-         cross join lateral loyalty.grant_each(p.account_ids, p.points, t.reason, retrying.effective_on,
+         cross join lateral loyalty_private.grant_each(p.account_ids, p.points, t.reason, retrying.effective_on,
                         t.expires_on, p.idempotency_keys, t.expiry) g
          where p.account_ids is not null
     ), again as (

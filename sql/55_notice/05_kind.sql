@@ -84,7 +84,7 @@ as $$
 begin
     if not exists (select from loyalty_private.notice_kind k
                     where k.kind = check_notice_kind.kind and (k.is_chosen or not check_notice_kind.is_chosen)) then
-        perform loyalty.raise('22023', 'kind_unknown', 'kind is unknown', format('kind: %L given.', left(kind, 100)),
+        perform loyalty_private.raise('22023', 'kind_unknown', 'kind is unknown', format('kind: %L given.', left(kind, 100)),
             (select 'There are ' || string_agg(k.kind, ', ' order by k.place) || '.'
                from loyalty_private.notice_kind k
               where k.is_chosen or not check_notice_kind.is_chosen), 'kind');

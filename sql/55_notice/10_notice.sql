@@ -84,7 +84,7 @@ comment on column loyalty.notice_preference.kind is 'The kind of notice.';
 comment on column loyalty.notice_preference.is_wanted is 'Whether the member wants it.';
 comment on column loyalty.notice_preference.changed_at is 'When that was chosen.';
 
-create function loyalty.check_notice_setting(setting loyalty.notice_setting) returns void
+create function loyalty_private.check_notice_setting(setting loyalty.notice_setting) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -126,12 +126,12 @@ begin
         hint := 'From 1 minute to 30 days.';
     end if;
     if wrong is not null then
-        perform loyalty.raise('22023', 'notice_setting_invalid', wrong, format('kind %s, %s: %L given.',
+        perform loyalty_private.raise('22023', 'notice_setting_invalid', wrong, format('kind %s, %s: %L given.',
             setting.kind, split_part(wrong, ' ', 1), given), hint, split_part(wrong, ' ', 1));
     end if;
 end
 $$;
-comment on function loyalty.check_notice_setting is 'Refuses an invalid setting, with the name of the wrong field.';
+comment on function loyalty_private.check_notice_setting is 'Refuses an invalid setting, with the name of the wrong field.';
 
 create function loyalty.set_notice(
     program text,
@@ -167,12 +167,12 @@ begin
     wanted.at := coalesce(set_notice.at, wanted.at);
     wanted.days_before := coalesce(set_notice.days_before, wanted.days_before);
     wanted.send_within := coalesce(set_notice.send_within, wanted.send_within);
-    perform loyalty.check_notice_setting(wanted);
+    perform loyalty_private.check_notice_setting(wanted);
     wanted.days_of_month := (select array_agg(distinct d order by d) from unnest(wanted.days_of_month) d);
     if wanted.is_enabled and not exists (
            select from loyalty.notice_sender f
             where f.program_id = wanted.program_id and (f.email is not null or f.sms is not null)) then
-        perform loyalty.raise('22023', 'sender_missing', 'is_enabled needs a sender',
+        perform loyalty_private.raise('22023', 'sender_missing', 'is_enabled needs a sender',
             format('Program %L has neither an e-mail nor an SMS sender.', set_notice.program),
             'loyalty.set_notice_sender(program => …, email => …) says who the notices come from.', 'is_enabled');
     end if;
@@ -186,7 +186,7 @@ begin
            set announces_grants = wanted.is_enabled
          where p.program_id = wanted.program_id and p.announces_grants <> wanted.is_enabled;
     elsif (loyalty_private.kind_of_job('notice:' || wanted.kind)).kind is not null then
-        perform loyalty.plan_schedule(wanted.program_id, 'notice:' || wanted.kind);
+        perform loyalty_private.plan_schedule(wanted.program_id, 'notice:' || wanted.kind);
     end if;
     return wanted;
 end
@@ -237,36 +237,36 @@ begin
            longest_retry = coalesce(set_notice_sender.longest_retry, f.longest_retry)
      where f.program_id = loyalty.program_id(set_notice_sender.program)
     returning * into written;
-    perform loyalty.audit('set_notice_sender', written.program_id, details => to_jsonb(written) - 'program_id');
+    perform loyalty_private.audit('set_notice_sender', written.program_id, details => to_jsonb(written) - 'program_id');
     return written;
 exception when check_violation then
     get stacked diagnostics broken = constraint_name;
     perform case broken
         when 'notice_sender_email_is_a_mailbox' then
-            loyalty.raise('22023', 'sender_invalid', 'email is not a sender address',
+            loyalty_private.raise('22023', 'sender_invalid', 'email is not a sender address',
                 format('email: %L given.', left(email, 100)),
                 'points@example.com, or Sample Club <points@example.com>; the name without any of ( ) < > @ , ; : \ " [ ].',
                 'email')
         when 'notice_sender_sms_is_short' then
-            loyalty.raise('22023', 'sender_invalid', 'sms is not a sender of short messages',
+            loyalty_private.raise('22023', 'sender_invalid', 'sms is not a sender of short messages',
                 format('sms: %L given.', left(sms, 100)),
                 'A number such as +81312345678, or 2 to 20 ASCII letters and digits.', 'sms')
         when 'notice_sender_language_is_a_tag' then
-            loyalty.raise('22023', 'language_invalid', 'language is not a language tag',
+            loyalty_private.raise('22023', 'language_invalid', 'language is not a language tag',
                 format('language: %L given.', left(language, 100)), 'A BCP 47 tag such as ja or en.', 'language')
         when 'notice_sender_preferences_url_is_a_url' then
-            loyalty.raise('22023', 'url_invalid', 'preferences_url is not a URL',
+            loyalty_private.raise('22023', 'url_invalid', 'preferences_url is not a URL',
                 format('preferences_url: %L given.', left(preferences_url, 100)),
                 'A URL that begins with https://, http:// or mailto: and has no spaces, up to 500 characters.',
                 'preferences_url')
         when 'notice_sender_max_attempts_is_sane' then
-            loyalty.raise('22023', 'out_of_range', 'max_attempts is out of range',
+            loyalty_private.raise('22023', 'out_of_range', 'max_attempts is out of range',
                 format('max_attempts: %s given.', max_attempts), 'From 1 to 100.', 'max_attempts')
         when 'notice_sender_first_retry_is_sane' then
-            loyalty.raise('22023', 'out_of_range', 'first_retry is out of range',
+            loyalty_private.raise('22023', 'out_of_range', 'first_retry is out of range',
                 format('first_retry: %s given.', first_retry), 'From 1 second to 1 day.', 'first_retry')
         when 'notice_sender_longest_retry_is_sane' then
-            loyalty.raise('22023', 'out_of_range', 'longest_retry is out of range',
+            loyalty_private.raise('22023', 'out_of_range', 'longest_retry is out of range',
                 format('longest_retry: %s given.', longest_retry), 'From first_retry to 7 days.', 'longest_retry')
         end;
     raise;
@@ -285,14 +285,14 @@ declare
 begin
     perform loyalty_private.check_notice_kind(set_notice_preference.kind);
     if set_notice_preference.is_wanted is null then
-        perform loyalty.raise('22004', 'value_missing', 'is_wanted must not be null', null, 'true or false.', 'is_wanted');
+        perform loyalty_private.raise('22004', 'value_missing', 'is_wanted must not be null', null, 'true or false.', 'is_wanted');
     elsif not set_notice_preference.is_wanted and not exists (
            select from loyalty_private.notice_kind k where k.kind = set_notice_preference.kind and k.can_be_refused) then
-        perform loyalty.raise('22023', 'kind_always_sent', format('%s cannot be refused', set_notice_preference.kind), null,
+        perform loyalty_private.raise('22023', 'kind_always_sent', format('%s cannot be refused', set_notice_preference.kind), null,
             'It is sent to every member whom it concerns; loyalty.notice_kinds() lists what can be refused.', 'kind');
     elsif not exists (
            select from loyalty.account a where a.account_id = set_notice_preference.account_id) then
-        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
+        perform loyalty_private.raise('LY002', 'no_such_account', 'no such account',
             format('Account %s does not exist.', coalesce(set_notice_preference.account_id::text, 'null')),
             'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     end if;

@@ -26,7 +26,7 @@ create table loyalty.notice (
     details jsonb,
     address text,
     challenge_id uuid,
-    claimed_at timestamptz,
+    leased_at timestamptz,
     sent_at timestamptz,
     gave_up_at timestamptz,
     message_id text,
@@ -60,37 +60,37 @@ comment on column loyalty.notice.lot_points is 'Of expiry: the points that lapse
 comment on column loyalty.notice.details is 'Of order_received: the order. Of one about a login: what else it says.';
 comment on column loyalty.notice.address is 'Of one about a login: the e-mail address or phone it goes to; null for the member''s own.';
 comment on column loyalty.notice.challenge_id is 'Of one with a code or link: the challenge that these are made of when it is sent.';
-comment on column loyalty.notice.claimed_at is 'When the attempt under way began, by the machine''s clock; null when none is.';
+comment on column loyalty.notice.leased_at is 'When the attempt under way began, by the machine''s clock; null when none is.';
 comment on column loyalty.notice.sent_at is 'When the server took it, by the machine''s clock.';
 comment on column loyalty.notice.gave_up_at is 'When it was given up, by the machine''s clock.';
 comment on column loyalty.notice.message_id is 'The mail''s Message-ID, the same in every attempt.';
 comment on column loyalty.notice.error is 'Why the last attempt failed, without addresses.';
 
-create function loyalty.points_between(lot_expires_on date[], lot_remaining bigint[], from_day date, to_day date)
+create function loyalty_private.points_between(lot_expires_on date[], lot_remaining bigint[], from_day date, to_day date)
     returns bigint
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_points_between';
-comment on function loyalty.points_between is
+comment on function loyalty_private.points_between is
     'Of a wallet: what its lots hold whose last day is from one day to another (both in it).';
-create function loyalty.next_lapse(lot_expires_on date[], lot_remaining bigint[], from_day date) returns date
+create function loyalty_private.next_lapse(lot_expires_on date[], lot_remaining bigint[], from_day date) returns date
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_next_lapse';
-comment on function loyalty.next_lapse is
+comment on function loyalty_private.next_lapse is
     'Of a wallet: the first day from a given one on which points lapse; null when none do.';
-create function loyalty.days_between(lot_expires_on date[], lot_remaining bigint[], from_day date, to_day date)
+create function loyalty_private.days_between(lot_expires_on date[], lot_remaining bigint[], from_day date, to_day date)
     returns date[]
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_days_between';
-comment on function loyalty.days_between is
+comment on function loyalty_private.days_between is
     'Of a wallet: the days from one to another (both in it) on which points lapse; null when there are none.';
-create function loyalty.points_of_days(lot_expires_on date[], lot_remaining bigint[], from_day date, to_day date)
+create function loyalty_private.points_of_days(lot_expires_on date[], lot_remaining bigint[], from_day date, to_day date)
     returns bigint[]
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_points_of_days';
-comment on function loyalty.points_of_days is
+comment on function loyalty_private.points_of_days is
     'Of a wallet: how many points lapse on each of days_between.';
 
-create function loyalty.lapsing_lots(
+create function loyalty_private.lapsing_lots(
     account_id bigint,
     from_day date,
     to_day date,
@@ -106,18 +106,18 @@ begin atomic
              group by f.expires_on
             having sum(f.remaining - f.held) > 0) l;
 end;
-comment on function loyalty.lapsing_lots is
+comment on function loyalty_private.lapsing_lots is
     'days_between and points_of_days of an account with holds, whose points do not lapse while they are open.';
 
-create function loyalty.notice_channel(member_email text, member_phone text, sender_email text, sender_sms text)
+create function loyalty_private.notice_channel(member_email text, member_phone text, sender_email text, sender_sms text)
     returns text
     language sql immutable parallel safe
     return case when member_email is not null and sender_email is not null then 'email'
                 when member_phone is not null and sender_sms is not null then 'sms' end;
-comment on function loyalty.notice_channel is
+comment on function loyalty_private.notice_channel is
     'How a member is reached: by mail, else by short message, else (null) not at all.';
 
-create function loyalty.announce_grants(
+create function loyalty_private.announce_grants(
     account_ids bigint[],
     operation_ids bigint[],
     points bigint[],
@@ -141,7 +141,7 @@ begin
       join loyalty.notice_setting s
         on s.program_id = m.program_id and s.kind = 'points_received' and s.is_enabled
       join loyalty.notice_sender f on f.program_id = m.program_id
-     cross join lateral (select loyalty.notice_channel(m.email, m.phone, f.email, f.sms) as channel) c
+     cross join lateral (select loyalty_private.notice_channel(m.email, m.phone, f.email, f.sms) as channel) c
      where c.channel is not null
        and not exists (
                select from loyalty.notice_preference r
@@ -154,7 +154,7 @@ begin
     return queued;
 end
 $$;
-comment on function loyalty.announce_grants is
+comment on function loyalty_private.announce_grants is
     'Queues points_received for grants just booked, in their transaction, to members who can be reached and want it; once for each operation. Arrays of the same length; expires_on null or infinity: never. How many were queued.';
 
 create function loyalty.announce_order(
@@ -178,7 +178,7 @@ declare
     queued boolean;
 begin
     if wrong is not null then
-        perform loyalty.raise('22023', 'order_invalid', format('%s is invalid', wrong),
+        perform loyalty_private.raise('22023', 'order_invalid', format('%s is invalid', wrong),
             format('order_no %L, item %L, quantity %s, points %s given.', left(announce_order.order_no, 60),
                 left(announce_order.item, 60), announce_order.quantity, announce_order.points),
             'order_no up to 50 characters, item up to 200, quantity from 1, points from 0.', wrong);
@@ -195,7 +195,7 @@ begin
       join loyalty.notice_setting s
         on s.program_id = m.program_id and s.kind = 'order_received' and s.is_enabled
       join loyalty.notice_sender f on f.program_id = m.program_id
-     cross join lateral (select loyalty.notice_channel(m.email, m.phone, f.email, f.sms) as channel) c
+     cross join lateral (select loyalty_private.notice_channel(m.email, m.phone, f.email, f.sms) as channel) c
      where m.account_id = announce_order.account_id and c.channel is not null
         on conflict on constraint notice_is_once do nothing;
     queued := found;
@@ -208,7 +208,7 @@ $$;
 comment on function loyalty.announce_order is
     'Queues order_received in the transaction of the order, once for each order_no of the account; members cannot refuse it. False when the program does not send it, the member cannot be reached, or it was announced before. 22023 names the wrong argument.';
 
-create function loyalty.notice_step(
+create function loyalty_private.notice_step(
     program_id integer,
     kind text,
     period date,
@@ -241,10 +241,10 @@ begin atomic
      where s.program_id = notice_step.program_id and s.kind = notice_step.kind and s.is_enabled
        and t.today = notice_step.period;
 end;
-comment on function loyalty.notice_step is
+comment on function loyalty_private.notice_step is
     'For queue_balance_notices and queue_expiry_notices: how a program sends notices of that kind today, and the last of the next row_limit members after from_account, null when there are no more. Nulls when it does not send them, or period is another day.';
 
-create function loyalty.queue_balance_notices(
+create function loyalty_private.queue_balance_notices(
     program_id integer,
     period date,
     from_account bigint,
@@ -269,7 +269,7 @@ declare
 begin
     queued := 0;
     select s.* into told
-      from loyalty.notice_step(queue_balance_notices.program_id, 'balance', queue_balance_notices.period,
+      from loyalty_private.notice_step(queue_balance_notices.program_id, 'balance', queue_balance_notices.period,
                                after_account, queue_balance_notices.row_limit) s;
     if told.today is null then
         return;
@@ -282,17 +282,17 @@ begin
            b.channel, false, b.points, b.expires_on,
            case when b.expires_on is null then null
                 when b.is_plain
-                then loyalty.points_between(b.lot_expires_on, b.lot_remaining, b.expires_on, b.expires_on)
+                then loyalty_private.points_between(b.lot_expires_on, b.lot_remaining, b.expires_on, b.expires_on)
                 else (select a.next_expiry_points from loyalty.balance(b.account_id) a) end,
            ledger_now, clock_now, clock_now + told.send_within
       from (select m.account_id, w.lot_expires_on, w.lot_remaining, w.hold_entry is null as is_plain,
-                   loyalty.notice_channel(m.email, m.phone, told.email, told.sms) as channel,
+                   loyalty_private.notice_channel(m.email, m.phone, told.email, told.sms) as channel,
                    -- what a hold pins is not available: only the ledger itself knows that
                    case when w.hold_entry is null
-                        then loyalty.points_between(w.lot_expires_on, w.lot_remaining, told.today, 'infinity')
+                        then loyalty_private.points_between(w.lot_expires_on, w.lot_remaining, told.today, 'infinity')
                         else (select a.available from loyalty.balance(w.account_id) a) end as points,
                    case when w.hold_entry is null
-                        then loyalty.next_lapse(w.lot_expires_on, w.lot_remaining, told.today)
+                        then loyalty_private.next_lapse(w.lot_expires_on, w.lot_remaining, told.today)
                         else (select a.next_expiry_on from loyalty.balance(w.account_id) a) end as expires_on
               from loyalty.member m
               join loyalty.wallet w on w.account_id = m.account_id
@@ -312,10 +312,10 @@ begin
     end if;
 end
 $$;
-comment on function loyalty.queue_balance_notices is
+comment on function loyalty_private.queue_balance_notices is
     'For run: queues the balance notices of a day, which must be today, for the next row_limit members after from_account; the last account looked at, null when there are no more, and how many were queued.';
 
-create function loyalty.queue_expiry_notices(
+create function loyalty_private.queue_expiry_notices(
     program_id integer,
     period date,
     from_account bigint,
@@ -339,7 +339,7 @@ declare
 begin
     queued := 0;
     select s.* into told
-      from loyalty.notice_step(queue_expiry_notices.program_id, 'expiry', queue_expiry_notices.period,
+      from loyalty_private.notice_step(queue_expiry_notices.program_id, 'expiry', queue_expiry_notices.period,
                                after_account, queue_expiry_notices.row_limit) s;
     if told.today is null then
         return;
@@ -352,17 +352,17 @@ begin
            e.channel, false, (select sum(p) from unnest(e.lot_points) p), e.days[1], e.lot_points[1],
            e.days, e.lot_points, ledger_now, clock_now, clock_now + told.send_within
       from (select m.account_id,
-                   loyalty.notice_channel(m.email, m.phone, told.email, told.sms) as channel,
+                   loyalty_private.notice_channel(m.email, m.phone, told.email, told.sms) as channel,
                    -- what a hold pins does not lapse while it is open
                    case when w.hold_entry is null
-                        then loyalty.days_between(w.lot_expires_on, w.lot_remaining, told.today, told.horizon)
+                        then loyalty_private.days_between(w.lot_expires_on, w.lot_remaining, told.today, told.horizon)
                         else (select l.days
-                                from loyalty.lapsing_lots(w.account_id, told.today, told.horizon) l)
+                                from loyalty_private.lapsing_lots(w.account_id, told.today, told.horizon) l)
                    end as days,
                    case when w.hold_entry is null
-                        then loyalty.points_of_days(w.lot_expires_on, w.lot_remaining, told.today, told.horizon)
+                        then loyalty_private.points_of_days(w.lot_expires_on, w.lot_remaining, told.today, told.horizon)
                         else (select l.points
-                                from loyalty.lapsing_lots(w.account_id, told.today, told.horizon) l)
+                                from loyalty_private.lapsing_lots(w.account_id, told.today, told.horizon) l)
                    end as lot_points
               from loyalty.member m
               join loyalty.wallet w on w.account_id = m.account_id
@@ -383,5 +383,5 @@ begin
     end if;
 end
 $$;
-comment on function loyalty.queue_expiry_notices is
+comment on function loyalty_private.queue_expiry_notices is
     'For run: queues the expiry notices of a day, which must be today, for the next row_limit members after from_account: one to each member with points that lapse from today to days_before days later. The last account looked at, null when there are no more, and how many were queued.';

@@ -7,7 +7,7 @@ as $$
 #variable_conflict use_column
 begin
     if not exists (select from loyalty.account a where a.account_id = explain_notices.account_id) then
-        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
+        perform loyalty_private.raise('LY002', 'no_such_account', 'no such account',
             format('Account %s does not exist.', coalesce(explain_notices.account_id::text, 'null')),
             'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     end if;
@@ -17,13 +17,13 @@ begin
                when s.is_enabled is not true then 'the program does not send it'
                when k.can_be_refused and r.is_wanted is false then 'the member refused it'
                when m.account_id is null then 'there is no member record, and so no address'
-               when loyalty.notice_channel(m.email, m.phone, f.email, f.sms) is null
+               when loyalty_private.notice_channel(m.email, m.phone, f.email, f.sms) is null
                    then case when m.email is null and m.phone is null then 'the member has no address'
                              else 'the program has no sender for the member''s address' end
                when w.status = 'closed' and k.kind in ('balance', 'expiry') then 'the account is closed'
                when k.kind = 'expiry' and (w.next_expiry_on is null or w.next_expiry_on > t.today + s.days_before)
                    then format('no points lapse within %s days', s.days_before)
-               else format('sent by %s', loyalty.notice_channel(m.email, m.phone, f.email, f.sms))
+               else format('sent by %s', loyalty_private.notice_channel(m.email, m.phone, f.email, f.sms))
            end,
            l.occasion, l.state, l.at, l.error
       from loyalty.account a
@@ -36,7 +36,7 @@ begin
       left join loyalty.notice_setting s on s.program_id = a.program_id and s.kind = k.kind
       left join loyalty.notice_preference r on r.account_id = a.account_id and r.kind = k.kind
       left join lateral (
-             select n.occasion, loyalty.notice_state(n.attempts, n.claimed_at, n.sent_at, n.gave_up_at) as state,
+             select n.occasion, loyalty.notice_state(n.attempts, n.leased_at, n.sent_at, n.gave_up_at) as state,
                     coalesce(n.sent_at, n.gave_up_at, n.queued_at) as at, n.error
                from loyalty.notice n
               where n.account_id = a.account_id and n.kind = k.kind
@@ -69,7 +69,7 @@ comment on column loyalty_api.notice_preference.changed_at is 'When the member c
 
 create view loyalty_api.notice with (security_invoker = true) as
 select n.notice_id, n.account_id, a.member_no, n.kind, n.occasion, n.channel,
-       loyalty.notice_state(n.attempts, n.claimed_at, n.sent_at, n.gave_up_at) as state,
+       loyalty.notice_state(n.attempts, n.leased_at, n.sent_at, n.gave_up_at) as state,
        n.queued_at, n.sent_at, n.attempts, n.points, n.expires_on, n.expiring_points
   from loyalty.notice n
   join loyalty.account a on a.account_id = n.account_id;
@@ -150,11 +150,11 @@ create function loyalty_api.set_notice_preference(kind text, is_wanted boolean, 
 as $$
 #variable_conflict use_column
 declare
-    about bigint := loyalty.api_account(set_notice_preference.account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
+    about bigint := loyalty_private.api_account(set_notice_preference.account_id, '{loyalty_member,loyalty_admin,loyalty_operator}');
 begin
     perform loyalty.set_notice_preference(about, set_notice_preference.kind, set_notice_preference.is_wanted);
-    if loyalty.api_role() <> 'loyalty_member' then
-        perform loyalty.audit('set_notice_preference', loyalty.account_program_id(about), null, about,
+    if loyalty_private.api_role() <> 'loyalty_member' then
+        perform loyalty_private.audit('set_notice_preference', loyalty_private.account_program_id(about), null, about,
             jsonb_build_object('kind', set_notice_preference.kind, 'is_wanted', set_notice_preference.is_wanted));
     end if;
     return query
@@ -177,8 +177,8 @@ create function loyalty_api.explain_notices(account_id bigint default null, only
     language sql stable security definer set search_path = pg_catalog, pg_temp
 begin atomic
     select e.kind, e.answer, e.last_occasion, e.last_state, e.last_at,
-           case when loyalty.api_role() <> 'loyalty_member' then e.error end
-      from loyalty.explain_notices(loyalty.api_account($1, '{loyalty_member,loyalty_admin,loyalty_operator}')) e
+           case when loyalty_private.api_role() <> 'loyalty_member' then e.error end
+      from loyalty.explain_notices(loyalty_private.api_account($1, '{loyalty_member,loyalty_admin,loyalty_operator}')) e
      where e.kind = $2 or $2 is null;
 end;
 comment on function loyalty_api.explain_notices(bigint, text) is
@@ -200,9 +200,9 @@ create function loyalty_api.set_notice(
 ) returns loyalty.notice_setting
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.audit('set_notice', loyalty.program_id(loyalty.api_admin_program(set_notice.program)),
+    select loyalty_private.audit('set_notice', loyalty.program_id(loyalty_private.api_admin_program(set_notice.program)),
         details => jsonb_build_object('kind', kind));
-    select w.* from loyalty.set_notice(loyalty.api_admin_program(program), kind, is_enabled, days_of_month, at,
+    select w.* from loyalty.set_notice(loyalty_private.api_admin_program(program), kind, is_enabled, days_of_month, at,
         days_before, send_within) w;
 end;
 comment on function loyalty_api.set_notice(text, boolean, integer[], time, integer, interval, text) is
@@ -229,10 +229,10 @@ create function loyalty_api.set_template(
 ) returns loyalty.notice_template
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.check_template_change(kind);
-    select loyalty.audit('set_template', loyalty.program_id(loyalty.api_admin_program(set_template.program)),
+    select loyalty_private.check_template_change(kind);
+    select loyalty_private.audit('set_template', loyalty.program_id(loyalty_private.api_admin_program(set_template.program)),
         details => jsonb_build_object('kind', kind, 'language', language));
-    select w.* from loyalty.set_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
+    select w.* from loyalty.set_template(loyalty_private.api_admin_program(program), kind, language, subject, text_body,
         html_body, sms_body) w;
 end;
 comment on function loyalty_api.set_template(text, text, text, text, text, text, text) is
@@ -258,7 +258,7 @@ create function loyalty_api.preview_template(
     program text default null
 ) returns loyalty.filled_template
     language sql stable security definer set search_path = pg_catalog, pg_temp
-    return loyalty.preview_template(loyalty.api_admin_program(program), kind, language, subject, text_body,
+    return loyalty.preview_template(loyalty_private.api_admin_program(program), kind, language, subject, text_body,
         html_body, sms_body);
 comment on function loyalty_api.preview_template(text, text, text, text, text, text, text) is
 $$Preview a template
@@ -276,10 +276,10 @@ Fills a template in with an example and changes nothing: the one in use, or one 
 create function loyalty_api.delete_template(kind text, language text, program text default null) returns boolean
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.check_template_change(kind);
-    select loyalty.audit('delete_template', loyalty.program_id(loyalty.api_admin_program(delete_template.program)),
+    select loyalty_private.check_template_change(kind);
+    select loyalty_private.audit('delete_template', loyalty.program_id(loyalty_private.api_admin_program(delete_template.program)),
         details => jsonb_build_object('kind', kind, 'language', language));
-    select loyalty.delete_template(loyalty.api_admin_program(program), kind, language);
+    select loyalty.delete_template(loyalty_private.api_admin_program(program), kind, language);
 end;
 comment on function loyalty_api.delete_template(text, text, text) is
 $$Delete a template
@@ -294,9 +294,9 @@ create function loyalty_api.retry_notices(given_up_since timestamptz, kind text 
     returns bigint
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    select loyalty.audit('retry_notices', loyalty.program_id(loyalty.api_admin_program(retry_notices.program)),
+    select loyalty_private.audit('retry_notices', loyalty.program_id(loyalty_private.api_admin_program(retry_notices.program)),
         details => jsonb_build_object('kind', kind, 'given_up_since', given_up_since));
-    select loyalty.retry_notices(loyalty.api_admin_program(program), given_up_since, kind);
+    select loyalty.retry_notices(loyalty_private.api_admin_program(program), given_up_since, kind);
 end;
 comment on function loyalty_api.retry_notices(timestamptz, text, text) is
 $$Retry notices

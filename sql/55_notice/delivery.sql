@@ -2,7 +2,7 @@
 -- it loses it when its time is over, and the same notice, with the same Message-ID, is taken
 -- again.
 
-create function loyalty.settle_failed_notice(
+create function loyalty_private.settle_failed_notice(
     notice_id bigint,
     error text,
     is_permanent boolean
@@ -10,7 +10,7 @@ create function loyalty.settle_failed_notice(
     language sql volatile set search_path = pg_catalog, pg_temp
 begin atomic
     update loyalty.notice n
-       set claimed_at = null,
+       set leased_at = null,
            -- servers like to repeat the address, and what they took offence at
            error = left(regexp_replace(
                        regexp_replace(
@@ -36,10 +36,10 @@ begin atomic
        and n.notice_id = i.notice_id
        and n.due_at is not null;
 end;
-comment on function loyalty.settle_failed_notice is
+comment on function loyalty_private.settle_failed_notice is
     'What becomes of a notice after a failed attempt: another one later, or, when the failure is for good, the attempts are used up or its time is over, none.';
 
-create function loyalty.notice_context(notice loyalty.notice) returns jsonb
+create function loyalty_private.notice_context(notice loyalty.notice) returns jsonb
     language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
     select jsonb_build_object(
@@ -84,9 +84,9 @@ begin atomic
                           then (notice_context.notice.occasion::bigint & 16777215)::integer end
      where p.program_id = notice_context.notice.program_id;
 end;
-comment on function loyalty.notice_context is 'What a template is filled with.';
+comment on function loyalty_private.notice_context is 'What a template is filled with.';
 
-create type loyalty.claimed_notice as (
+create type loyalty.leased_notice as (
     notice_id bigint,
     channel text,
     address text,
@@ -98,21 +98,21 @@ create type loyalty.claimed_notice as (
     attempt integer,
     unsubscribe text
 );
-comment on type loyalty.claimed_notice is 'A message ready to be sent, as claim_notices hands it to a relay.';
-comment on column loyalty.claimed_notice.notice_id is 'Number of the notice, for the report.';
-comment on column loyalty.claimed_notice.channel is 'email or sms.';
-comment on column loyalty.claimed_notice.address is 'The e-mail address or phone number it goes to.';
-comment on column loyalty.claimed_notice.sender is 'Whom it comes from.';
-comment on column loyalty.claimed_notice.subject is 'Subject of a mail, one line; null for a short message.';
-comment on column loyalty.claimed_notice.text_body is 'The text.';
-comment on column loyalty.claimed_notice.html_body is 'The text as HTML; null when there is none.';
-comment on column loyalty.claimed_notice.message_id is 'Message-ID without angle brackets, the same in every attempt.';
-comment on column loyalty.claimed_notice.attempt is 'Number of this attempt, for the report.';
-comment on column loyalty.claimed_notice.unsubscribe is 'Where the member can refuse notices of this kind; null when that cannot be.';
+comment on type loyalty.leased_notice is 'A message ready to be sent, as lease_notices hands it to a relay.';
+comment on column loyalty.leased_notice.notice_id is 'Number of the notice, for the report.';
+comment on column loyalty.leased_notice.channel is 'email or sms.';
+comment on column loyalty.leased_notice.address is 'The e-mail address or phone number it goes to.';
+comment on column loyalty.leased_notice.sender is 'Whom it comes from.';
+comment on column loyalty.leased_notice.subject is 'Subject of a mail, one line; null for a short message.';
+comment on column loyalty.leased_notice.text_body is 'The text.';
+comment on column loyalty.leased_notice.html_body is 'The text as HTML; null when there is none.';
+comment on column loyalty.leased_notice.message_id is 'Message-ID without angle brackets, the same in every attempt.';
+comment on column loyalty.leased_notice.attempt is 'Number of this attempt, for the report.';
+comment on column loyalty.leased_notice.unsubscribe is 'Where the member can refuse notices of this kind; null when that cannot be.';
 
-create function loyalty.fill_notice(
+create function loyalty_private.fill_notice(
     notice loyalty.notice,
-    out message loyalty.claimed_notice,
+    out message loyalty.leased_notice,
     out error text,
     out is_over boolean
 ) returns record
@@ -170,32 +170,32 @@ begin
     elsif not kind.is_chosen then
         more := coalesce(notice.details, '{}');
     end if;
-    template := loyalty.template_for(notice.program_id, notice.kind, via.language);
+    template := loyalty_private.template_for(notice.program_id, notice.kind, via.language);
     if notice.channel = 'sms' and template.sms_body is null then
         error := format('the template of kind %s in %s has no sms_body', notice.kind, template.language);
         return;
     end if;
-    filled := loyalty.render_template(
+    filled := loyalty_private.render_template(
         template.language,
         case when notice.channel = 'email' then template.subject end,
         case when notice.channel = 'email' then template.text_body end,
         case when notice.channel = 'email' then template.html_body end,
         case when notice.channel = 'sms' then template.sms_body end,
-        (loyalty.notice_context(notice) || more)::text);
+        (loyalty_private.notice_context(notice) || more)::text);
     message.subject := filled.subject;
     message.text_body := coalesce(filled.text_body, filled.sms_body);
     message.html_body := filled.html_body;
     error := filled.error;
 end
 $$;
-comment on function loyalty.fill_notice is
+comment on function loyalty_private.fill_notice is
     'The message of a notice, or why there is none and whether that is for good.';
 
-create function loyalty.claim_notices(
+create function loyalty_private.lease_notices(
     how_many integer,
     lease interval default '5 minutes',
     channels text[] default null
-) returns setof loyalty.claimed_notice
+) returns setof loyalty.leased_notice
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -208,14 +208,14 @@ declare
     filled record;
 begin
     if how_many is null or how_many not between 1 and 1000 then
-        perform loyalty.raise('22023', 'out_of_range', 'how_many is out of range',
+        perform loyalty_private.raise('22023', 'out_of_range', 'how_many is out of range',
             format('%s given.', coalesce(how_many::text, 'null')), 'From 1 to 1000.', 'how_many');
     elsif lease is null or lease not between interval '1 second' and interval '1 day' then
-        perform loyalty.raise('22023', 'out_of_range', 'lease is out of range',
+        perform loyalty_private.raise('22023', 'out_of_range', 'lease is out of range',
             format('%s given.', coalesce(lease::text, 'null')),
             'From 1 second to 1 day, longer than sending that many takes.', 'lease');
     elsif not coalesce(channels, '{}') <@ '{email,sms}' then
-        perform loyalty.raise('22023', 'channel_unknown', 'channels contains an unknown channel',
+        perform loyalty_private.raise('22023', 'channel_unknown', 'channels contains an unknown channel',
             format('%s given.', channels), 'Any of email and sms; null for both.', 'channels');
     end if;
     -- what turns out not to be sent leaves room for more
@@ -238,10 +238,10 @@ begin
         end loop;
         exit when cardinality(ids) = 0;
         for taken in
-            with claimed as (
+            with leased as (
                 update loyalty.notice n
                    set attempts = n.attempts + 1,
-                       claimed_at = clock_now,
+                       leased_at = clock_now,
                        due_at = clock_now + lease,
                        message_id = coalesce(n.message_id, format('%s.%s@%s', n.notice_id,
                            (extract(epoch from n.queued_at) * 1000000)::bigint,
@@ -251,24 +251,24 @@ begin
                  where i.notice_id = any (ids) and n.notice_id = i.notice_id
                 returning n.*)
             select c.*
-              from claimed c
+              from leased c
              order by array_position(ids, c.notice_id)
         loop
             if taken.send_by <= clock_now then
-                perform loyalty.settle_failed_notice(taken.notice_id,
+                perform loyalty_private.settle_failed_notice(taken.notice_id,
                     coalesce('its time is over; last: ' || taken.error, 'its time is over'), true);
             elsif exists (
                     select from loyalty.notice_preference r
                       join loyalty_private.notice_kind k on k.kind = r.kind and k.can_be_refused
                      where r.account_id = taken.account_id and r.kind = taken.kind and not r.is_wanted) then
-                perform loyalty.settle_failed_notice(taken.notice_id, 'the member refused it meanwhile', true);
+                perform loyalty_private.settle_failed_notice(taken.notice_id, 'the member refused it meanwhile', true);
             else
-                filled := loyalty.fill_notice(taken);
+                filled := loyalty_private.fill_notice(taken);
                 if filled.error is null then
                     told := told + 1;
                     return next filled.message;
                 else
-                    perform loyalty.settle_failed_notice(taken.notice_id, filled.error, filled.is_over);
+                    perform loyalty_private.settle_failed_notice(taken.notice_id, filled.error, filled.is_over);
                 end if;
             end if;
         end loop;
@@ -276,7 +276,7 @@ begin
     end loop;
 end
 $$;
-comment on function loyalty.claim_notices is
+comment on function loyalty_private.lease_notices is
     'For relays: takes up to how_many notices that are due, urgent ones first, then those due longest, leases them and returns them filled in. Others skip what one has taken; what is not reported before the lease ends is due again. channels null: all. What cannot be filled in counts as failed and stops nothing. 22023.';
 
 create function loyalty.notice_sent(notice_id bigint, attempt integer) returns boolean
@@ -285,7 +285,7 @@ as $$
 begin
     -- also of an attempt whose lease was over, or that was given up: the server has it
     update loyalty.notice n
-       set sent_at = clock_timestamp(), due_at = null, claimed_at = null, gave_up_at = null, error = null
+       set sent_at = clock_timestamp(), due_at = null, leased_at = null, gave_up_at = null, error = null
      where n.notice_id = notice_sent.notice_id
        and n.attempts >= notice_sent.attempt
        and n.sent_at is null;
@@ -304,12 +304,12 @@ begin
        from loyalty.notice n
       where n.notice_id = notice_failed.notice_id
         and n.attempts = notice_failed.attempt
-        and n.claimed_at is not null
+        and n.leased_at is not null
         for update;
     if not found then
         return false;
     end if;
-    perform loyalty.settle_failed_notice(
+    perform loyalty_private.settle_failed_notice(
         notice_failed.notice_id, coalesce(notice_failed.error, 'unknown'), coalesce(notice_failed.is_permanent, false));
     return true;
 end
@@ -317,23 +317,23 @@ $$;
 comment on function loyalty.notice_failed is
     'For relays: the attempt failed. The notice is due again after a wait that doubles, or given up when is_permanent, when max_attempts are used up or its time is over. False, and nothing changes, when another attempt has begun or it is settled.';
 
-create function loyalty.release_notices(notice_ids bigint[], attempts integer[]) returns bigint
+create function loyalty.return_notices(notice_ids bigint[], attempts integer[]) returns bigint
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     released bigint;
 begin
     update loyalty.notice n
-       set due_at = clock_timestamp(), claimed_at = null, attempts = n.attempts - 1
-      from unnest(notice_ids, release_notices.attempts) as g (notice_id, attempt)
+       set due_at = clock_timestamp(), leased_at = null, attempts = n.attempts - 1
+      from unnest(notice_ids, return_notices.attempts) as g (notice_id, attempt)
      where n.notice_id = g.notice_id
        and n.attempts = g.attempt
-       and n.claimed_at is not null;
+       and n.leased_at is not null;
     get diagnostics released = row_count;
     return released;
 end
 $$;
-comment on function loyalty.release_notices is
+comment on function loyalty.return_notices is
     'For relays: gives leases back without counting the attempt; due again at once. How many.';
 
 create function loyalty.notice_backlog()
@@ -351,7 +351,7 @@ begin atomic
            select n.channel,
                   count(*) as waiting,
                   count(*) filter (where n.due_at <= clock_timestamp()) as due,
-                  count(*) filter (where n.due_at > clock_timestamp() and n.claimed_at is not null) as leased,
+                  count(*) filter (where n.due_at > clock_timestamp() and n.leased_at is not null) as leased,
                   min(n.due_at) filter (where n.due_at <= clock_timestamp()) as oldest_due_at,
                   min(n.due_at) filter (where n.due_at > clock_timestamp()) as next_due_at
              from loyalty.notice n
@@ -364,14 +364,14 @@ comment on function loyalty.notice_backlog is
 
 create function loyalty.notice_state(
     attempts integer,
-    claimed_at timestamptz,
+    leased_at timestamptz,
     sent_at timestamptz,
     gave_up_at timestamptz
 ) returns text
     language sql immutable parallel safe
     return case when sent_at is not null then 'sent'
                 when gave_up_at is not null then 'given up'
-                when claimed_at is not null then 'sending'
+                when leased_at is not null then 'sending'
                 when attempts > 0 then 'retrying'
                 else 'waiting' end;
 comment on function loyalty.notice_state is
@@ -411,7 +411,7 @@ begin
         perform loyalty_private.check_notice_kind(retry_notices.kind);
     end if;
     if retry_notices.given_up_since is null then
-        perform loyalty.raise('22004', 'value_missing', 'given_up_since must not be null', null,
+        perform loyalty_private.raise('22004', 'value_missing', 'given_up_since must not be null', null,
             'Those given up earlier stay so.', 'given_up_since');
     end if;
     update loyalty.notice n
@@ -444,7 +444,7 @@ declare
 begin
     -- a row is also the memory of what was told already: of today and, by any zone's date, yesterday
     if older_than is null or older_than < interval '3 days' then
-        perform loyalty.raise('22023', 'out_of_range', 'older_than is too short',
+        perform loyalty_private.raise('22023', 'out_of_range', 'older_than is too short',
             format('%s given.', coalesce(older_than::text, 'null')), 'From 3 days on.', 'older_than');
     end if;
     delete from loyalty.notice n

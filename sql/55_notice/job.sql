@@ -11,7 +11,7 @@ begin
     select n.period, n.period, n.due_at into plan.period, plan.effective_on, plan.due_at
       from loyalty.next_notice(
                program_id, name,
-               case when done_through <= today then loyalty.midnight(done_through + 1, zone) - interval '1 microsecond'
+               case when done_through <= today then loyalty_private.midnight(done_through + 1, zone) - interval '1 microsecond'
                     else loyalty.now()
                end) n;
     plan.done_through := coalesce(done_through, least(plan.period - 1, today));
@@ -27,8 +27,8 @@ declare
     did loyalty_private.job_chunk;
 begin
     select n.last_account, n.queued into did.last_account, did.queued
-      from loyalty.queue_balance_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
-    did.members := loyalty.accounts_between((run).program_id, (run).last_account, did.last_account);
+      from loyalty_private.queue_balance_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
+    did.members := loyalty_private.accounts_between((run).program_id, (run).last_account, did.last_account);
     return did;
 end
 $$;
@@ -41,8 +41,8 @@ declare
     did loyalty_private.job_chunk;
 begin
     select n.last_account, n.queued into did.last_account, did.queued
-      from loyalty.queue_expiry_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
-    did.members := loyalty.accounts_between((run).program_id, (run).last_account, did.last_account);
+      from loyalty_private.queue_expiry_notices((run).program_id, (run).period, (run).last_account, chunk_size) n;
+    did.members := loyalty_private.accounts_between((run).program_id, (run).last_account, did.last_account);
     return did;
 end
 $$;

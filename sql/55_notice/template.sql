@@ -57,7 +57,7 @@ create function loyalty_private.check_texts(
 comment on function loyalty_private.check_texts is
     'Refuses texts (22023) with the part and line of what is wrong: syntax, size, a variable that the example does not have or that is optional, more than templates may do. They are filled in with the example as a part of that, with and without each optional group.';
 
-create function loyalty.check_template(
+create function loyalty_private.check_template(
     kind text,
     language text,
     subject text,
@@ -74,10 +74,10 @@ begin
         language, subject, text_body, html_body, sms_body);
 end
 $$;
-comment on function loyalty.check_template is
+comment on function loyalty_private.check_template is
     'Refuses texts of a kind of notice (22023) with the part and line of what is wrong.';
 
-create function loyalty.render_template(
+create function loyalty_private.render_template(
     language text,
     subject text,
     text_body text,
@@ -87,10 +87,10 @@ create function loyalty.render_template(
 ) returns loyalty.filled_template
     language c immutable parallel safe
     as 'MODULE_PATHNAME', 'loyalty_render_template';
-comment on function loyalty.render_template is
+comment on function loyalty_private.render_template is
     'Fills in texts from a context, a JSON object; parts that are null stay null. What cannot be filled in comes back as error.';
 
-create function loyalty.template_for(program_id integer, kind text, language text)
+create function loyalty_private.template_for(program_id integer, kind text, language text)
     returns loyalty.notice_template
     language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
@@ -108,7 +108,7 @@ begin atomic
      order by array_position(l.wanted, t.language), t.program_id nulls last
      limit 1;
 end;
-comment on function loyalty.template_for is
+comment on function loyalty_private.template_for is
     'The template for a member of that language: the program''s own, else the supplied one; else in the program''s usual language.';
 
 create function loyalty.set_template(
@@ -129,10 +129,10 @@ declare
 begin
     if set_template.language is null
        or set_template.language !~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$' then
-        perform loyalty.raise('22023', 'language_invalid', 'language is not a language tag',
+        perform loyalty_private.raise('22023', 'language_invalid', 'language is not a language tag',
             format('language: %L given.', left(set_template.language, 100)), 'A BCP 47 tag such as ja or en.', 'language');
     end if;
-    perform loyalty.check_template(set_template.kind, set_template.language, set_template.subject,
+    perform loyalty_private.check_template(set_template.kind, set_template.language, set_template.subject,
         set_template.text_body, set_template.html_body, set_template.sms_body);
     insert into loyalty.notice_template as t
            (program_id, kind, language, subject, text_body, html_body, sms_body, changed_at)
@@ -163,26 +163,26 @@ $$;
 comment on function loyalty.delete_template is
     'Takes a program''s own template away, so that the supplied one is used again; whether there was one.';
 
-create function loyalty.carries_proof(kind text) returns boolean
+create function loyalty_private.carries_proof(kind text) returns boolean
     language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
     select exists (select from loyalty_private.notice_kind k where k.kind = carries_proof.kind and k.proof is not null);
 end;
-comment on function loyalty.carries_proof is 'Whether notices of a kind have a code or link in them, which opens a login.';
+comment on function loyalty_private.carries_proof is 'Whether notices of a kind have a code or link in them, which opens a login.';
 
-create function loyalty.check_template_change(kind text) returns void
+create function loyalty_private.check_template_change(kind text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- whose login it is may be an operator's: the program's administrators would choose what they are led to
-    if loyalty.api_role() = 'loyalty_admin' and loyalty.carries_proof(check_template_change.kind) then
-        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot change texts that carry a code or link',
+    if loyalty_private.api_role() = 'loyalty_admin' and loyalty_private.carries_proof(check_template_change.kind) then
+        perform loyalty_private.raise('LY010', 'operator_only', 'an administrator cannot change texts that carry a code or link',
             format('kind: %s given.', check_template_change.kind),
             'An operator writes texts of that kind; administrators those of the others.', 'kind');
     end if;
 end
 $$;
-comment on function loyalty.check_template_change is
+comment on function loyalty_private.check_template_change is
     'Keeps an administrator from changing over HTTP the texts around codes and links, which open logins of other programs too.';
 
 create function loyalty.preview_template(
@@ -202,19 +202,19 @@ declare
     context jsonb;
 begin
     select * into strict named from loyalty.program p where p.program_id = loyalty.program_id(program);
-    shown := loyalty.template_for(named.program_id, kind, language);
+    shown := loyalty_private.template_for(named.program_id, kind, language);
     if coalesce(subject, text_body, html_body, sms_body) is not null then
         shown.language := language;
         shown.subject := coalesce(preview_template.subject, shown.subject);
         shown.text_body := coalesce(preview_template.text_body, shown.text_body);
         shown.html_body := preview_template.html_body;
         shown.sms_body := preview_template.sms_body;
-        perform loyalty.check_template(
+        perform loyalty_private.check_template(
             kind, language, shown.subject, shown.text_body, shown.html_body, shown.sms_body);
     end if;
     context := loyalty_private.notice_example(kind, shown.language)
         || jsonb_build_object('program', jsonb_build_object('name', named.name, 'point_name', named.point_name));
-    return loyalty.render_template(
+    return loyalty_private.render_template(
         shown.language, shown.subject, shown.text_body, shown.html_body, shown.sms_body, context::text);
 end
 $$;

@@ -63,7 +63,7 @@ comment on column loyalty.access_policy.approval_above is 'Grants over HTTP of m
 create table loyalty.identity (
     identity_id bigint generated always as identity primary key,
     login_id text
-        constraint identity_login_id_is_clean check (login_id = loyalty.clean_login_id(login_id)),
+        constraint identity_login_id_is_clean check (login_id = loyalty_private.clean_login_id(login_id)),
     state text not null default 'provisional'
         constraint identity_state_is_known
             check (state in ('provisional', 'active', 'suspended', 'locked', 'closed')),
@@ -82,15 +82,15 @@ comment on column loyalty.identity.state is
 comment on column loyalty.identity.created_at is 'When it was registered.';
 comment on column loyalty.identity.changed_at is 'When the state or login ID last changed.';
 
-create table loyalty.credential (
+create table loyalty_private.credential (
     identity_id bigint primary key references loyalty.identity,
     password_hash text not null,
     changed_at timestamptz not null
 );
-comment on table loyalty.credential is 'Passwords, as Argon2id hashes. Nobody but the owner reads it.';
-comment on column loyalty.credential.identity_id is 'Whose.';
-comment on column loyalty.credential.password_hash is 'The hash, as a PHC string.';
-comment on column loyalty.credential.changed_at is 'When it was set.';
+comment on table loyalty_private.credential is 'Passwords, as Argon2id hashes. Nobody but the owner reads it.';
+comment on column loyalty_private.credential.identity_id is 'Whose.';
+comment on column loyalty_private.credential.password_hash is 'The hash, as a PHC string.';
+comment on column loyalty_private.credential.changed_at is 'When it was set.';
 
 create table loyalty.identity_link (
     identity_id bigint not null references loyalty.identity,
@@ -117,30 +117,30 @@ comment on column loyalty.identity_link.terms_version is 'The terms accepted the
 comment on column loyalty.identity_link.linked_at is 'Since when.';
 comment on column loyalty.identity_link.ended_at is 'Until when; null while it holds.';
 
-create table loyalty.member_key (
+create table loyalty_private.member_key (
     account_id bigint primary key references loyalty.account,
     program_id integer not null references loyalty.program,
     key_1_hash bytea not null,
     key_2_hash bytea not null,
     issued_at timestamptz not null
 );
-create unique index member_key_by_key_1 on loyalty.member_key (program_id, key_1_hash);
-comment on table loyalty.member_key is
+create unique index member_key_by_key_1 on loyalty_private.member_key (program_id, key_1_hash);
+comment on table loyalty_private.member_key is
     'Authentication keys 1 and 2 of members (A1), as keyed hashes. Nobody but the owner reads it.';
-comment on column loyalty.member_key.account_id is 'The member''s account.';
-comment on column loyalty.member_key.program_id is 'Program of the account.';
-comment on column loyalty.member_key.key_1_hash is 'Hash of key 1, which tells whose keys they are.';
-comment on column loyalty.member_key.key_2_hash is 'Hash of key 2, which proves it.';
-comment on column loyalty.member_key.issued_at is 'When they were issued.';
+comment on column loyalty_private.member_key.account_id is 'The member''s account.';
+comment on column loyalty_private.member_key.program_id is 'Program of the account.';
+comment on column loyalty_private.member_key.key_1_hash is 'Hash of key 1, which tells whose keys they are.';
+comment on column loyalty_private.member_key.key_2_hash is 'Hash of key 2, which proves it.';
+comment on column loyalty_private.member_key.issued_at is 'When they were issued.';
 
-create function loyalty.refuse(
+create function loyalty_private.refuse(
     code text, reason text, message text, details text default null, hint text default null, field text default null,
     retry_after interval default null
 ) returns jsonb
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-    answer jsonb := loyalty.refusal(code, reason, message, details, hint, field, ceil(extract(epoch from
+    answer jsonb := loyalty_private.refusal(code, reason, message, details, hint, field, ceil(extract(epoch from
         case when code = 'LY008' then coalesce(retry_after, '1 day') end))::bigint)::jsonb;
     headers jsonb := nullif(current_setting('response.headers', true), '')::jsonb;
 begin
@@ -149,10 +149,10 @@ begin
     return answer -> 'body';
 end
 $$;
-comment on function loyalty.refuse is
+comment on function loyalty_private.refuse is
     'The body of an error that must not undo what the call wrote, such as the count of wrong passwords: over HTTP it is answered with the code''s status, like any other.';
 
-create function loyalty.access_policy_of(program_id integer) returns loyalty.access_policy
+create function loyalty_private.access_policy_of(program_id integer) returns loyalty.access_policy
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -160,33 +160,33 @@ declare
 begin
     select p.* into policy from loyalty.access_policy p where p.program_id = access_policy_of.program_id;
     if not found then
-        perform loyalty.raise('LY010', 'program_without_logins', 'the program has no accounts of people', null,
+        perform loyalty_private.raise('LY010', 'program_without_logins', 'the program has no accounts of people', null,
             'loyalty.set_access_policy opens it to registration.', 'program');
     end if;
     return policy;
 end
 $$;
-comment on function loyalty.access_policy_of is 'A program''s access policy; LY010 when it has none.';
+comment on function loyalty_private.access_policy_of is 'A program''s access policy; LY010 when it has none.';
 
-create function loyalty.check_new_password(policy loyalty.access_policy, password text, login_id text) returns void
+create function loyalty_private.check_new_password(policy loyalty.access_policy, password text, login_id text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
     if password is null then
-        perform loyalty.raise('22004', 'value_missing', 'password must not be null', null, 'Choose a password.', 'password');
+        perform loyalty_private.raise('22004', 'value_missing', 'password must not be null', null, 'Choose a password.', 'password');
     end if;
-    perform loyalty.check_password_policy(password, login_id, policy.password_length, policy.password_letters,
+    perform loyalty_private.check_password_policy(password, login_id, policy.password_length, policy.password_letters,
         policy.password_digits, policy.password_symbols);
 end
 $$;
-comment on function loyalty.check_new_password is 'Refuses a password that the program''s policy does not take (C12): 22023 says why.';
+comment on function loyalty_private.check_new_password is 'Refuses a password that the program''s policy does not take (C12): 22023 says why.';
 
-create function loyalty.set_password(identity_id bigint, password text) returns void
+create function loyalty_private.set_password(identity_id bigint, password text) returns void
     language sql volatile set search_path = pg_catalog, pg_temp
 begin atomic
-    insert into loyalty.credential as c (identity_id, password_hash, changed_at)
-    values (set_password.identity_id, loyalty.hash_password(set_password.password), loyalty.now())
+    insert into loyalty_private.credential as c (identity_id, password_hash, changed_at)
+    values (set_password.identity_id, loyalty_private.hash_password(set_password.password), loyalty.now())
         on conflict (identity_id) do update
        set password_hash = excluded.password_hash, changed_at = excluded.changed_at;
 end;
-comment on function loyalty.set_password is 'Stores the hash of a password that was checked before.';
+comment on function loyalty_private.set_password is 'Stores the hash of a password that was checked before.';

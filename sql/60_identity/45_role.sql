@@ -10,7 +10,7 @@ create table loyalty.program_role (
         constraint program_role_is_known check (role in ('granter', 'admin', 'operator')),
     identity_id bigint references loyalty.identity,
     login_id text not null
-        constraint program_role_login_id_is_clean check (login_id = loyalty.clean_login_id(login_id)),
+        constraint program_role_login_id_is_clean check (login_id = loyalty_private.clean_login_id(login_id)),
     monthly_budget bigint
         constraint program_role_budget_is_not_negative check (monthly_budget >= 0),
     challenge_id uuid,

@@ -34,12 +34,12 @@ declare
     hint text;
 begin
     if not emptied <@ '{organisation_id,terms_url,site_url,family_monthly_limit,approval_above}' then
-        perform loyalty.raise('22023', 'not_clearable', 'clear names a field that cannot be emptied',
+        perform loyalty_private.raise('22023', 'not_clearable', 'clear names a field that cannot be emptied',
             format('clear: %s given.', left(emptied::text, 100)),
             'organisation_id, terms_url, site_url, family_monthly_limit and approval_above can.', 'clear');
     end if;
     if exists (select from unnest(set_access_policy.family_relations) r where loyalty.degree_of_kinship(r) is null) then
-        perform loyalty.raise('22023', 'relation_unknown', 'family_relations contains an unknown relation',
+        perform loyalty_private.raise('22023', 'relation_unknown', 'family_relations contains an unknown relation',
             format('family_relations: %s given.', left(set_access_policy.family_relations::text, 100)),
             'Names such as spouse, parent or child: docs/families.md lists them.', 'family_relations');
     end if;
@@ -68,7 +68,7 @@ begin
                                  then coalesce(set_access_policy.approval_above, p.approval_above) end
      where p.program_id = within
     returning * into written;
-    perform loyalty.audit('set_access_policy', within, details => to_jsonb(written) - 'program_id');
+    perform loyalty_private.audit('set_access_policy', within, details => to_jsonb(written) - 'program_id');
     return written;
 exception
     when check_violation then
@@ -89,34 +89,34 @@ exception
             else case when broken in ('organisation_id', 'terms_version') then 'From 1 to 50 characters.'
                       when broken in ('password_letters', 'password_digits') then 'From 0 to 32.'
                       else '0 or more points.' end end;
-        perform loyalty.raise('22023', 'out_of_range', broken || ' is out of range', null, hint, broken);
+        perform loyalty_private.raise('22023', 'out_of_range', broken || ' is out of range', null, hint, broken);
     when unique_violation then
-        perform loyalty.raise('22023', 'organisation_id_taken', 'organisation_id is taken', 'Another program has it.',
+        perform loyalty_private.raise('22023', 'organisation_id_taken', 'organisation_id is taken', 'Another program has it.',
             'Choose another one.', 'organisation_id');
 end
 $$;
 comment on function loyalty.set_access_policy is
     'Opens a program to people who register and log in, and sets what it asks of them; what is null stays as it is, what clear names becomes empty. LY002 for an unknown program, 22023 names the wrong field.';
 
-create function loyalty.clean_key(key text) returns text
+create function loyalty_private.clean_key(key text) returns text
     language sql immutable parallel safe set search_path = pg_catalog, pg_temp
     -- full-width digits and small letters are the same to who types them
     return nullif(btrim(upper(normalize(key, nfkc)), E' \t\r\n'), '');
-comment on function loyalty.clean_key is 'An authentication key as it is hashed: NFKC, in capitals, without spaces around it; null when empty.';
+comment on function loyalty_private.clean_key is 'An authentication key as it is hashed: NFKC, in capitals, without spaces around it; null when empty.';
 
-create function loyalty.random_key(length integer) returns text
+create function loyalty_private.random_key(length integer) returns text
     language sql volatile set search_path = pg_catalog, pg_temp
 begin atomic
     -- two bytes for each character, so that none is likelier than another by a measurable bit
     select string_agg(substr('ACDEFHJKMNPQRTUVWXY3479', 1 + (get_byte(r.bytes, 2 * i) * 256 + get_byte(r.bytes, 2 * i + 1)) % 23, 1),
                       '' order by i)
-      from (select sha256(convert_to(loyalty.random_token(), 'UTF8')) as bytes) r
+      from (select sha256(convert_to(loyalty_private.random_token(), 'UTF8')) as bytes) r
      cross join generate_series(0, least(random_key.length, 16) - 1) i;
 end;
-comment on function loyalty.random_key is
+comment on function loyalty_private.random_key is
     'A key for people to type, of up to 16 letters and digits that nobody takes for others.';
 
-create function loyalty.write_keys(program_id integer, items jsonb)
+create function loyalty_private.write_keys(program_id integer, items jsonb)
     returns table (item_no bigint, member_no text, account_id bigint, key_1 text, key_2 text, reason text)
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -127,14 +127,14 @@ begin
     return query
     with given as (
         select i.item_no, i.item ->> 'member_no' as member_no, a.account_id,
-               coalesce(loyalty.clean_key(i.item ->> 'key_1'), loyalty.random_key(8)) as key_1,
-               coalesce(loyalty.clean_key(i.item ->> 'key_2'), loyalty.random_key(10)) as key_2
+               coalesce(loyalty_private.clean_key(i.item ->> 'key_1'), loyalty_private.random_key(8)) as key_1,
+               coalesce(loyalty_private.clean_key(i.item ->> 'key_2'), loyalty_private.random_key(10)) as key_2
           from jsonb_array_elements(write_keys.items) with ordinality i (item, item_no)
           left join loyalty.account a
             on a.program_id = write_keys.program_id and a.member_no = btrim(i.item ->> 'member_no')
     ), hashed as materialized (
-        select g.*, loyalty.keyed_hashes('key 1 ' || write_keys.program_id, g.key_1) as hashes_1,
-               (loyalty.keyed_hashes('key 2 ' || coalesce(g.account_id, 0), g.key_2))[1] as hash_2
+        select g.*, loyalty_private.keyed_hashes('key 1 ' || write_keys.program_id, g.key_1) as hashes_1,
+               (loyalty_private.keyed_hashes('key 2 ' || coalesce(g.account_id, 0), g.key_2))[1] as hash_2
           from given g
     ), judged as materialized (
         select h.*,
@@ -143,13 +143,13 @@ begin
                     when char_length(h.key_2) not between 4 and 64 then 'key_2 has not from 4 to 64 characters'
                     when count(*) over (partition by h.account_id) > 1 then 'the member is given twice'
                     when count(*) over (partition by h.key_1) > 1
-                         or exists (select from loyalty.member_key k
+                         or exists (select from loyalty_private.member_key k
                                      where k.program_id = write_keys.program_id
                                        and k.key_1_hash = any (h.hashes_1) and k.account_id <> h.account_id)
                         then 'key_1 is another member''s' end as reason
           from hashed h
     ), written as (
-        insert into loyalty.member_key as k (account_id, program_id, key_1_hash, key_2_hash, issued_at)
+        insert into loyalty_private.member_key as k (account_id, program_id, key_1_hash, key_2_hash, issued_at)
         select j.account_id, write_keys.program_id, j.hashes_1[1], j.hash_2, loyalty.now()
           from judged j
          where j.reason is null
@@ -162,7 +162,7 @@ begin
      order by j.item_no;
 end
 $$;
-comment on function loyalty.write_keys is
+comment on function loyalty_private.write_keys is
     'For issue_keys and issue_many_keys: stores keys, makes those that are left out, and tells what each member has now or why not.';
 
 create function loyalty.issue_many_keys(program text, items jsonb)
@@ -175,18 +175,18 @@ declare
 begin
     if jsonb_typeof(issue_many_keys.items) is distinct from 'array'
        or jsonb_path_exists(issue_many_keys.items, '$[*] ? (@.type() != "object")') then
-        perform loyalty.raise('22023', 'items_invalid', 'items must be an array of objects', null,
+        perform loyalty_private.raise('22023', 'items_invalid', 'items must be an array of objects', null,
             'Such as [{"member_no": "A-1"}] or [{"member_no": "A-1", "key_1": "…", "key_2": "…"}].', 'items');
     elsif jsonb_array_length(issue_many_keys.items) > 10000 then
-        perform loyalty.raise('54000', 'too_many_items', 'too many items',
+        perform loyalty_private.raise('54000', 'too_many_items', 'too many items',
             format('%s given.', jsonb_array_length(issue_many_keys.items)), 'Up to 10000 in one call.', 'items');
     end if;
-    perform loyalty.audit('issue_many_keys', within,
+    perform loyalty_private.audit('issue_many_keys', within,
         details => jsonb_build_object('items', jsonb_array_length(issue_many_keys.items)));
     return query
     select w.item_no, w.member_no, case when w.reason is null then 'issued' else 'refused' end,
            w.key_1, w.key_2, w.reason
-      from loyalty.write_keys(within, issue_many_keys.items) w
+      from loyalty_private.write_keys(within, issue_many_keys.items) w
      order by w.item_no;
 end
 $$;
@@ -206,21 +206,21 @@ declare
     issued record;
 begin
     if issue_keys.member_no is null then
-        perform loyalty.raise('22004', 'value_missing', 'member_no must not be null', null, 'Pass member_no => … .',
+        perform loyalty_private.raise('22004', 'value_missing', 'member_no must not be null', null, 'Pass member_no => … .',
             'member_no');
     end if;
     select w.* into strict issued
-      from loyalty.write_keys(within,
+      from loyalty_private.write_keys(within,
                jsonb_build_array(jsonb_build_object(
                    'member_no', issue_keys.member_no, 'key_1', issue_keys.key_1, 'key_2', issue_keys.key_2))) w;
     if issued.account_id is null then
-        perform loyalty.raise('LY002', 'no_such_member', 'no such member',
+        perform loyalty_private.raise('LY002', 'no_such_member', 'no such member',
             format('%L given.', left(issue_keys.member_no, 100)), 'loyalty.set_member writes members.', 'member_no');
     elsif issued.reason is not null then
-        perform loyalty.raise('22023', 'keys_invalid', issued.reason, null, 'Leave the keys out to have some made.',
+        perform loyalty_private.raise('22023', 'keys_invalid', issued.reason, null, 'Leave the keys out to have some made.',
             case when issued.reason ~ '^key_[12] ' then left(issued.reason, 5) end);
     end if;
-    perform loyalty.audit('issue_keys', within, account_id => issued.account_id);
+    perform loyalty_private.audit('issue_keys', within, account_id => issued.account_id);
     issue_keys.key_1 := issued.key_1;
     issue_keys.key_2 := issued.key_2;
 end
@@ -228,25 +228,25 @@ $$;
 comment on function loyalty.issue_keys is
     'Issues a member''s authentication keys (A1), or new ones for lost ones: those given, or random ones that people read without mistake. They are told here only, once; the ones before are good no longer. LY002 for an unknown member, 22023 for keys that cannot be.';
 
-create function loyalty.check_limit_change(program text, approval_above bigint, clear text[]) returns void
+create function loyalty_private.check_limit_change(program text, approval_above bigint, clear text[]) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    if loyalty.api_role() = 'loyalty_admin' and exists (
+    if loyalty_private.api_role() = 'loyalty_admin' and exists (
            select from loyalty.access_policy p
             where p.program_id = loyalty.program_id(check_limit_change.program)
               and (p.approval_above < check_limit_change.approval_above
                    or p.approval_above is not null and 'approval_above' = any (check_limit_change.clear))) then
-        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot raise or clear approval_above', null,
+        perform loyalty_private.raise('LY010', 'operator_only', 'an administrator cannot raise or clear approval_above', null,
             'An operator raises or clears approval_above; administrators lower it.', 'approval_above');
     end if;
 end
 $$;
-comment on function loyalty.check_limit_change is
+comment on function loyalty_private.check_limit_change is
     'Keeps an administrator from raising or clearing approval_above over HTTP, which would make two of one.';
 
-create function loyalty.check_site_change(program text, site_url text, clear text[]) returns void
+create function loyalty_private.check_site_change(program text, site_url text, clear text[]) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -254,13 +254,13 @@ declare
     known text := (select p.site_url from loyalty.access_policy p
                     where p.program_id = loyalty.program_id(check_site_change.program));
 begin
-    if loyalty.api_role() = 'loyalty_admin'
+    if loyalty_private.api_role() = 'loyalty_admin'
        and (known is distinct from coalesce(check_site_change.site_url, known)
             or known is not null and 'site_url' = any (check_site_change.clear)) then
-        perform loyalty.raise('LY010', 'operator_only', 'an administrator cannot set site_url', null,
+        perform loyalty_private.raise('LY010', 'operator_only', 'an administrator cannot set site_url', null,
             'An operator sets or clears site_url.', 'site_url');
     end if;
 end
 $$;
-comment on function loyalty.check_site_change is
+comment on function loyalty_private.check_site_change is
     'Keeps an administrator from changing site_url over HTTP: the links sent there open logins of other programs too.';

@@ -13,7 +13,7 @@ create table loyalty.login_application (
     kana text not null,
     birth_date date not null,
     login_id text not null
-        constraint login_application_login_id_is_clean check (login_id = loyalty.clean_login_id(login_id)),
+        constraint login_application_login_id_is_clean check (login_id = loyalty_private.clean_login_id(login_id)),
     phone text not null,
     differs text[] not null,
     has_suspended boolean not null default false,
@@ -50,12 +50,12 @@ comment on column loyalty.login_application.decided_at is 'When it was last appr
 comment on column loyalty.login_application.decided_by is 'Who approved or refused it.';
 comment on column loyalty.login_application.reason is 'Why it was refused.';
 
-create function loyalty.same_name(one text, other text) returns boolean
+create function loyalty_private.same_name(one text, other text) returns boolean
     language sql immutable parallel safe
     -- a space or dot more or less is no other name
     return regexp_replace(normalize(one, nfkc), '[[:space:]・]', '', 'g')
          = regexp_replace(normalize(other, nfkc), '[[:space:]・]', '', 'g');
-comment on function loyalty.same_name is 'Whether two names or readings are the same but for spaces, dots and widths.';
+comment on function loyalty_private.same_name is 'Whether two names or readings are the same but for spaces, dots and widths.';
 
 create function loyalty.apply_for_login(
     organisation_id text, name text, kana text, birth_date date, member_no text,
@@ -67,7 +67,7 @@ as $$
 declare
     began timestamptz := clock_timestamp();
     policy loyalty.access_policy;
-    wanted text := loyalty.clean_login_id(apply_for_login.login_id);
+    wanted text := loyalty_private.clean_login_id(apply_for_login.login_id);
     record json;
     subject text;
     wait interval;
@@ -77,39 +77,39 @@ declare
     made bigint;
 begin
     if apply_for_login.consent is distinct from true then
-        perform loyalty.raise('22023', 'consent_missing', 'consent is needed', null,
+        perform loyalty_private.raise('22023', 'consent_missing', 'consent is needed', null,
             'An application is worked on with the person''s consent only.', 'consent');
     elsif wanted is null then
-        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
+        perform loyalty_private.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
             null, 'Send one of them.', 'login_id');
-    elsif wanted is distinct from loyalty.clean_login_id(apply_for_login.login_id_again) then
-        perform loyalty.raise('22023', 'login_ids_differ', 'the two login IDs differ', null,
+    elsif wanted is distinct from loyalty_private.clean_login_id(apply_for_login.login_id_again) then
+        perform loyalty_private.raise('22023', 'login_ids_differ', 'the two login IDs differ', null,
             'Send login_id and login_id_again the same.', 'login_id_again');
     elsif coalesce(btrim(apply_for_login.member_no), '') = '' or coalesce(btrim(apply_for_login.name), '') = ''
           or coalesce(btrim(apply_for_login.kana), '') = '' or coalesce(btrim(apply_for_login.phone), '') = ''
           or apply_for_login.birth_date is null then
-        perform loyalty.raise('22004', 'value_missing', 'name, kana, birth_date, member_no and phone must not be empty',
+        perform loyalty_private.raise('22004', 'value_missing', 'name, kana, birth_date, member_no and phone must not be empty',
             null, 'Send all of them.');
     end if;
     select p.* into policy
       from loyalty.access_policy p
      where lower(p.organisation_id) = lower(btrim(apply_for_login.organisation_id));
     if policy.program_id is null then
-        perform loyalty.raise('LY002', 'no_such_organisation', 'no such organisation', null, 'Check organisation_id.',
+        perform loyalty_private.raise('LY002', 'no_such_organisation', 'no such organisation', null, 'Check organisation_id.',
             'organisation_id');
     end if;
-    perform loyalty.check_service_hours(policy.program_id);
-    record := loyalty.clean_member(
+    perform loyalty_private.check_service_hours(policy.program_id);
+    record := loyalty_private.clean_member(
         json_build_object('member_no', apply_for_login.member_no, 'name', apply_for_login.name,
                           'kana', apply_for_login.kana, 'birth_date', apply_for_login.birth_date,
                           'phone', apply_for_login.phone),
         timezone((select p.time_zone from loyalty.program p where p.program_id = policy.program_id), loyalty.now())::date);
     subject := format('application %s %s', policy.program_id, lower(record ->> 'member_no'));
-    wait := loyalty.begin_attempt('send', subject);
+    wait := loyalty_private.begin_attempt('send', subject);
     if wait is not null then
-        return loyalty.refuse_attempt(wait);
+        return loyalty_private.refuse_attempt(wait);
     end if;
-    perform loyalty.attempt_failed('send', subject);
+    perform loyalty_private.attempt_failed('send', subject);
     select a.account_id, m.name, m.kana, m.birth_date, l.identity_id
       into known
       from loyalty.account a
@@ -118,31 +118,31 @@ begin
      where a.program_id = policy.program_id and a.member_no = record ->> 'member_no';
     differs := array_remove(array[
         case when known.account_id is null then 'member_no' end,
-        case when not coalesce(loyalty.same_name(known.name, record ->> 'name'), false) then 'name' end,
-        case when not coalesce(loyalty.same_name(known.kana, record ->> 'kana'), false) then 'kana' end,
+        case when not coalesce(loyalty_private.same_name(known.name, record ->> 'name'), false) then 'name' end,
+        case when not coalesce(loyalty_private.same_name(known.kana, record ->> 'kana'), false) then 'kana' end,
         case when known.birth_date is distinct from apply_for_login.birth_date then 'birth_date' end], null);
     update loyalty.identity i
        set state = 'suspended', changed_at = loyalty.now()
      where i.identity_id = known.identity_id and differs = '{}' and i.state in ('active', 'locked')
-       and not loyalty.opens_more(known.identity_id, policy.program_id);
+       and not loyalty_private.opens_more(known.identity_id, policy.program_id);
     suspends := found;
     insert into loyalty.login_application
            (program_id, account_id, identity_id, member_no, name, kana, birth_date, login_id, phone, differs,
             has_suspended, applied_at, address)
     values (policy.program_id, known.account_id, known.identity_id, record ->> 'member_no', record ->> 'name',
             record ->> 'kana', apply_for_login.birth_date, wanted, record ->> 'phone', differs, suspends,
-            loyalty.now(), loyalty.client_address())
+            loyalty.now(), loyalty_private.client_address())
     returning application_id into made;
-    perform loyalty.audit('apply_for_login', policy.program_id, known.identity_id, known.account_id,
+    perform loyalty_private.audit('apply_for_login', policy.program_id, known.identity_id, known.account_id,
         jsonb_build_object('application_id', made, 'differs', differs));
-    perform loyalty.pad(began);
+    perform loyalty_private.pad(began);
     return jsonb_build_object('application_id', made, 'state', 'waiting');
 end
 $$;
 comment on function loyalty.apply_for_login is
     'Applies for another login ID (C13): {application_id, state}, whether or not there is such a member. Where all fits the member record and the login opens no other program, it is suspended until staff decide. Asked too often: LY008. Raises LY002, LY007, 22004, 22023.';
 
-create function loyalty.open_application(application_id bigint, states text[]) returns loyalty.login_application
+create function loyalty_private.open_application(application_id bigint, states text[]) returns loyalty.login_application
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -153,32 +153,32 @@ begin
      where a.application_id = open_application.application_id
        for update;
     if application.application_id is null then
-        perform loyalty.raise('LY002', 'no_such_application', 'no such application', null,
+        perform loyalty_private.raise('LY002', 'no_such_application', 'no such application', null,
             'loyalty.login_application lists them.', 'application_id');
     elsif application.state <> all (states) then
-        perform loyalty.raise('22023', 'application_settled', 'the application is no longer open',
+        perform loyalty_private.raise('22023', 'application_settled', 'the application is no longer open',
             format('It is %s.', application.state), 'Only one that waits, or whose link was not used yet, can be decided.');
     end if;
     return application;
 end
 $$;
-comment on function loyalty.open_application is 'An application that can still be decided, held until the end of the transaction. LY002, 22023.';
+comment on function loyalty_private.open_application is 'An application that can still be decided, held until the end of the transaction. LY002, 22023.';
 
 create function loyalty.approve_application(application_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    application loyalty.login_application := loyalty.open_application(approve_application.application_id, '{waiting,approved}');
-    made loyalty.challenge;
+    application loyalty.login_application := loyalty_private.open_application(approve_application.application_id, '{waiting,approved}');
+    made loyalty_private.challenge;
 begin
     if application.identity_id is null then
-        perform loyalty.raise('22023', 'no_login_of_member', 'nobody logs in as that member', null,
+        perform loyalty_private.raise('22023', 'no_login_of_member', 'nobody logs in as that member', null,
             'Refuse it, and let the member register with authentication keys.');
     elsif exists (select from loyalty.identity i
                    where i.login_id = application.login_id and i.identity_id <> application.identity_id
                      and i.state in ('active', 'suspended', 'locked')) then
-        perform loyalty.raise('22023', 'login_id_taken', 'the login ID belongs to somebody else', null,
+        perform loyalty_private.raise('22023', 'login_id_taken', 'the login ID belongs to somebody else', null,
             'Refuse it, and let the person apply with another one.', 'login_id');
     end if;
     update loyalty.identity i
@@ -186,20 +186,20 @@ begin
      where i.identity_id = application.identity_id and i.state in ('active', 'locked');
     -- one at a time: the others that wait for the same login are settled by this one
     update loyalty.login_application a
-       set state = 'refused', decided_at = loyalty.now(), decided_by = loyalty.actor(),
+       set state = 'refused', decided_at = loyalty.now(), decided_by = loyalty_private.actor(),
            reason = format('application %s was approved', application.application_id), has_suspended = false
      where a.identity_id = application.identity_id and a.application_id <> application.application_id
        and a.state in ('waiting', 'approved');
     update loyalty.login_application a
-       set state = 'approved', decided_at = loyalty.now(), decided_by = loyalty.actor(), reason = null,
+       set state = 'approved', decided_at = loyalty.now(), decided_by = loyalty_private.actor(), reason = null,
            has_suspended = true
      where a.application_id = application.application_id;
-    made := loyalty.new_challenge('login_approved', application.program_id, application.identity_id, application.account_id,
+    made := loyalty_private.new_challenge('login_approved', application.program_id, application.identity_id, application.account_id,
         application.login_id);
-    update loyalty.challenge c
+    update loyalty_private.challenge c
        set details = jsonb_build_object('application_id', application.application_id)
      where c.challenge_id = made.challenge_id;
-    perform loyalty.audit('approve_application', application.program_id, application.identity_id, application.account_id,
+    perform loyalty_private.audit('approve_application', application.program_id, application.identity_id, application.account_id,
         jsonb_build_object('application_id', application.application_id));
     return jsonb_build_object('application_id', application.application_id, 'state', 'approved',
         'expires_at', made.expires_at);
@@ -213,13 +213,13 @@ create function loyalty.refuse_application(application_id bigint, reason text) r
 as $$
 #variable_conflict use_column
 declare
-    application loyalty.login_application := loyalty.open_application(refuse_application.application_id, '{waiting,approved}');
+    application loyalty.login_application := loyalty_private.open_application(refuse_application.application_id, '{waiting,approved}');
 begin
     update loyalty.login_application a
-       set state = 'refused', decided_at = loyalty.now(), decided_by = loyalty.actor(), reason = refuse_application.reason,
+       set state = 'refused', decided_at = loyalty.now(), decided_by = loyalty_private.actor(), reason = refuse_application.reason,
            has_suspended = false
      where a.application_id = application.application_id;
-    update loyalty.challenge c
+    update loyalty_private.challenge c
        set used_at = loyalty.now()
      where c.identity_id = application.identity_id and c.purpose = 'login_approved' and c.used_at is null
        and c.details ->> 'application_id' = application.application_id::text;
@@ -230,14 +230,14 @@ begin
          where a.application_id = (select min(o.application_id) from loyalty.login_application o
                                     where o.identity_id = application.identity_id and o.differs = '{}'
                                       and o.state in ('waiting', 'approved')
-                                      and not loyalty.opens_more(o.identity_id, o.program_id));
+                                      and not loyalty_private.opens_more(o.identity_id, o.program_id));
         if not found then
             update loyalty.identity i
                set state = 'active', changed_at = loyalty.now()
              where i.identity_id = application.identity_id and i.state = 'suspended';
         end if;
     end if;
-    perform loyalty.audit('refuse_application', application.program_id, application.identity_id, application.account_id,
+    perform loyalty_private.audit('refuse_application', application.program_id, application.identity_id, application.account_id,
         jsonb_build_object('application_id', application.application_id, 'reason', refuse_application.reason));
     return jsonb_build_object('application_id', application.application_id, 'state', 'refused');
 end
@@ -250,46 +250,46 @@ create function loyalty.accept_login(token text, password text, password_again t
 as $$
 #variable_conflict use_column
 declare
-    by_mail loyalty.challenge;
+    by_mail loyalty_private.challenge;
     application loyalty.login_application;
     person loyalty.identity;
 begin
-    perform loyalty.check_passwords(accept_login.password, accept_login.password_again);
-    perform loyalty.hold_attempts(accept_login.token);
-    by_mail := loyalty.challenge_of_token(accept_login.token, '{login_approved}');
+    perform loyalty_private.check_passwords(accept_login.password, accept_login.password_again);
+    perform loyalty_private.lock_attempts(accept_login.token);
+    by_mail := loyalty_private.challenge_of_token(accept_login.token, '{login_approved}');
     if by_mail.identity_id is null then
-        return loyalty.refuse_link();
+        return loyalty_private.refuse_link();
     end if;
-    perform loyalty.check_service_hours(by_mail.program_id);
+    perform loyalty_private.check_service_hours(by_mail.program_id);
     select a.* into application
       from loyalty.login_application a
      where a.application_id = (by_mail.details ->> 'application_id')::bigint and a.state = 'approved'
        for update;
     select i.* into person from loyalty.identity i where i.identity_id = by_mail.identity_id for update;
     if application.application_id is null or person.state <> 'suspended' or not application.has_suspended then
-        return loyalty.refuse_link();
+        return loyalty_private.refuse_link();
     end if;
-    perform loyalty.check_new_password(loyalty.access_policy_of(by_mail.program_id), accept_login.password, application.login_id);
-    perform loyalty.use_challenge(by_mail.challenge_id);
-    perform loyalty.release_login(person.identity_id);
+    perform loyalty_private.check_new_password(loyalty_private.access_policy_of(by_mail.program_id), accept_login.password, application.login_id);
+    perform loyalty_private.use_challenge(by_mail.challenge_id);
+    perform loyalty_private.forgive_login(person.identity_id);
     begin
         update loyalty.identity i
            set login_id = application.login_id, state = 'active', changed_at = loyalty.now()
          where i.identity_id = person.identity_id;
     exception when unique_violation then
-        return loyalty.refuse_link();
+        return loyalty_private.refuse_link();
     end;
     update loyalty.login_application a
        set state = 'done', decided_at = loyalty.now(), has_suspended = false
      where a.application_id = application.application_id;
-    perform loyalty.replace_password(person.identity_id, by_mail.program_id, accept_login.password);
-    perform loyalty.release_login(person.identity_id);
+    perform loyalty_private.replace_password(person.identity_id, by_mail.program_id, accept_login.password);
+    perform loyalty_private.forgive_login(person.identity_id);
     if person.login_id <> application.login_id then
         -- who did not apply has to hear of it
-        perform loyalty.send_notice(by_mail.program_id, by_mail.account_id, 'login_changed',
+        perform loyalty_private.send_notice(by_mail.program_id, by_mail.account_id, 'login_changed',
             gen_random_uuid()::text, person.login_id);
     end if;
-    perform loyalty.audit('accept_login', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
+    perform loyalty_private.audit('accept_login', by_mail.program_id, by_mail.identity_id, by_mail.account_id,
         jsonb_build_object('application_id', application.application_id));
     return jsonb_build_object('changed', true);
 end

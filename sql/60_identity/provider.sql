@@ -32,7 +32,7 @@ comment on column loyalty.identity_provider_link.subject is 'What the provider k
 comment on column loyalty.identity_provider_link.identity_id is 'The person.';
 comment on column loyalty.identity_provider_link.linked_at is 'Since when.';
 
-create function loyalty.provider_claims(claims jsonb) returns jsonb
+create function loyalty_private.provider_claims(claims jsonb) returns jsonb
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -48,7 +48,7 @@ begin
        and jsonb_typeof(claims -> 'exp') = 'number'
        and (claims ->> 'exp')::numeric between extract(epoch from clock_timestamp()) - 30 and 9e15;
     if provider.issuer is null then
-        perform loyalty.raise('LY009', 'provider_unknown', 'the token is neither this server''s nor a known provider''s', null,
+        perform loyalty_private.raise('LY009', 'provider_unknown', 'the token is neither this server''s nor a known provider''s', null,
             'Log in again. For whoever makes tokens: "Keys" in docs/operations.md says which key signs them.');
     end if;
     select jsonb_build_object('iss', 'loyalty', 'sub', 'identity:' || i.identity_id, 'role', 'loyalty_member',
@@ -65,13 +65,13 @@ begin
      order by l.account_id
      limit 1;
     if mapped is null then
-        perform loyalty.raise('LY010', 'not_active_member', 'not an active member of the program', null,
+        perform loyalty_private.raise('LY010', 'not_active_member', 'not an active member of the program', null,
             'Ask the program''s administrators to link the login.');
     end if;
     return mapped;
 end
 $$;
-comment on function loyalty.provider_claims is
+comment on function loyalty_private.provider_claims is
     'The claims that a provider''s token stands for here: those of the member it is linked to. LY009 when the provider, the audience or the token''s end is missing or wrong, LY010 when the person is not linked, or no active member.';
 
 create function loyalty.set_identity_provider(program text, issuer text, audience text) returns jsonb
@@ -83,25 +83,25 @@ declare
 begin
     if set_identity_provider.program is null or set_identity_provider.issuer is null
        or set_identity_provider.audience is null then
-        perform loyalty.raise('22004', 'value_missing', 'program, issuer and audience must not be null', null,
+        perform loyalty_private.raise('22004', 'value_missing', 'program, issuer and audience must not be null', null,
             'issuer is what the provider''s tokens have as iss, audience what they have in aud.');
     elsif char_length(set_identity_provider.issuer) not between 1 and 500
           or char_length(set_identity_provider.audience) not between 1 and 500
           or set_identity_provider.issuer = 'loyalty' then
-        perform loyalty.raise('22023', 'provider_invalid', 'issuer or audience is invalid',
+        perform loyalty_private.raise('22023', 'provider_invalid', 'issuer or audience is invalid',
             format('issuer %L, audience %L.', left(set_identity_provider.issuer, 100), left(set_identity_provider.audience, 100)),
             'From 1 to 500 characters each; loyalty is the issuer of the tokens made here.');
     end if;
     within := loyalty.program_id(set_identity_provider.program);
     if exists (select from loyalty.identity_provider p
                 where p.issuer = set_identity_provider.issuer and p.program_id <> within) then
-        perform loyalty.raise('22023', 'issuer_taken', 'the issuer belongs to another program', null,
+        perform loyalty_private.raise('22023', 'issuer_taken', 'the issuer belongs to another program', null,
             'An issuer is one program''s; remove it there first.', 'issuer');
     end if;
     insert into loyalty.identity_provider as p (issuer, audience, program_id, created_at)
     values (set_identity_provider.issuer, set_identity_provider.audience, within, loyalty.now())
         on conflict (issuer) do update set audience = excluded.audience;
-    perform loyalty.audit('set_identity_provider', within,
+    perform loyalty_private.audit('set_identity_provider', within,
         details => jsonb_build_object('issuer', set_identity_provider.issuer, 'audience', set_identity_provider.audience));
     return jsonb_build_object('issuer', set_identity_provider.issuer, 'audience', set_identity_provider.audience,
         'program', set_identity_provider.program);
@@ -120,17 +120,17 @@ begin
     delete from loyalty.identity_provider_link k where k.issuer = remove_identity_provider.issuer;
     delete from loyalty.identity_provider p where p.issuer = remove_identity_provider.issuer returning * into removed;
     if removed.issuer is null then
-        perform loyalty.raise('LY002', 'no_such_provider', 'no such provider', null, 'See loyalty.identity_provider.',
+        perform loyalty_private.raise('LY002', 'no_such_provider', 'no such provider', null, 'See loyalty.identity_provider.',
             'issuer');
     end if;
-    perform loyalty.audit('remove_identity_provider', removed.program_id,
+    perform loyalty_private.audit('remove_identity_provider', removed.program_id,
         details => jsonb_build_object('issuer', removed.issuer));
     return jsonb_build_object('issuer', removed.issuer);
 end
 $$;
 comment on function loyalty.remove_identity_provider is 'Believes a provider no longer, and forgets its links: {issuer}. LY002.';
 
-create function loyalty.provider_of(program text, issuer text) returns integer
+create function loyalty_private.provider_of(program text, issuer text) returns integer
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -138,25 +138,25 @@ declare
 begin
     if not exists (select from loyalty.identity_provider p
                     where p.issuer = provider_of.issuer and p.program_id = within) then
-        perform loyalty.raise('LY002', 'no_such_provider', 'the program has no such provider', null,
+        perform loyalty_private.raise('LY002', 'no_such_provider', 'the program has no such provider', null,
             'An operator sets it: loyalty.set_identity_provider.', 'issuer');
     end if;
     return within;
 end
 $$;
-comment on function loyalty.provider_of is 'The program, once it is sure that the provider is its. LY002.';
+comment on function loyalty_private.provider_of is 'The program, once it is sure that the provider is its. LY002.';
 
 create function loyalty.link_subject(program text, issuer text, subject text, member_no text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    within integer := loyalty.provider_of(link_subject.program, link_subject.issuer);
+    within integer := loyalty_private.provider_of(link_subject.program, link_subject.issuer);
     account bigint;
     person bigint;
 begin
     if link_subject.subject is null or char_length(link_subject.subject) not between 1 and 255 then
-        perform loyalty.raise('22023', 'subject_invalid', 'subject is invalid', null,
+        perform loyalty_private.raise('22023', 'subject_invalid', 'subject is invalid', null,
             'What the provider''s tokens have as sub, up to 255 characters.', 'subject');
     end if;
     select a.account_id, l.identity_id
@@ -166,7 +166,7 @@ begin
      where a.program_id = within and a.member_no = btrim(link_subject.member_no)
        for update of a;
     if account is null then
-        perform loyalty.raise('LY002', 'no_such_member', 'no such member', null, 'member_no is in loyalty.member.', 'member_no');
+        perform loyalty_private.raise('LY002', 'no_such_member', 'no such member', null, 'member_no is in loyalty.member.', 'member_no');
     end if;
     if person is null then
         -- who logs in by the provider only needs neither login ID nor password here
@@ -179,7 +179,7 @@ begin
     insert into loyalty.identity_provider_link as k (issuer, subject, identity_id, linked_at)
     values (link_subject.issuer, link_subject.subject, person, loyalty.now())
         on conflict (issuer, subject) do update set identity_id = excluded.identity_id, linked_at = excluded.linked_at;
-    perform loyalty.audit('link_subject', within, person, account,
+    perform loyalty_private.audit('link_subject', within, person, account,
         jsonb_build_object('issuer', link_subject.issuer, 'subject', link_subject.subject));
     return jsonb_build_object('issuer', link_subject.issuer, 'subject', link_subject.subject, 'account_id', account);
 end
@@ -192,17 +192,17 @@ create function loyalty.unlink_subject(program text, issuer text, subject text) 
 as $$
 #variable_conflict use_column
 declare
-    within integer := loyalty.provider_of(unlink_subject.program, unlink_subject.issuer);
+    within integer := loyalty_private.provider_of(unlink_subject.program, unlink_subject.issuer);
     person bigint;
 begin
     delete from loyalty.identity_provider_link k
      where k.issuer = unlink_subject.issuer and k.subject = unlink_subject.subject
     returning k.identity_id into person;
     if person is null then
-        perform loyalty.raise('LY002', 'not_linked', 'the subject is not linked', null,
+        perform loyalty_private.raise('LY002', 'not_linked', 'the subject is not linked', null,
             'issuer and subject are compared letter by letter.', 'subject');
     end if;
-    perform loyalty.audit('unlink_subject', within, person,
+    perform loyalty_private.audit('unlink_subject', within, person,
         details => jsonb_build_object('issuer', unlink_subject.issuer, 'subject', unlink_subject.subject));
     return jsonb_build_object('issuer', unlink_subject.issuer, 'subject', unlink_subject.subject);
 end

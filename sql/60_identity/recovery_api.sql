@@ -75,7 +75,7 @@ create function loyalty_api.apply_for_login(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.apply_for_login(organisation_id, name, kana, loyalty.api_day('birth_date', birth_date), member_no,
+    return loyalty.apply_for_login(organisation_id, name, kana, loyalty_private.api_day('birth_date', birth_date), member_no,
         login_id, login_id_again, phone, consent);
 end
 $$;
@@ -140,51 +140,51 @@ comment on column loyalty_api.login_application.decided_at is 'When it was last 
 comment on column loyalty_api.login_application.decided_by is 'By whom.';
 comment on column loyalty_api.login_application.reason is 'Why it was refused.';
 
-create function loyalty.api_sole_program(identity_id bigint, program_id integer) returns void
+create function loyalty_private.api_sole_program(identity_id bigint, program_id integer) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() <> 'loyalty_operator' and loyalty.opens_more(identity_id, program_id) then
-        perform loyalty.raise('LY010', 'login_of_other_programs', 'the login belongs to other programs too', null,
+    if loyalty_private.api_role() <> 'loyalty_operator' and loyalty_private.opens_more(identity_id, program_id) then
+        perform loyalty_private.raise('LY010', 'login_of_other_programs', 'the login belongs to other programs too', null,
             'Ask an operator.');
     end if;
 end
 $$;
-comment on function loyalty.api_sole_program is
+comment on function loyalty_private.api_sole_program is
     'Keeps administrators of one program from what reaches into others: LY010.';
 
-create function loyalty.api_application(application_id bigint) returns loyalty.login_application
+create function loyalty_private.api_application(application_id bigint) returns loyalty.login_application
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
     application loyalty.login_application;
     own_program integer;
 begin
-    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as an administrator of the program.');
+    if loyalty_private.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
+        perform loyalty_private.api_refuse('Ask as an administrator of the program.');
     end if;
-    own_program := case when loyalty.api_role() <> 'loyalty_operator' then loyalty.api_program() end;
+    own_program := case when loyalty_private.api_role() <> 'loyalty_operator' then loyalty_private.api_program() end;
     select a.* into application
       from loyalty.login_application a
      where a.application_id = api_application.application_id
        and (a.program_id = own_program or own_program is null);
     if application.application_id is null then
-        perform loyalty.raise('LY002', 'no_such_application', 'no such application', null,
+        perform loyalty_private.raise('LY002', 'no_such_application', 'no such application', null,
             '/login_application has those of your program.', 'application_id');
     end if;
     return application;
 end
 $$;
-comment on function loyalty.api_application is
+comment on function loyalty_private.api_application is
     'An application that an administrator may decide: one of the own program. LY002, LY009, LY010.';
 
 create function loyalty_api.approve_application(application_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    application loyalty.login_application := loyalty.api_application(application_id);
+    application loyalty.login_application := loyalty_private.api_application(application_id);
 begin
-    perform loyalty.api_sole_program(application.identity_id, application.program_id);
+    perform loyalty_private.api_sole_program(application.identity_id, application.program_id);
     return loyalty.approve_application(application.application_id);
 end
 $$;
@@ -199,7 +199,7 @@ create function loyalty_api.refuse_application(application_id bigint, reason tex
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.refuse_application((loyalty.api_application(application_id)).application_id, reason);
+    return loyalty.refuse_application((loyalty_private.api_application(application_id)).application_id, reason);
 end
 $$;
 comment on function loyalty_api.refuse_application(bigint, text) is
@@ -214,9 +214,9 @@ create function loyalty_api.unlock_identity(login_id text, program text default 
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    within integer := loyalty.program_id(loyalty.api_admin_program(program));
+    within integer := loyalty.program_id(loyalty_private.api_admin_program(program));
 begin
-    return loyalty.unlock_identity(loyalty.find_person(login_id, within), within);
+    return loyalty.unlock_identity(loyalty_private.find_person(login_id, within), within);
 end
 $$;
 comment on function loyalty_api.unlock_identity(text, text) is
@@ -231,10 +231,10 @@ create function loyalty_api.suspend_identity(login_id text, reason text default 
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    within integer := loyalty.program_id(loyalty.api_admin_program(program));
-    person bigint := loyalty.find_person(login_id, within);
+    within integer := loyalty.program_id(loyalty_private.api_admin_program(program));
+    person bigint := loyalty_private.find_person(login_id, within);
 begin
-    perform loyalty.api_sole_program(person, within);
+    perform loyalty_private.api_sole_program(person, within);
     return loyalty.suspend_identity(person, within, reason);
 end
 $$;
@@ -251,10 +251,10 @@ create function loyalty_api.resume_identity(login_id text, reason text default n
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    within integer := loyalty.program_id(loyalty.api_admin_program(program));
-    person bigint := loyalty.find_person(login_id, within);
+    within integer := loyalty.program_id(loyalty_private.api_admin_program(program));
+    person bigint := loyalty_private.find_person(login_id, within);
 begin
-    perform loyalty.api_sole_program(person, within);
+    perform loyalty_private.api_sole_program(person, within);
     return loyalty.resume_identity(person, within, reason);
 end
 $$;
@@ -271,10 +271,10 @@ create function loyalty_api.close_identity(login_id text, reason text default nu
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    within integer := loyalty.program_id(loyalty.api_admin_program(program));
-    person bigint := loyalty.find_person(login_id, within);
+    within integer := loyalty.program_id(loyalty_private.api_admin_program(program));
+    person bigint := loyalty_private.find_person(login_id, within);
 begin
-    perform loyalty.api_sole_program(person, within);
+    perform loyalty_private.api_sole_program(person, within);
     return loyalty.close_identity(person, within, reason);
 end
 $$;
@@ -287,22 +287,22 @@ For administrators, and for good: its links, logins and password are gone, and t
 - `reason`: why, for the audit.
 - `program`: code of the program; operators give it, administrators leave it out.$$;
 
-create function loyalty.api_operator() returns void
+create function loyalty_private.api_operator() returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() <> 'loyalty_operator' then
-        perform loyalty.api_refuse('Ask as an operator.');
+    if loyalty_private.api_role() <> 'loyalty_operator' then
+        perform loyalty_private.api_refuse('Ask as an operator.');
     end if;
 end
 $$;
-comment on function loyalty.api_operator is 'Refuses everybody but operators: LY009, LY010.';
+comment on function loyalty_private.api_operator is 'Refuses everybody but operators: LY009, LY010.';
 
 create function loyalty_api.set_identity_provider(program text, issuer text, audience text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.api_operator();
+    perform loyalty_private.api_operator();
     return loyalty.set_identity_provider(program, issuer, audience);
 end
 $$;
@@ -319,7 +319,7 @@ create function loyalty_api.remove_identity_provider(issuer text) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform loyalty.api_operator();
+    perform loyalty_private.api_operator();
     return loyalty.remove_identity_provider(issuer);
 end
 $$;
@@ -334,7 +334,7 @@ create function loyalty_api.link_subject(issuer text, subject text, member_no te
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.link_subject(loyalty.api_admin_program(program), issuer, subject, member_no);
+    return loyalty.link_subject(loyalty_private.api_admin_program(program), issuer, subject, member_no);
 end
 $$;
 comment on function loyalty_api.link_subject(text, text, text, text) is
@@ -351,7 +351,7 @@ create function loyalty_api.unlink_subject(issuer text, subject text, program te
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.unlink_subject(loyalty.api_admin_program(program), issuer, subject);
+    return loyalty.unlink_subject(loyalty_private.api_admin_program(program), issuer, subject);
 end
 $$;
 comment on function loyalty_api.unlink_subject(text, text, text) is

@@ -1,5 +1,5 @@
 -- Registration over HTTP. What anybody may call without a token is named in
--- loyalty.is_open_call.
+-- loyalty_private.is_open_call.
 
 create view loyalty_api.access_policy with (security_invoker = true) as
 select p.code as program, a.organisation_id, a.terms_version, a.terms_url, a.site_url, a.asks_details,
@@ -58,10 +58,10 @@ create function loyalty_api.set_access_policy(
 as $$
 #variable_conflict use_column
 declare
-    code text := loyalty.api_admin_program(set_access_policy.program);
+    code text := loyalty_private.api_admin_program(set_access_policy.program);
 begin
-    perform loyalty.check_limit_change(code, set_access_policy.approval_above, set_access_policy.clear);
-    perform loyalty.check_site_change(code, set_access_policy.site_url, set_access_policy.clear);
+    perform loyalty_private.check_limit_change(code, set_access_policy.approval_above, set_access_policy.clear);
+    perform loyalty_private.check_site_change(code, set_access_policy.site_url, set_access_policy.clear);
     perform loyalty.set_access_policy(code, set_access_policy.organisation_id, set_access_policy.terms_version,
         set_access_policy.terms_url, set_access_policy.site_url, set_access_policy.asks_details,
         set_access_policy.allows_member_no, set_access_policy.password_length, set_access_policy.password_letters,
@@ -107,7 +107,7 @@ create function loyalty_api.issue_keys(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    code text := loyalty.api_admin_program(issue_keys.program);
+    code text := loyalty_private.api_admin_program(issue_keys.program);
     issued record;
 begin
     issued := loyalty.issue_keys(code, issue_keys.member_no, issue_keys.key_1, issue_keys.key_2);
@@ -129,7 +129,7 @@ create function loyalty_api.issue_many_keys(items jsonb, program text default nu
     language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
     select i.item_no, i.member_no, i.outcome, i.key_1, i.key_2, i.reason
-      from loyalty.issue_many_keys(loyalty.api_admin_program($2), $1) i
+      from loyalty.issue_many_keys(loyalty_private.api_admin_program($2), $1) i
      order by i.item_no;
 end;
 comment on function loyalty_api.issue_many_keys(jsonb, text) is
@@ -208,7 +208,7 @@ create function loyalty_api.confirm_registration(
 ) returns jsonb
     language sql volatile security definer set search_path = pg_catalog, pg_temp
     return loyalty.confirm_registration(registration, is_right_name, nullif(btrim(kana), ''),
-        loyalty.api_day('birth_date', nullif(btrim(birth_date), '')));
+        loyalty_private.api_day('birth_date', nullif(btrim(birth_date), '')));
 comment on function loyalty_api.confirm_registration(text, boolean, text, text) is
 $$Confirm the name
 
@@ -225,10 +225,10 @@ as $$
 declare
     person bigint := loyalty.claim_identity_id();
 begin
-    if loyalty.api_role() = 'loyalty_anon' then
-        perform loyalty.api_refuse(null);
+    if loyalty_private.api_role() = 'loyalty_anon' then
+        perform loyalty_private.api_refuse(null);
     elsif person is null or loyalty.claim_program_id() is null then
-        perform loyalty.raise('LY010', 'token_without_login', 'not allowed',
+        perform loyalty_private.raise('LY010', 'token_without_login', 'not allowed',
             'The token is of no person''s login to a program.', 'Log in to a program with /rpc/log_in.');
     end if;
     return loyalty.request_login_change(person, loyalty.claim_program_id(), loyalty.claim_account_id(),

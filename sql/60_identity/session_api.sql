@@ -1,19 +1,19 @@
--- Logins over HTTP. What anybody may call without a token is named in loyalty.is_open_call.
+-- Logins over HTTP. What anybody may call without a token is named in loyalty_private.is_open_call.
 
-create function loyalty.api_identity() returns bigint
+create function loyalty_private.api_identity() returns bigint
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() = 'loyalty_anon' then
-        perform loyalty.api_refuse(null);
+    if loyalty_private.api_role() = 'loyalty_anon' then
+        perform loyalty_private.api_refuse(null);
     elsif loyalty.claim_identity_id() is null then
-        perform loyalty.raise('LY010', 'token_without_person', 'not allowed', 'The token is for no person.',
+        perform loyalty_private.raise('LY010', 'token_without_person', 'not allowed', 'The token is for no person.',
             'Log in with /rpc/log_in.');
     end if;
     return loyalty.claim_identity_id();
 end
 $$;
-comment on function loyalty.api_identity is 'The person that asks; LY009 for nobody, LY010 for a token without one.';
+comment on function loyalty_private.api_identity is 'The person that asks; LY009 for nobody, LY010 for a token without one.';
 
 create function loyalty_api.log_in(
     login_id text,
@@ -62,11 +62,11 @@ create function loyalty_api.log_out() returns jsonb
 as $$
 begin
     if loyalty.claim('sid') is null then
-        perform loyalty.api_identity();
-        perform loyalty.raise('LY010', 'token_without_login', 'not allowed', 'The token is of no login here.',
+        perform loyalty_private.api_identity();
+        perform loyalty_private.raise('LY010', 'token_without_login', 'not allowed', 'The token is of no login here.',
             'Log out where it was made.');
     end if;
-    return loyalty.end_session(loyalty.api_identity(), loyalty.claim('sid')::uuid, 'log_out');
+    return loyalty.end_session(loyalty_private.api_identity(), loyalty.claim('sid')::uuid, 'log_out');
 end
 $$;
 comment on function loyalty_api.log_out() is
@@ -78,7 +78,7 @@ create function loyalty_api.log_out_everywhere() returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.log_out_everywhere(loyalty.api_identity(), loyalty.claim_program_id());
+    return loyalty.log_out_everywhere(loyalty_private.api_identity(), loyalty.claim_program_id());
 end
 $$;
 comment on function loyalty_api.log_out_everywhere() is
@@ -94,7 +94,7 @@ declare
 begin
     -- who came by a program's identity provider sees what is of that program
     return (select jsonb_build_object('sessions', coalesce(jsonb_agg(s), '[]'))
-              from jsonb_array_elements(loyalty.own_sessions(loyalty.api_identity(), this::uuid) -> 'sessions') s
+              from jsonb_array_elements(loyalty_private.own_sessions(loyalty_private.api_identity(), this::uuid) -> 'sessions') s
              where this is not null or s ->> 'program' = loyalty.claim('program'));
 end
 $$;
@@ -107,7 +107,7 @@ create function loyalty_api.end_session(session_id uuid) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.end_session(loyalty.api_identity(), session_id);
+    return loyalty.end_session(loyalty_private.api_identity(), session_id);
 end
 $$;
 comment on function loyalty_api.end_session(uuid) is
@@ -121,13 +121,13 @@ create function loyalty_api.change_password(old_password text, new_password text
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    person bigint := loyalty.api_identity();
+    person bigint := loyalty_private.api_identity();
     within integer := loyalty.claim_program_id();
 begin
     if within is null then
         -- an operator's token names none: the rules of a program that the person is in
         within := (select p.program_id from loyalty.access_policy p
-                    where (loyalty.reach((select i from loyalty.identity i where i.identity_id = person), p.program_id)).is_in
+                    where (loyalty_private.reach((select i from loyalty.identity i where i.identity_id = person), p.program_id)).is_in
                     order by p.password_length desc, p.program_id limit 1);
     end if;
     return loyalty.change_password(person, within, old_password, new_password, loyalty.claim('sid')::uuid);

@@ -72,17 +72,17 @@ comment on column loyalty_api.audit.identity_id is 'The person it was about.';
 comment on column loyalty_api.audit.account_id is 'The member''s account it was about.';
 comment on column loyalty_api.audit.details is 'What else matters, as an object.';
 
-create function loyalty.api_administers(program_id integer) returns boolean
+create function loyalty_private.api_administers(program_id integer) returns boolean
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as an administrator of the program.');
+    if loyalty_private.api_role() <> all ('{loyalty_admin,loyalty_operator}') then
+        perform loyalty_private.api_refuse('Ask as an administrator of the program.');
     end if;
-    return loyalty.api_role() = 'loyalty_operator' or program_id is not distinct from loyalty.api_program();
+    return loyalty_private.api_role() = 'loyalty_operator' or program_id is not distinct from loyalty_private.api_program();
 end
 $$;
-comment on function loyalty.api_administers is
+comment on function loyalty_private.api_administers is
     'Whether a request comes from an administrator of that program, or an operator; LY010 from anybody else.';
 
 create function loyalty_api.give_role(
@@ -95,11 +95,11 @@ create function loyalty_api.give_role(
 as $$
 begin
     if role is distinct from 'operator' then
-        program := loyalty.api_admin_program(program);
-    elsif loyalty.api_role() <> 'loyalty_operator' then
-        perform loyalty.api_refuse('Only operators make operators.');
+        program := loyalty_private.api_admin_program(program);
+    elsif loyalty_private.api_role() <> 'loyalty_operator' then
+        perform loyalty_private.api_refuse('Only operators make operators.');
     end if;
-    return loyalty.give_role(program, login_id, role, loyalty.api_points(monthly_budget));
+    return loyalty.give_role(program, login_id, role, loyalty_private.api_points(monthly_budget));
 end
 $$;
 comment on function loyalty_api.give_role(text, text, numeric, text) is
@@ -132,9 +132,9 @@ create function loyalty_api.take_role(role_id bigint) returns jsonb
 as $$
 #variable_conflict use_column
 begin
-    if not loyalty.api_administers(
+    if not loyalty_private.api_administers(
            (select r.program_id from loyalty.program_role r where r.role_id = take_role.role_id)) then
-        perform loyalty.raise('LY002', 'no_such_role', 'no such role',
+        perform loyalty_private.raise('LY002', 'no_such_role', 'no such role',
             format('The program has no role %s.', coalesce(take_role.role_id::text, 'null')),
             'The role_id is in /program_role.', 'role_id');
     end if;
@@ -160,9 +160,9 @@ as $$
 #variable_conflict use_column
 declare
     made loyalty.grant_proposal := loyalty.propose_grant(
-        loyalty.api_account(propose_grant.account_id, '{loyalty_admin,loyalty_operator}'),
-        loyalty.api_points(propose_grant.points), propose_grant.reason,
-        loyalty.api_day('granted_on', propose_grant.granted_on), loyalty.api_day('expires_on', propose_grant.expires_on));
+        loyalty_private.api_account(propose_grant.account_id, '{loyalty_admin,loyalty_operator}'),
+        loyalty_private.api_points(propose_grant.points), propose_grant.reason,
+        loyalty_private.api_day('granted_on', propose_grant.granted_on), loyalty_private.api_day('expires_on', propose_grant.expires_on));
     answer loyalty_api.grant_proposal;
 begin
     select v.* into answer from loyalty_api.grant_proposal v where v.proposal_id = made.proposal_id;
@@ -180,27 +180,27 @@ Proposes a grant of more points than one administrator may give, for another one
 - `granted_on`: the day that counts for their terms, YYYY-MM-DD; the day of the approval when left out.
 - `expires_on`: the last day they can be spent, YYYY-MM-DD; by the program's expiry policy when left out.$$;
 
-create function loyalty.api_proposal(proposal_id bigint) returns bigint
+create function loyalty_private.api_proposal(proposal_id bigint) returns bigint
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not loyalty.api_administers(
+    if not loyalty_private.api_administers(
            (select p.program_id from loyalty.grant_proposal p where p.proposal_id = api_proposal.proposal_id)) then
-        perform loyalty.raise('LY002', 'no_such_proposal', 'no such proposal',
+        perform loyalty_private.raise('LY002', 'no_such_proposal', 'no such proposal',
             format('The program has no proposal %s.', coalesce(proposal_id::text, 'null')), '/grant_proposal lists them.',
             'proposal_id');
     end if;
     return proposal_id;
 end
 $$;
-comment on function loyalty.api_proposal is
+comment on function loyalty_private.api_proposal is
     'The proposal that a request is about, once it is sure that an administrator of its program asks.';
 
 create function loyalty_api.approve_grant(proposal_id bigint) returns loyalty.receipt
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.approve_grant(loyalty.api_proposal(proposal_id));
+    return loyalty.approve_grant(loyalty_private.api_proposal(proposal_id));
 end
 $$;
 comment on function loyalty_api.approve_grant(bigint) is
@@ -217,7 +217,7 @@ as $$
 #variable_conflict use_column
 declare
     held loyalty.grant_proposal := loyalty.reject_grant(
-        loyalty.api_proposal(reject_grant.proposal_id), reject_grant.reason);
+        loyalty_private.api_proposal(reject_grant.proposal_id), reject_grant.reason);
     answer loyalty_api.grant_proposal;
 begin
     select v.* into answer from loyalty_api.grant_proposal v where v.proposal_id = held.proposal_id;
@@ -246,13 +246,13 @@ declare
     key text;
     was_used boolean;
 begin
-    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
-    key := loyalty.api_key(idempotency_key);
-    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
-    was_used := loyalty.is_key_used(account_id, key);
-    return loyalty.end_grant('grant', loyalty.grant(
-        account_id, loyalty.api_points(points), reason, loyalty.api_day('granted_on', granted_on),
-        loyalty.api_day('expires_on', expires_on), key), was_used);
+    account_id := loyalty_private.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
+    key := loyalty_private.api_key(idempotency_key);
+    perform loyalty_private.lock_budget(loyalty_private.account_program_id(account_id));
+    was_used := loyalty_private.is_key_used(account_id, key);
+    return loyalty_private.end_grant('grant', loyalty.grant(
+        account_id, loyalty_private.api_points(points), reason, loyalty_private.api_day('granted_on', granted_on),
+        loyalty_private.api_day('expires_on', expires_on), key), was_used);
 end
 $$;
 comment on function loyalty_api.grant(bigint, numeric, text, text, text, text) is
@@ -279,20 +279,20 @@ declare
     within integer;
     used bigint[];
 begin
-    if loyalty.api_role() <> all ('{loyalty_granter,loyalty_admin,loyalty_operator}') then
-        perform loyalty.api_refuse('Ask as a granter or administrator.');
+    if loyalty_private.api_role() <> all ('{loyalty_granter,loyalty_admin,loyalty_operator}') then
+        perform loyalty_private.api_refuse('Ask as a granter or administrator.');
     end if;
-    within := loyalty.api_program(grant_many.program);
-    perform loyalty.check_keys(array(
+    within := loyalty_private.api_program(grant_many.program);
+    perform loyalty_private.check_keys(array(
         select i ->> 'idempotency_key'
           from jsonb_array_elements(case jsonb_typeof(grant_many.items) when 'array' then grant_many.items else '[]' end) i));
-    perform loyalty.hold_budget(within);
-    used := loyalty.items_used(within, grant_many.items);
+    perform loyalty_private.lock_budget(within);
+    used := loyalty_private.items_used(within, grant_many.items);
     return query
     with booked as materialized (
-        select o.* from loyalty.grant_items(grant_many.items::text, within) o
+        select o.* from loyalty_private.grant_items(grant_many.items::text, within) o
     ), ended as materialized (
-        select loyalty.end_grants(within, array_agg(b.operation_id) filter (where b.operation_id is not null), used, count(*))
+        select loyalty_private.end_grants(within, array_agg(b.operation_id) filter (where b.operation_id is not null), used, count(*))
           from booked b
     )
     select b.* from booked b cross join ended;
@@ -319,12 +319,12 @@ declare
     key text;
     was_used boolean;
 begin
-    account_id := loyalty.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
-    key := loyalty.api_key(idempotency_key);
-    perform loyalty.hold_budget(loyalty.account_program_id(account_id));
-    was_used := loyalty.is_key_used(account_id, format('rule/%s/%s', rule, key)) and key is not null;
-    return loyalty.end_grant('grant_by_rule', loyalty.grant_by_rule(
-        account_id, rule, loyalty.api_points(points), reason, key), was_used);
+    account_id := loyalty_private.api_account(account_id, '{loyalty_granter,loyalty_admin,loyalty_operator}');
+    key := loyalty_private.api_key(idempotency_key);
+    perform loyalty_private.lock_budget(loyalty_private.account_program_id(account_id));
+    was_used := loyalty_private.is_key_used(account_id, format('rule/%s/%s', rule, key)) and key is not null;
+    return loyalty_private.end_grant('grant_by_rule', loyalty.grant_by_rule(
+        account_id, rule, loyalty_private.api_points(points), reason, key), was_used);
 end
 $$;
 comment on function loyalty_api.grant_by_rule(bigint, text, numeric, text, text) is

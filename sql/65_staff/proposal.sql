@@ -37,20 +37,20 @@ comment on column loyalty.grant_proposal.decided_by is 'Who did, written as prop
 comment on column loyalty.grant_proposal.operation_id is 'The grant; null when it was rejected or is open.';
 comment on column loyalty.grant_proposal.decision_reason is 'Why it was rejected.';
 
-create function loyalty.person() returns text
+create function loyalty_private.person() returns text
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
     person text := coalesce(loyalty.claim('sub'), case when loyalty.claim('role') is null then 'database:' || session_user end);
 begin
     if person is null then
-        perform loyalty.raise('LY010', 'token_without_person', 'the token names no person', 'It has no claim sub.',
+        perform loyalty_private.raise('LY010', 'token_without_person', 'the token names no person', 'It has no claim sub.',
             'Log in, and ask again.');
     end if;
     return person;
 end
 $$;
-comment on function loyalty.person is
+comment on function loyalty_private.person is
     'Who asks, whatever the role: the subject of the token, else the database user; LY010 for a token without one.';
 
 create function loyalty.proposal_state(decided_at timestamptz, operation_id bigint) returns text
@@ -77,31 +77,31 @@ begin
       join loyalty.program p on p.program_id = a.program_id
      where a.account_id = propose_grant.account_id;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_account', 'no such account',
+        perform loyalty_private.raise('LY002', 'no_such_account', 'no such account',
             format('Account %s does not exist.', coalesce(propose_grant.account_id::text, 'null')),
             'loyalty.open_account(program, member_no) gives a member''s account.', 'account_id');
     elsif propose_grant.points is null then
-        perform loyalty.raise('22004', 'value_missing', 'points must not be null', null, 'Say how many.', 'points');
+        perform loyalty_private.raise('22004', 'value_missing', 'points must not be null', null, 'Say how many.', 'points');
     elsif propose_grant.points < 1 then
-        perform loyalty.raise('22023', 'points_not_positive', 'points must be above zero',
+        perform loyalty_private.raise('22023', 'points_not_positive', 'points must be above zero',
             format('%s given.', propose_grant.points), 'A whole number from 1.', 'points');
     elsif propose_grant.granted_on > within.today then
-        perform loyalty.raise('22023', 'granted_on_in_future', 'granted_on is in the future',
+        perform loyalty_private.raise('22023', 'granted_on_in_future', 'granted_on is in the future',
             format('%s given; today is %s.', propose_grant.granted_on, within.today),
             'Leave it out for the day of the approval.', 'granted_on');
     elsif propose_grant.expires_on < within.today then
-        perform loyalty.raise('22023', 'expires_on_passed', 'expires_on has passed',
+        perform loyalty_private.raise('22023', 'expires_on_passed', 'expires_on has passed',
             format('%s given; today is %s.', propose_grant.expires_on, within.today), 'A day from today on.', 'expires_on');
     elsif char_length(propose_grant.reason) > 1000 then
-        perform loyalty.raise('22023', 'reason_too_long', 'reason is too long',
+        perform loyalty_private.raise('22023', 'reason_too_long', 'reason is too long',
             format('%s characters.', char_length(propose_grant.reason)), 'Up to 1,000 characters.', 'reason');
     end if;
     insert into loyalty.grant_proposal
            (account_id, program_id, points, reason, granted_on, expires_on, proposed_at, proposed_by)
     values (propose_grant.account_id, within.program_id, propose_grant.points, propose_grant.reason,
-            propose_grant.granted_on, propose_grant.expires_on, loyalty.now(), loyalty.person())
+            propose_grant.granted_on, propose_grant.expires_on, loyalty.now(), loyalty_private.person())
     returning * into made;
-    perform loyalty.audit('propose_grant', made.program_id, null, made.account_id,
+    perform loyalty_private.audit('propose_grant', made.program_id, null, made.account_id,
         jsonb_build_object('proposal_id', made.proposal_id, 'points', made.points));
     return made;
 end
@@ -109,7 +109,7 @@ $$;
 comment on function loyalty.propose_grant is
     'Proposes a grant, for another administrator to approve; grants nothing yet. LY002, 22004, 22023; LY010 for a token without subject.';
 
-create function loyalty.open_proposal(proposal_id bigint) returns loyalty.grant_proposal
+create function loyalty_private.open_proposal(proposal_id bigint) returns loyalty.grant_proposal
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -121,18 +121,18 @@ begin
      where p.proposal_id = open_proposal.proposal_id
        for update;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_proposal', 'no such proposal',
+        perform loyalty_private.raise('LY002', 'no_such_proposal', 'no such proposal',
             format('%s given.', coalesce(open_proposal.proposal_id::text, 'null')), 'loyalty.grant_proposal lists them.',
             'proposal_id');
     elsif held.decided_at is not null then
-        perform loyalty.raise('LY006', 'proposal_not_open', 'the proposal is no longer open',
+        perform loyalty_private.raise('LY006', 'proposal_not_open', 'the proposal is no longer open',
             format('It was %s.', loyalty.proposal_state(held.decided_at, held.operation_id)), 'Propose it again.',
             'proposal_id');
     end if;
     return held;
 end
 $$;
-comment on function loyalty.open_proposal is
+comment on function loyalty_private.open_proposal is
     'A proposal, held until the end of the transaction; LY002 when there is none, LY006 once it was decided.';
 
 create function loyalty.approve_grant(proposal_id bigint) returns loyalty.receipt
@@ -140,12 +140,12 @@ create function loyalty.approve_grant(proposal_id bigint) returns loyalty.receip
 as $$
 #variable_conflict use_column
 declare
-    held loyalty.grant_proposal := loyalty.open_proposal(approve_grant.proposal_id);
-    approver text := loyalty.person();
+    held loyalty.grant_proposal := loyalty_private.open_proposal(approve_grant.proposal_id);
+    approver text := loyalty_private.person();
     receipt loyalty.receipt;
 begin
     if approver = held.proposed_by then
-        perform loyalty.raise('LY010', 'own_proposal', 'whoever proposes a grant does not approve it', null,
+        perform loyalty_private.raise('LY010', 'own_proposal', 'whoever proposes a grant does not approve it', null,
             'Another administrator approves or rejects it.', 'proposal_id');
     end if;
     receipt := loyalty.grant(
@@ -155,7 +155,7 @@ begin
     update loyalty.grant_proposal p
        set decided_at = loyalty.now(), decided_by = approver, operation_id = receipt.operation_id
      where p.proposal_id = held.proposal_id;
-    perform loyalty.audit('approve_grant', held.program_id, null, held.account_id,
+    perform loyalty_private.audit('approve_grant', held.program_id, null, held.account_id,
         jsonb_build_object('proposal_id', held.proposal_id, 'operation_id', receipt.operation_id,
             'points', receipt.points, 'proposed_by', held.proposed_by));
     return receipt;
@@ -169,17 +169,17 @@ create function loyalty.reject_grant(proposal_id bigint, reason text default nul
 as $$
 #variable_conflict use_column
 declare
-    held loyalty.grant_proposal := loyalty.open_proposal(reject_grant.proposal_id);
+    held loyalty.grant_proposal := loyalty_private.open_proposal(reject_grant.proposal_id);
 begin
     if char_length(reject_grant.reason) > 1000 then
-        perform loyalty.raise('22023', 'reason_too_long', 'reason is too long',
+        perform loyalty_private.raise('22023', 'reason_too_long', 'reason is too long',
             format('%s characters.', char_length(reject_grant.reason)), 'Up to 1,000 characters.', 'reason');
     end if;
     update loyalty.grant_proposal p
-       set decided_at = loyalty.now(), decided_by = loyalty.person(), decision_reason = reject_grant.reason
+       set decided_at = loyalty.now(), decided_by = loyalty_private.person(), decision_reason = reject_grant.reason
      where p.proposal_id = held.proposal_id
     returning p.* into held;
-    perform loyalty.audit('reject_grant', held.program_id, null, held.account_id,
+    perform loyalty_private.audit('reject_grant', held.program_id, null, held.account_id,
         jsonb_build_object('proposal_id', held.proposal_id));
     return held;
 end

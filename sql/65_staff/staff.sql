@@ -21,13 +21,13 @@ create function loyalty.role_state(accepted_at timestamptz, taken_at timestamptz
     return case when taken_at is not null then 'taken' when accepted_at is null then 'offered' else 'held' end;
 comment on function loyalty.role_state is 'Whether a role is held, offered, or was taken.';
 
-create function loyalty.role_answer(given loyalty.program_role) returns jsonb
+create function loyalty_private.role_answer(given loyalty.program_role) returns jsonb
     language sql stable set search_path = pg_catalog, pg_temp
     return jsonb_build_object('role_id', given.role_id,
         'program', (select p.code from loyalty.program p where p.program_id = given.program_id),
         'role', given.role, 'login_id', given.login_id, 'monthly_budget', given.monthly_budget,
         'state', loyalty.role_state(given.accepted_at, given.taken_at));
-comment on function loyalty.role_answer is 'A role as give_role and take_role answer it.';
+comment on function loyalty_private.role_answer is 'A role as give_role and take_role answer it.';
 
 create function loyalty.give_role(program text, login_id text, role text, monthly_budget bigint default null)
     returns jsonb
@@ -37,42 +37,42 @@ as $$
 declare
     within integer := case when give_role.role is distinct from 'operator' or give_role.program is not null
                            then loyalty.program_id(give_role.program) end;
-    reached text := loyalty.clean_login_id(give_role.login_id);
+    reached text := loyalty_private.clean_login_id(give_role.login_id);
     person bigint;
     given loyalty.program_role;
-    asked loyalty.challenge;
+    asked loyalty_private.challenge;
 begin
     if give_role.role is null or give_role.role not in ('granter', 'admin', 'operator') then
-        perform loyalty.raise('22023', 'role_unknown', 'no such role', format('%L given.', left(give_role.role, 40)),
+        perform loyalty_private.raise('22023', 'role_unknown', 'no such role', format('%L given.', left(give_role.role, 40)),
             'granter, admin or operator.', 'role');
     elsif give_role.role = 'operator' and within is not null then
-        perform loyalty.raise('22023', 'operator_has_no_program', 'an operator belongs to no program', null,
+        perform loyalty_private.raise('22023', 'operator_has_no_program', 'an operator belongs to no program', null,
             'Leave program out.', 'program');
     elsif reached is null then
-        perform loyalty.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
+        perform loyalty_private.raise('22023', 'not_email_or_phone', 'login_id is neither an e-mail address nor a phone number',
             null, 'Such as hanako@example.com or +81 90 1234 5678.', 'login_id');
     elsif give_role.monthly_budget is not null and give_role.role <> 'granter' then
-        perform loyalty.raise('22023', 'budget_not_allowed', 'only granters have a budget',
+        perform loyalty_private.raise('22023', 'budget_not_allowed', 'only granters have a budget',
             format('%s given.', give_role.role), 'Leave monthly_budget out.', 'monthly_budget');
     elsif give_role.monthly_budget < 0 then
-        perform loyalty.raise('22023', 'out_of_range', 'monthly_budget is below zero',
+        perform loyalty_private.raise('22023', 'out_of_range', 'monthly_budget is below zero',
             format('%s given.', give_role.monthly_budget), 'Points from 0, or null for no limit.', 'monthly_budget');
     end if;
     select i.identity_id into person
       from loyalty.identity i
      where i.login_id = reached and i.state in ('active', 'suspended', 'locked')
        -- an administrator does not learn who has a login elsewhere: such people accept by mail
-       and (loyalty.api_role() <> 'loyalty_admin'
+       and (loyalty_private.api_role() <> 'loyalty_admin'
             or exists (select from loyalty.identity_link l
                         where l.identity_id = i.identity_id and l.program_id = within and l.ended_at is null)
             or exists (select from loyalty.program_role r
                         where r.identity_id = i.identity_id and r.program_id = within and r.taken_at is null));
     if person is null then
         if within is null then
-            perform loyalty.raise('LY002', 'no_such_login', 'no such login', null,
+            perform loyalty_private.raise('LY002', 'no_such_login', 'no such login', null,
                 'An operator has a login before the role.', 'login_id');
         end if;
-        perform loyalty.access_policy_of(within);
+        perform loyalty_private.access_policy_of(within);
     end if;
     loop
         -- given again, the budget changes and nothing else
@@ -86,7 +86,7 @@ begin
         exit when found;
         insert into loyalty.program_role
                (program_id, role, identity_id, login_id, monthly_budget, given_at, given_by, accepted_at)
-        values (within, give_role.role, person, reached, give_role.monthly_budget, loyalty.now(), loyalty.actor(),
+        values (within, give_role.role, person, reached, give_role.monthly_budget, loyalty.now(), loyalty_private.actor(),
                 case when person is not null then loyalty.now() end)
             -- somebody gave it this moment: then this is again
             on conflict do nothing
@@ -95,15 +95,15 @@ begin
     end loop;
     if given.identity_id is null then
         if given.challenge_id is not null then
-            perform loyalty.use_challenge(given.challenge_id);
+            perform loyalty_private.use_challenge(given.challenge_id);
         end if;
-        asked := loyalty.new_challenge('staff_invitation', within, null, null, reached,
+        asked := loyalty_private.new_challenge('staff_invitation', within, null, null, reached,
             jsonb_build_object('role', given.role), interval '7 days');
         update loyalty.program_role r set challenge_id = asked.challenge_id where r.role_id = given.role_id;
     end if;
-    perform loyalty.audit('give_role', within, given.identity_id, null,
+    perform loyalty_private.audit('give_role', within, given.identity_id, null,
         jsonb_build_object('role_id', given.role_id, 'role', given.role, 'monthly_budget', given.monthly_budget));
-    return loyalty.role_answer(given);
+    return loyalty_private.role_answer(given);
 end
 $$;
 comment on function loyalty.give_role is
@@ -125,28 +125,28 @@ begin
            for update;
     end if;
     if offered.role_id is null
-       or (loyalty.challenge_of_token(accept_invitation.token, '{staff_invitation}')).challenge_id is null then
-        perform loyalty.raise('LY009', 'link_invalid', 'the link is not valid', null,
+       or (loyalty_private.challenge_of_token(accept_invitation.token, '{staff_invitation}')).challenge_id is null then
+        perform loyalty_private.raise('LY009', 'link_invalid', 'the link is not valid', null,
             'It was used, its time is over, or the offer was taken back: ask an administrator for another.', 'token');
     end if;
-    perform loyalty.check_service_hours(offered.program_id);
-    proven := loyalty.prove_identity(
-        loyalty.access_policy_of(offered.program_id), offered.login_id, accept_invitation.password);
+    perform loyalty_private.check_service_hours(offered.program_id);
+    proven := loyalty_private.prove_identity(
+        loyalty_private.access_policy_of(offered.program_id), offered.login_id, accept_invitation.password);
     if proven.refusal is not null then
-        perform loyalty.audit('accept_invitation', offered.program_id, null, null,
+        perform loyalty_private.audit('accept_invitation', offered.program_id, null, null,
             jsonb_build_object('role_id', offered.role_id), 'refused');
         return proven.refusal;
     end if;
-    perform loyalty.use_challenge(offered.challenge_id);
+    perform loyalty_private.use_challenge(offered.challenge_id);
     begin
         update loyalty.program_role r
            set identity_id = proven.identity_id, accepted_at = loyalty.now()
          where r.role_id = offered.role_id;
     exception when unique_violation then
         -- maybe given this moment
-        perform loyalty.raise('LY010', 'role_already_held', 'the login already has this role', null, 'Log in.');
+        perform loyalty_private.raise('LY010', 'role_already_held', 'the login already has this role', null, 'Log in.');
     end;
-    perform loyalty.audit('accept_invitation', offered.program_id, proven.identity_id, null,
+    perform loyalty_private.audit('accept_invitation', offered.program_id, proven.identity_id, null,
         jsonb_build_object('role_id', offered.role_id, 'role', offered.role));
     return loyalty.start_session(proven.identity_id, offered.program_id, 'loyalty_' || offered.role, null, false);
 end
@@ -163,7 +163,7 @@ declare
 begin
     select r.* into held from loyalty.program_role r where r.role_id = take_role.role_id;
     if not found then
-        perform loyalty.raise('LY002', 'no_such_role', 'no such role',
+        perform loyalty_private.raise('LY002', 'no_such_role', 'no such role',
             format('%s given.', coalesce(take_role.role_id::text, 'null')), 'The role_id is in loyalty.program_role.', 'role_id');
     end if;
     -- all who have the same, in one order: of two who go at the same time one stays
@@ -176,29 +176,29 @@ begin
     if held.taken_at is null then
         -- whoever takes it: of two who take each other's at once, one stays
         if held.role <> 'granter' and held.identity_id is not null and loyalty.claim_identity_id() is not null
-           and (held.role = 'operator' or loyalty.api_role() = 'loyalty_admin') and not exists (
+           and (held.role = 'operator' or loyalty_private.api_role() = 'loyalty_admin') and not exists (
                select from loyalty.program_role r
                  join loyalty.identity i on i.identity_id = r.identity_id and i.state in ('active', 'locked')
                 where r.program_id is not distinct from held.program_id and r.role = held.role
                   and r.taken_at is null and r.identity_id <> held.identity_id) then
-            perform loyalty.raise('LY010', 'last_of_role', format('you are the last %s', held.role),
+            perform loyalty_private.raise('LY010', 'last_of_role', format('you are the last %s', held.role),
                 'Nobody could give the role any more.', 'Give it to somebody else first.', 'role_id');
         end if;
         update loyalty.program_role r
-           set taken_at = loyalty.now(), taken_by = loyalty.actor()
+           set taken_at = loyalty.now(), taken_by = loyalty_private.actor()
          where r.role_id = held.role_id
         returning r.* into held;
         if held.challenge_id is not null then
-            perform loyalty.use_challenge(held.challenge_id);
+            perform loyalty_private.use_challenge(held.challenge_id);
         end if;
         if held.identity_id is not null then
             perform loyalty.end_sessions(identity_id => held.identity_id, program_id => held.program_id,
                 role => 'loyalty_' || held.role);
         end if;
-        perform loyalty.audit('take_role', held.program_id, held.identity_id, null,
+        perform loyalty_private.audit('take_role', held.program_id, held.identity_id, null,
             jsonb_build_object('role_id', held.role_id, 'role', held.role));
     end if;
-    return loyalty.role_answer(held);
+    return loyalty_private.role_answer(held);
 end
 $$;
 comment on function loyalty.take_role is
@@ -213,8 +213,8 @@ begin
           from loyalty.program_role r
           left join loyalty.identity i on i.identity_id = r.identity_id
          where r.role_id = login_id_in_role.role_id
-           and (pg_has_role(loyalty.api_role(), 'loyalty_operator', 'member')
-                or loyalty.api_role() = 'loyalty_admin' and r.program_id = loyalty.claim_program_id()));
+           and (pg_has_role(loyalty_private.api_role(), 'loyalty_operator', 'member')
+                or loyalty_private.api_role() = 'loyalty_admin' and r.program_id = loyalty.claim_program_id()));
 end
 $$;
 comment on function loyalty.login_id_in_role is
@@ -222,7 +222,7 @@ comment on function loyalty.login_id_in_role is
 
 -- Granting over HTTP: budgets and what takes two
 
-create function loyalty.hold_budget(program_id integer) returns void
+create function loyalty_private.lock_budget(program_id integer) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -230,29 +230,29 @@ declare
     person bigint := loyalty.claim_identity_id();
     budget bigint;
 begin
-    if loyalty.api_role() <> 'loyalty_granter' or person is null then
+    if loyalty_private.api_role() <> 'loyalty_granter' or person is null then
         return;
     end if;
     select r.monthly_budget into budget
       from loyalty.program_role r
-     where r.identity_id = person and r.program_id = hold_budget.program_id
+     where r.identity_id = person and r.program_id = lock_budget.program_id
        and r.role = 'granter' and r.taken_at is null;
     if not found then
-        perform loyalty.raise('LY010', 'not_in_role', 'not a granter of the program any more', null,
+        perform loyalty_private.raise('LY010', 'not_in_role', 'not a granter of the program any more', null,
             'Ask an administrator for the role.');
     elsif budget is not null then
         perform 1
            from loyalty.program_role r
-          where r.identity_id = person and r.program_id = hold_budget.program_id
+          where r.identity_id = person and r.program_id = lock_budget.program_id
             and r.role = 'granter' and r.taken_at is null
             for no key update;
     end if;
 end
 $$;
-comment on function loyalty.hold_budget is
+comment on function loyalty_private.lock_budget is
     'Before a granter''s grants: whether the person still is one; has calls of one with a budget come one after the other.';
 
-create function loyalty.count_grants(program_id integer, operation_ids bigint[]) returns void
+create function loyalty_private.count_grants(program_id integer, operation_ids bigint[]) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -263,7 +263,7 @@ declare
     granted numeric;
     newly numeric;
 begin
-    if loyalty.api_role() <> 'loyalty_granter' or person is null then
+    if loyalty_private.api_role() <> 'loyalty_granter' or person is null then
         return;
     end if;
     select date_trunc('month', timezone(p.time_zone, loyalty.now()))::date into this_month
@@ -277,7 +277,7 @@ begin
           from unnest(operation_ids) o (operation_id)
           join loyalty.entry e
             on e.account_id = o.operation_id >> 24 and e.entry = (o.operation_id & 16777215)::integer
-           and e.actor = loyalty.actor()
+           and e.actor = loyalty_private.actor()
           join loyalty.program p on p.program_id = count_grants.program_id
             on conflict do nothing
         returning points)
@@ -293,16 +293,16 @@ begin
       from loyalty.granter_grant g
      where g.identity_id = person and g.program_id = count_grants.program_id and g.month = this_month;
     if granted > budget then
-        perform loyalty.raise('LY010', 'budget_exceeded', 'over the monthly budget',
+        perform loyalty_private.raise('LY010', 'budget_exceeded', 'over the monthly budget',
             format('Budget %s, granted before %s, asked for %s.', budget, granted - newly, newly),
             'Grant less, wait for the next month, or ask an administrator.', 'points');
     end if;
 end
 $$;
-comment on function loyalty.count_grants is
+comment on function loyalty_private.count_grants is
     'After a granter''s grants: counts those not counted before to their month, and refuses what passes the budget with LY010, which undoes them.';
 
-create function loyalty.check_approval(program_id integer, points bigint) returns void
+create function loyalty_private.check_approval(program_id integer, points bigint) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -310,31 +310,31 @@ declare
     above bigint := (select p.approval_above from loyalty.access_policy p where p.program_id = check_approval.program_id);
 begin
     if check_approval.points > above then
-        perform loyalty.raise('LY010', 'approval_needed', 'so many points need two administrators',
+        perform loyalty_private.raise('LY010', 'approval_needed', 'so many points need two administrators',
             format('%s asked for; one may grant up to %s.', check_approval.points, above),
             'One administrator proposes it with loyalty.propose_grant, another approves it with loyalty.approve_grant.', 'points');
     end if;
 end
 $$;
-comment on function loyalty.check_approval is 'Refuses a grant of more points than one person may give in the program with LY010.';
+comment on function loyalty_private.check_approval is 'Refuses a grant of more points than one person may give in the program with LY010.';
 
-create function loyalty.end_grant(action text, receipt loyalty.receipt, was_used boolean) returns loyalty.receipt
+create function loyalty_private.end_grant(action text, receipt loyalty.receipt, was_used boolean) returns loyalty.receipt
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-    program integer := loyalty.account_program_id(receipt.account_id);
+    program integer := loyalty_private.account_program_id(receipt.account_id);
 begin
     if not was_used then
-        perform loyalty.check_approval(program, receipt.points);
+        perform loyalty_private.check_approval(program, receipt.points);
     end if;
-    perform loyalty.count_grants(program, array[receipt.operation_id]);
-    return loyalty.audit_operation(action, receipt);
+    perform loyalty_private.count_grants(program, array[receipt.operation_id]);
+    return loyalty_private.audit_operation(action, receipt);
 end
 $$;
-comment on function loyalty.end_grant is
+comment on function loyalty_private.end_grant is
     'After a grant over HTTP: whether one person may give so much (asked of new ones only: a key keeps its answer), the granter''s budget, the audit.';
 
-create function loyalty.items_used(program_id integer, items jsonb) returns bigint[]
+create function loyalty_private.items_used(program_id integer, items jsonb) returns bigint[]
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -354,10 +354,10 @@ begin
            and e.idempotency_key = i.item ->> 'idempotency_key');
 end
 $$;
-comment on function loyalty.items_used is
+comment on function loyalty_private.items_used is
     'Of items for grant_many, the operations that their keys have already; none where no program asks for two administrators.';
 
-create function loyalty.end_grants(program_id integer, operation_ids bigint[], used bigint[], items bigint)
+create function loyalty_private.end_grants(program_id integer, operation_ids bigint[], used bigint[], items bigint)
     returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -377,11 +377,11 @@ begin
       join loyalty.account a on a.account_id = e.account_id
       left join loyalty.access_policy p on p.program_id = a.program_id;
     if booked.above is not null then
-        perform loyalty.check_approval(booked.above_in, booked.above);
+        perform loyalty_private.check_approval(booked.above_in, booked.above);
     end if;
-    perform loyalty.count_grants(end_grants.program_id, operation_ids);
-    perform loyalty.audit('grant_many', end_grants.program_id, details => jsonb_build_object('items', items,
+    perform loyalty_private.count_grants(end_grants.program_id, operation_ids);
+    perform loyalty_private.audit('grant_many', end_grants.program_id, details => jsonb_build_object('items', items,
         'granted', coalesce(cardinality(operation_ids), 0), 'points', booked.points));
 end
 $$;
-comment on function loyalty.end_grants is 'end_grant for what grant_many booked.';
+comment on function loyalty_private.end_grants is 'end_grant for what grant_many booked.';

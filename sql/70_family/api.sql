@@ -10,8 +10,8 @@ begin
           from loyalty.family f
           left join loyalty.identity i on i.identity_id = f.identity_id
          where f.family_id = family_login_id.family_id
-           and (pg_has_role(loyalty.api_role(), 'loyalty_operator', 'member')
-                or loyalty.api_role() = 'loyalty_member' and f.account_id = loyalty.claim_account_id()
+           and (pg_has_role(loyalty_private.api_role(), 'loyalty_operator', 'member')
+                or loyalty_private.api_role() = 'loyalty_member' and f.account_id = loyalty.claim_account_id()
                    and f.program_id = loyalty.claim_program_id()));
 end
 $$;
@@ -81,7 +81,7 @@ create function loyalty_api.invite_family(relation text, name text, birth_date t
 as $$
 begin
     return loyalty.invite_family(
-        loyalty.api_account(null, '{loyalty_member}'), relation, name, loyalty.api_day('birth_date', birth_date), address);
+        loyalty_private.api_account(null, '{loyalty_member}'), relation, name, loyalty_private.api_day('birth_date', birth_date), address);
 end
 $$;
 comment on function loyalty_api.invite_family(text, text, text, text) is
@@ -113,7 +113,7 @@ create function loyalty_api.register_family(token text, birth_date text, passwor
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.register_family(token, loyalty.api_day('birth_date', birth_date), password, terms_version);
+    return loyalty.register_family(token, loyalty_private.api_day('birth_date', birth_date), password, terms_version);
 end
 $$;
 comment on function loyalty_api.register_family(text, text, text, text) is
@@ -130,7 +130,7 @@ create function loyalty_api.remove_family(family_id bigint) returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return loyalty.remove_family(loyalty.api_account(null, '{loyalty_member}'), family_id);
+    return loyalty.remove_family(loyalty_private.api_account(null, '{loyalty_member}'), family_id);
 end
 $$;
 comment on function loyalty_api.remove_family(bigint) is
@@ -144,8 +144,8 @@ create function loyalty_api.leave_family() returns jsonb
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if loyalty.api_role() <> 'loyalty_family' then
-        perform loyalty.api_refuse('Ask as one of: loyalty_family.');
+    if loyalty_private.api_role() <> 'loyalty_family' then
+        perform loyalty_private.api_refuse('Ask as one of: loyalty_family.');
     end if;
     -- not family_account_id: who may do nothing any more may leave
     if not exists (
@@ -155,7 +155,7 @@ begin
               and l.account_id = loyalty.claim_account_id()
               and l.program_id = loyalty.claim_program_id()
               and l.relation <> 'self') then
-        perform loyalty.raise('LY010', 'not_family', 'not allowed', 'The token is for no family of a member.',
+        perform loyalty_private.raise('LY010', 'not_family', 'not allowed', 'The token is for no family of a member.',
             'Log in as family of the member whom you want to leave.');
     end if;
     return loyalty.leave_family(loyalty.claim_identity_id(), loyalty.claim_account_id());
@@ -175,13 +175,13 @@ create function loyalty_api.spend(
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    account_id := loyalty.api_account(account_id, '{loyalty_member,loyalty_family,loyalty_admin,loyalty_operator}');
-    if loyalty.api_role() = 'loyalty_family' then
-        return loyalty.spend_as_family(loyalty.claim_identity_id(), account_id, loyalty.api_points(points), reason,
-            loyalty.api_key(idempotency_key));
+    account_id := loyalty_private.api_account(account_id, '{loyalty_member,loyalty_family,loyalty_admin,loyalty_operator}');
+    if loyalty_private.api_role() = 'loyalty_family' then
+        return loyalty.spend_as_family(loyalty.claim_identity_id(), account_id, loyalty_private.api_points(points), reason,
+            loyalty_private.api_key(idempotency_key));
     end if;
-    return loyalty.audit_operation('spend', loyalty.spend_fifo(
-        account_id, loyalty.api_points(points), reason, loyalty.api_key(idempotency_key)));
+    return loyalty_private.audit_operation('spend', loyalty.spend_fifo(
+        account_id, loyalty_private.api_points(points), reason, loyalty_private.api_key(idempotency_key)));
 end
 $$;
 comment on function loyalty_api.spend(numeric, text, text, bigint) is

@@ -17,7 +17,7 @@ begin atomic
                sum(case when w.hold_entry is not null
                             then (select b.available from loyalty.balance(w.account_id) b)
                         when w.next_expiry_on < p.today
-                            then loyalty.points_between(w.lot_expires_on, w.lot_remaining, p.today, 'infinity')
+                            then loyalty_private.points_between(w.lot_expires_on, w.lot_remaining, p.today, 'infinity')
                         else w.balance
                    end) as available,
                sum(case when w.hold_entry is not null
@@ -26,7 +26,7 @@ begin atomic
                    end) as held,
                sum(coalesce(w.debt, 0)) as debt,
                sum(case when w.next_expiry_on <= p.today + expiring_days
-                            then loyalty.points_between(
+                            then loyalty_private.points_between(
                                      w.lot_expires_on, w.lot_remaining, p.today, p.today + expiring_days)
                         else 0
                    end) as expiring

@@ -31,10 +31,10 @@ create function loyalty.check_request() returns void
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    asking text := loyalty.api_role();
+    asking text := loyalty_private.api_role();
     path text := current_setting('request.path', true);
     reads boolean := current_setting('request.method', true) in ('GET', 'HEAD');
-    is_open boolean := path like '/rpc/%' and loyalty.is_open_call(substr(path, 6));
+    is_open boolean := path like '/rpc/%' and loyalty_private.is_open_call(substr(path, 6));
 begin
     -- the OpenAPI page is for everybody
     if path = '/' then
@@ -43,23 +43,23 @@ begin
     if is_open then
         -- an attempt that is rolled back would not count
         if nullif(current_setting('request.headers', true), '')::json ->> 'prefer' ~* 'tx\s*=\s*rollback' then
-            perform loyalty.raise('22023', 'rollback_not_allowed', 'this call cannot be rolled back', null,
+            perform loyalty_private.raise('22023', 'rollback_not_allowed', 'this call cannot be rolled back', null,
                 'Leave Prefer: tx=rollback out.');
         end if;
     elsif asking = 'loyalty_anon' then
-        perform loyalty.api_refuse(null);
+        perform loyalty_private.api_refuse(null);
     else
-        if not loyalty.is_live_session() then
-            perform loyalty.raise('LY009', 'session_over', 'the session is over', null, 'Log in again.');
+        if not loyalty_private.is_live_session() then
+            perform loyalty_private.raise('LY009', 'session_over', 'the session is over', null, 'Log in again.');
         end if;
         -- family may have ended, or the program have changed its mind, since the token was made
         if asking = 'loyalty_family' and loyalty.family_account_id() is null then
-            perform loyalty.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
+            perform loyalty_private.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
                 'Ask the member, or the program.');
         end if;
         -- an operator works also while a program is closed
         if asking <> 'loyalty_operator' then
-            perform loyalty.check_service_hours(loyalty.claim_program_id());
+            perform loyalty_private.check_service_hours(loyalty.claim_program_id());
         end if;
     end if;
     if path like '/rpc/%' then
@@ -69,20 +69,20 @@ begin
                 where f.pronamespace = 'loyalty_api'::regnamespace
                   and f.proname = substr(path, 6)
                   and f.provolatile = 'v') then
-            perform loyalty.raise('25006', 'get_not_allowed',
+            perform loyalty_private.raise('25006', 'get_not_allowed',
                 format('GET may not change anything, and %s does', substr(path, 6)), null,
                 'Send it as POST, with the arguments as JSON.');
         end if;
     elsif path = '/member_upload' and current_setting('request.method', true) = 'POST' then
-        perform loyalty.api_admin_program() where asking <> 'loyalty_operator';
+        perform loyalty_private.api_admin_program() where asking <> 'loyalty_operator';
     elsif not reads then
-        perform loyalty.api_refuse('It can only be read, with GET. Points change by POST /rpc/… .');
+        perform loyalty_private.api_refuse('It can only be read, with GET. Points change by POST /rpc/… .');
     elsif not has_table_privilege(asking, to_regclass(format('loyalty_api.%I', substr(path, 2))), 'select') then
-        perform loyalty.api_refuse('Ask as a member or administrator.');
+        perform loyalty_private.api_refuse('Ask as a member or administrator.');
     elsif asking in ('loyalty_member', 'loyalty_family') then
-        perform loyalty.api_account(null, array[asking]);
+        perform loyalty_private.api_account(null, array[asking]);
     elsif asking <> 'loyalty_operator' then
-        perform loyalty.api_program();
+        perform loyalty_private.api_program();
     end if;
 end
 $$;
@@ -95,17 +95,17 @@ as $$
 declare
     claims jsonb;
 begin
-    if not loyalty.is_foreign_token() then
+    if not loyalty_private.is_foreign_token() then
         return null;
     end if;
-    claims := loyalty.provider_claims(nullif(current_setting('request.jwt.claims', true), '')::jsonb);
-    return jsonb_build_object('claims', claims, 'token', loyalty.sign_token(claims::text));
+    claims := loyalty_private.provider_claims(nullif(current_setting('request.jwt.claims', true), '')::jsonb);
+    return jsonb_build_object('claims', claims, 'token', loyalty_private.sign_token(claims::text));
 end
 $$;
 comment on function loyalty.exchange_token is
     'For pre_request: the token of this server, and its claims, that an outside provider''s token is exchanged for; null for a token of our own, or none. LY009, LY010.';
 
-create function loyalty.is_open_call(function_name text) returns boolean
+create function loyalty_private.is_open_call(function_name text) returns boolean
     language sql immutable parallel safe
     return function_name = any (array[
         -- login and recovery
@@ -116,10 +116,10 @@ create function loyalty.is_open_call(function_name text) returns boolean
         'confirm_login_change',
         -- families and staff
         'approve_family', 'register_family', 'accept_invitation']);
-comment on function loyalty.is_open_call is
+comment on function loyalty_private.is_open_call is
     'Whether anybody may call a function of loyalty_api, also without a token. Such a function looks at service hours itself.';
 
-create function loyalty.api_arguments(function_name text) returns void
+create function loyalty_private.api_arguments(function_name text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -135,12 +135,12 @@ begin
      where f.pronamespace = 'loyalty_api'::regnamespace
        and f.proname = function_name
      group by f.oid;
-    perform loyalty.raise('22023', 'arguments_wrong', format('not the arguments of %s', function_name),
+    perform loyalty_private.raise('22023', 'arguments_wrong', format('not the arguments of %s', function_name),
         case when taken is null then 'It takes none.'
              else format('It takes %s; needed: %s.', taken, coalesce(needed, 'none')) end,
         case when taken is null then 'Send an empty JSON object.'
              else 'Send a JSON object of these and no others.' end);
 end
 $$;
-comment on function loyalty.api_arguments is
+comment on function loyalty_private.api_arguments is
     'Refuses arguments that are missing or unknown. PostgREST calls a function by the names that the request gives, and where none fits the one of that name with a lone JSON argument, which comes here.';

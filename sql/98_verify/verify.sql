@@ -566,7 +566,7 @@ begin
             law := 1; problem := 'the account is closed, but holds points';
             return next;
         end if;
-        if not loyalty.wallet_is_sound(wallet.balance, wallet.debt, wallet.lot_expires_on, wallet.lot_granted,
+        if not loyalty_private.wallet_is_sound(wallet.balance, wallet.debt, wallet.lot_expires_on, wallet.lot_granted,
                                        wallet.lot_remaining, wallet.lot_class, wallet.next_expiry_on) then
             law := 2; problem := 'the lots of the wallet are out of order, overdrawn or not its balance';
             return next;

@@ -6,7 +6,7 @@ use crate::pg::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Day, Kind, NEVER};
 use pgrx::pg_sys;
 
-static ANNOUNCE: Plan = Plan::new(c"select loyalty.announce_grants($1, $2, $3, $4)");
+static ANNOUNCE: Plan = Plan::new(c"select loyalty_private.announce_grants($1, $2, $3, $4)");
 
 /// Grants of one call whose programs tell of them.
 #[derive(Default)]

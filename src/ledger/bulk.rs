@@ -57,7 +57,7 @@ enum Verb {
 }
 
 sql_function!(grant_many);
-/// `loyalty.grant_items(items, program_id)`
+/// `loyalty_private.grant_items(items, program_id)`
 fn grant_many(call: &Call) -> Result<()> {
     many(
         call,
@@ -68,7 +68,7 @@ fn grant_many(call: &Call) -> Result<()> {
 }
 
 sql_function!(spend_many);
-/// `loyalty.spend_items(items, program_id)`
+/// `loyalty_private.spend_items(items, program_id)`
 fn spend_many(call: &Call) -> Result<()> {
     many(
         call,
@@ -342,7 +342,7 @@ fn change(spi: &Spi, account: &mut Account, booking: &Booking) -> Result<(Vec<En
 }
 
 sql_function!(grant_each);
-/// `loyalty.grant_each(account_ids, points, reason, granted_on, expires_on, idempotency_keys, expiry)`
+/// `loyalty_private.grant_each(account_ids, points, reason, granted_on, expires_on, idempotency_keys, expiry)`
 fn grant_each(call: &Call) -> Result<()> {
     let account_ids = call.need("account_ids", call.i64s(0))?;
     let points = call.need("points", call.i64s(1))?;

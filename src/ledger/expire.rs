@@ -78,7 +78,7 @@ fn expire(call: &Call) -> Result<Answer> {
 }
 
 sql_function!(expire_step);
-/// `loyalty.expire_step(program_id, as_of, from_account, row_limit)`
+/// `loyalty_private.expire_step(program_id, as_of, from_account, row_limit)`
 fn expire_step(call: &Call) -> Result<Answer> {
     let program_id = call.need("program_id", call.i32(0))?;
     let as_of = call.need("as_of", call.i32(1))?;
@@ -191,7 +191,7 @@ fn step(
 
 sql_function!(forfeit);
 /// Forfeits all that an account holds, before it is closed:
-/// `loyalty.forfeit(account_id, reason)`. Null when there was nothing.
+/// `loyalty_private.forfeit(account_id, reason)`. Null when there was nothing.
 fn forfeit(call: &Call) -> Result<Option<Receipt>> {
     let account_id = call.need("account_id", call.i64(0))?;
     let reason = call.text(1);

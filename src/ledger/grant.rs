@@ -43,7 +43,7 @@ pub struct Terms {
     pub class: Class,
 }
 
-static CLASS: Plan = Plan::new(c"select loyalty.lot_class_of($1, $2, $3)");
+static CLASS: Plan = Plan::new(c"select loyalty_private.lot_class_of($1, $2, $3)");
 
 /// The terms of a grant, frozen with it (law 9).
 pub fn terms(spi: &Spi, account: &Account, wanted: &Wanted) -> Result<Terms> {

@@ -39,7 +39,7 @@ fn explain_spend(call: &Call) -> Result<()> {
 }
 
 sql_function!(lot_rows);
-/// `loyalty.lot_rows(account_id)`
+/// `loyalty_private.lot_rows(account_id)`
 fn lot_rows(call: &Call) -> Result<()> {
     let account_id = call.need("account_id", call.i64(0))?;
     let account = {

@@ -135,7 +135,7 @@ fn open_accounts(call: &Call) -> Result<()> {
 }
 
 sql_function!(set_account_status);
-/// `loyalty.set_account_status(account_id, status)`
+/// `loyalty_private.set_account_status(account_id, status)`
 fn set_account_status(call: &Call) -> Result<()> {
     let account_id = call.need("account_id", call.i64(0))?;
     let status = call.need("status", call.i32(1))?;

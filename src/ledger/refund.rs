@@ -11,7 +11,7 @@ use crate::pg::spi::{Param, Plan, Spi};
 use loyalty_core::wallet::{Class, LapsedRefund, Movement, Spent};
 
 static GRACE_CLASS: Plan = Plan::new(
-    c"select loyalty.lot_class_of(c.program_id, c.funding, null)
+    c"select loyalty_private.lot_class_of(c.program_id, c.funding, null)
         from loyalty.lot_class c where c.program_id = $1 and c.lot_class = $2",
 );
 

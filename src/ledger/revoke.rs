@@ -9,7 +9,7 @@ use crate::pg::call::{Call, sql_function};
 use crate::pg::spi::{Param, Plan};
 use loyalty_core::wallet::{Kind, Movement, Shortfall};
 
-static SPENT_OF_LOT: Plan = Plan::new(c"select loyalty.spent_of_lot($1, $2, $3)");
+static SPENT_OF_LOT: Plan = Plan::new(c"select loyalty_private.spent_of_lot($1, $2, $3)");
 
 sql_function!(revoke);
 /// `loyalty.revoke(account_id, operation_id, points, policy, reason, idempotency_key)`

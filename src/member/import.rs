@@ -25,7 +25,7 @@ static QUEUE: Plan = Plan::new(
           pg_catalog.hashtext('loyalty.import_members'), $1)",
 );
 static WRITE: Plan = Plan::new(
-    c"select w.inserted, w.updated from loyalty.write_members(
+    c"select w.inserted, w.updated from loyalty_private.write_members(
           $1, $2, pg_catalog.string_to_array($3, ','), $4::boolean) w",
 );
 

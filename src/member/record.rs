@@ -8,7 +8,7 @@ use loyalty_core::member::{self, Column};
 use serde_json::{Map, Value};
 
 sql_function!(clean_member);
-/// `loyalty.clean_member(record, today)`
+/// `loyalty_private.clean_member(record, today)`
 fn clean_member(call: &Call) -> Result<Option<String>> {
     let record = call.need("record", call.text(0))?;
     let today = day::date(call.need("today", call.i32(1))?)?;
@@ -41,7 +41,7 @@ fn clean_member(call: &Call) -> Result<Option<String>> {
 }
 
 sql_function!(clean_login_id);
-/// `loyalty.clean_login_id(login_id)`
+/// `loyalty_private.clean_login_id(login_id)`
 fn clean_login_id(call: &Call) -> Result<Option<String>> {
     let given = call.need("login_id", call.text(0))?;
     Ok(member::clean_login_id(&given))

@@ -37,7 +37,7 @@ fn lapses_of(call: &Call) -> Option<(Vec<Day>, Vec<i64>)> {
 }
 
 sql_function!(points_between);
-/// `loyalty.points_between(lot_expires_on, lot_remaining, from_day, to_day)`
+/// `loyalty_private.points_between(lot_expires_on, lot_remaining, from_day, to_day)`
 fn points_between(call: &Call) -> Result<Option<i64>> {
     let (Some(days), Some(remaining), Some(from), Some(to)) =
         (call.i32s(0), call.i64s(1), call.i32(2), call.i32(3))
@@ -56,7 +56,7 @@ fn points_between(call: &Call) -> Result<Option<i64>> {
 }
 
 sql_function!(next_lapse);
-/// `loyalty.next_lapse(lot_expires_on, lot_remaining, from_day)`
+/// `loyalty_private.next_lapse(lot_expires_on, lot_remaining, from_day)`
 fn next_lapse(call: &Call) -> Result<Option<i32>> {
     let (Some(days), Some(remaining), Some(from)) = (call.i32s(0), call.i64s(1), call.i32(2))
     else {
@@ -71,13 +71,13 @@ fn next_lapse(call: &Call) -> Result<Option<i32>> {
 }
 
 sql_function!(days_between);
-/// `loyalty.days_between(lot_expires_on, lot_remaining, from_day, to_day)`
+/// `loyalty_private.days_between(lot_expires_on, lot_remaining, from_day, to_day)`
 fn days_between(call: &Call) -> Result<Answer> {
     Ok(lapses_of(call).map_or(Answer::Null, |(on, _)| Answer::Value(array_of_days(&on))))
 }
 
 sql_function!(points_of_days);
-/// `loyalty.points_of_days(lot_expires_on, lot_remaining, from_day, to_day)`
+/// `loyalty_private.points_of_days(lot_expires_on, lot_remaining, from_day, to_day)`
 fn points_of_days(call: &Call) -> Result<Answer> {
     Ok(lapses_of(call).map_or(Answer::Null, |(_, points)| {
         Answer::Value(array_of_i64(&points))

@@ -44,7 +44,7 @@ fn check_texts(call: &Call) -> Result<()> {
 }
 
 sql_function!(render_template);
-/// `loyalty.render_template(language, subject, text_body, html_body, sms_body, context)`:
+/// `loyalty_private.render_template(language, subject, text_body, html_body, sms_body, context)`:
 /// the texts filled in, and what kept it from that where something did. No error, since
 /// one notice must not stop the others that are leased with it.
 fn render_template(call: &Call) -> Result<Answer> {

@@ -8,14 +8,14 @@ use loyalty_core::recurrence::{Anniversary, CutOff, Interval};
 use loyalty_core::rule::{self, terms};
 
 sql_function!(fact_day);
-/// `loyalty.fact_day(fact)`
+/// `loyalty_private.fact_day(fact)`
 fn fact_day(call: &Call) -> Result<Option<i32>> {
     let text = call.text(0);
     Ok(text.and_then(|text| terms::read_day(&text)).map(day::day))
 }
 
 sql_function!(anniversary_occasion);
-/// `loyalty.anniversary_occasion(fact_on, month, every_months, fact_until, first_month)`
+/// `loyalty_private.anniversary_occasion(fact_on, month, every_months, fact_until, first_month)`
 fn anniversary_occasion(call: &Call) -> Result<Option<i32>> {
     let (Some(fact_on), Some(month), Some(every_months)) = (call.i32(0), call.i32(1), call.i32(2))
     else {
@@ -43,7 +43,7 @@ fn anniversary_occasion(call: &Call) -> Result<Option<i32>> {
 }
 
 sql_function!(birthday_between);
-/// `loyalty.birthday_between(birth_date, from_day, to_day)`
+/// `loyalty_private.birthday_between(birth_date, from_day, to_day)`
 fn birthday_between(call: &Call) -> Result<Option<i32>> {
     let (Some(birth_on), Some(from), Some(to)) = (call.i32(0), call.i32(1), call.i32(2)) else {
         return Ok(None);
@@ -56,7 +56,7 @@ fn birthday_between(call: &Call) -> Result<Option<i32>> {
 }
 
 sql_function!(full_years);
-/// `loyalty.full_years(fact_on, key_date)`
+/// `loyalty_private.full_years(fact_on, key_date)`
 fn full_years(call: &Call) -> Result<Option<i32>> {
     let (Some(fact_on), Some(key_date)) = (call.i32(0), call.i32(1)) else {
         return Ok(None);

@@ -112,7 +112,7 @@ fn rule_periods(call: &Call) -> Result<Answer> {
 }
 
 sql_function!(rule_reach);
-/// `loyalty.rule_reach(program_id, code, period)`
+/// `loyalty_private.rule_reach(program_id, code, period)`
 fn rule_reach(call: &Call) -> Result<Answer> {
     let known = asked(call)?;
     let nominal_on = day::date(call.need("period", call.i32(2))?)?;
@@ -134,7 +134,7 @@ fn rule_reach(call: &Call) -> Result<Answer> {
 }
 
 sql_function!(rule_pay_day);
-/// `loyalty.rule_pay_day(program_id, code, occurred_on)`
+/// `loyalty_private.rule_pay_day(program_id, code, occurred_on)`
 fn rule_pay_day(call: &Call) -> Result<Answer> {
     let known = asked(call)?;
     let occurred_on = day::date(call.need("occurred_on", call.i32(2))?)?;

@@ -28,7 +28,7 @@ pub fn terms_fault(kind: &str, error: TermsError) -> Fault {
 }
 
 sql_function!(rule_is_sound);
-/// `loyalty.rule_is_sound(kind, terms)`: true, or an error that says what is wrong and where.
+/// `loyalty_private.rule_is_sound(kind, terms)`: true, or an error that says what is wrong and where.
 fn rule_is_sound(call: &Call) -> Result<bool> {
     let kind = call.need("kind", call.text(0))?;
     let json = call.need("terms", call.text(1))?;

@@ -138,7 +138,7 @@ const QUESTIONS: &[&str] = &[
     // due_at and the like are of the machine's clock: the same only where they were restored
     "select n::text from loyalty.notice n where occasion ~ '^A-[1-4]$' order by notice_id",
     "select (to_jsonb(n) - 'due_at' - 'send_by')::text from loyalty.notice n order by notice_id",
-    "select loyalty.notice_context(n)::text from loyalty.notice n order by notice_id",
+    "select loyalty_private.notice_context(n)::text from loyalty.notice n order by notice_id",
     "select s::text from loyalty.notice_setting s order by program_id, kind",
     "select f::text from loyalty.notice_sender f order by program_id",
     "select r::text from loyalty.notice_preference r order by account_id, kind",
@@ -248,7 +248,7 @@ pub async fn go_on(client: &Client) -> Result<String> {
         "loyalty.announce_order((select account_id from loyalty.member where email = 'late@example.com'), 'A-1', 'Night', 1, 40)".to_owned(),
         "loyalty.announce_order((select account_id from loyalty.member where email = 'late@example.com'), 'A-9', 'Night', 1, 40)".to_owned(),
         "(select max(notice_id) from loyalty.notice)".to_owned(),
-        "(select q from loyalty.queue_balance_notices(loyalty.program_id('mile'), loyalty.today('mile'), 0, 10) q)".to_owned(),
+        "(select q from loyalty_private.queue_balance_notices(loyalty.program_id('mile'), loyalty.today('mile'), 0, 10) q)".to_owned(),
         "(select row(t.subject, t.text_body) from loyalty.preview_template('mile', 'balance', 'en') t)".to_owned(),
     ] {
         let answer = client

@@ -40,7 +40,7 @@ pub fn as_request(role: &str, claims: Value) -> Result<String> {
     Ok(format!(
         "select set_config('request.jwt.claims', c.claims, true),
                 set_config('request.headers',
-                    json_build_object('authorization', 'Bearer ' || loyalty.sign_token(c.claims))::text, true)
+                    json_build_object('authorization', 'Bearer ' || loyalty_private.sign_token(c.claims))::text, true)
            from (values ($claims${claims}$claims$)) as c (claims);
          set local role {role}"
     ))

@@ -28,7 +28,7 @@ begin
     insert into loyalty.identity (login_id, state, created_at, changed_at)
     values ('spender@example.com', 'active', loyalty.now(), loyalty.now())
     returning identity_id into person;
-    perform loyalty.set_password(person, 'coin2026abc');
+    perform loyalty_private.set_password(person, 'coin2026abc');
     insert into loyalty.identity_link (identity_id, account_id, program_id, terms_version, linked_at)
     select person, a.account_id, a.program_id, '2026-04', loyalty.now()
       from loyalty.account a
@@ -43,7 +43,7 @@ begin
     insert into loyalty.identity (login_id, state, created_at, changed_at)
     values ('kim@example.com', 'active', loyalty.now(), loyalty.now())
     returning identity_id into relative;
-    perform loyalty.set_password(relative, 'coin2026abc');
+    perform loyalty_private.set_password(relative, 'coin2026abc');
     insert into loyalty.identity_link (identity_id, account_id, program_id, relation, terms_version, linked_at)
     select relative, a.account_id, a.program_id, 'child', '2026-04', loyalty.now()
       from loyalty.account a
@@ -59,7 +59,7 @@ begin
         extract(epoch from clock_timestamp() + interval '1 hour')::bigint);
     perform set_config('request.jwt.claims', somebody, true),
             set_config('request.headers',
-                json_build_object('authorization', 'Bearer ' || loyalty.sign_token(somebody))::text, true);
+                json_build_object('authorization', 'Bearer ' || loyalty_private.sign_token(somebody))::text, true);
     set local role loyalty_admin;
     perform loyalty_api.approve_grant(proposal.proposal_id);
     reset role;

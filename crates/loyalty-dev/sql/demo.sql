@@ -205,7 +205,7 @@ $$;
 create procedure pg_temp.post(today date) language plpgsql as $$
 begin
     while today < '2028-07-18' and exists (select from loyalty.notice n where n.due_at is not null) loop
-        perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty.claim_notices(how_many => 1000) c;
+        perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty_private.lease_notices(how_many => 1000) c;
     end loop;
 end
 $$;

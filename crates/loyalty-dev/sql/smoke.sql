@@ -22,7 +22,7 @@ begin
     if exists (select from loyalty.verify()) then
         raise exception 'verify() complains';
     end if;
-    if not loyalty.check_password('Blue-heron-7', loyalty.hash_password('Blue-heron-7')) then
+    if not loyalty_private.check_password('Blue-heron-7', loyalty_private.hash_password('Blue-heron-7')) then
         raise exception 'a password is not believed';
     end if;
 end

@@ -16,12 +16,12 @@ use crate::metrics::Metrics;
 use crate::notice::{Notice, Outcome, Progress, Sender};
 use crate::queue::Queue;
 
-/// A statement that claims more takes long, and others wait for it.
+/// A statement that takes more takes long, and others wait for it.
 const CLAIM_LIMIT: usize = 100;
 /// How often connections that nobody uses are looked for.
 const TIDY: Duration = Duration::from_secs(10);
 /// Giving leases back when stopped: they run out by themselves else.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
+const RETURN_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -100,7 +100,7 @@ impl<S: Sender> Lane<S> {
         for each in [&mut look, &mut tidy] {
             each.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        // Whether there may be something to claim.
+        // Whether there may be something to take.
         let mut is_hungry = true;
         while !*stop.borrow() {
             let free = self
@@ -157,7 +157,7 @@ impl<S: Sender> Lane<S> {
         Ok(())
     }
 
-    /// Claims and begins; how many, or none at all because the gate or the relay closes.
+    /// Takes and begins; how many, or none at all because the gate or the relay closes.
     async fn take(&mut self, free: usize) -> Result<Option<usize>> {
         let mut stop = self.stop.clone();
         if self.gate.is_in_doubt() {
@@ -172,13 +172,13 @@ impl<S: Sender> Lane<S> {
         }
         // A task of its own: broken off halfway, it would leave leases that nobody knows of.
         let (queue, lease) = (Arc::clone(&self.queue), self.plan.lease);
-        let mut claim = tokio::spawn(async move { queue.claim(S::CHANNEL, free, lease).await });
+        let mut taking = tokio::spawn(async move { queue.take(S::CHANNEL, free, lease).await });
         let notices = tokio::select! {
-            claimed = &mut claim => claimed??,
+            taken = &mut taking => taken??,
             _ = stop.changed() => {
-                match timeout(RELEASE_PATIENCE, &mut claim).await {
-                    Ok(claimed) => self.give_back(&claimed??).await,
-                    Err(_) => claim.abort(),
+                match timeout(RETURN_PATIENCE, &mut taking).await {
+                    Ok(taken) => self.give_back(&taken??).await,
+                    Err(_) => taking.abort(),
                 }
                 return Ok(None);
             }
@@ -196,15 +196,15 @@ impl<S: Sender> Lane<S> {
     async fn give_back(&self, notices: &[Notice]) {
         let ids: Vec<_> = notices.iter().map(|notice| notice.notice_id).collect();
         let attempts: Vec<_> = notices.iter().map(|notice| notice.attempt).collect();
-        self.release(&ids, &attempts).await;
+        self.give_back_all(&ids, &attempts).await;
     }
 
-    async fn release(&self, notice_ids: &[i64], attempts: &[i32]) {
+    async fn give_back_all(&self, notice_ids: &[i64], attempts: &[i32]) {
         if notice_ids.is_empty() {
             return;
         }
-        let released = self.queue.release(notice_ids, attempts);
-        if !matches!(timeout(RELEASE_PATIENCE, released).await, Ok(Ok(_))) {
+        let released = self.queue.give_back(notice_ids, attempts);
+        if !matches!(timeout(RETURN_PATIENCE, released).await, Ok(Ok(_))) {
             tracing::warn!(
                 channel = S::CHANNEL,
                 count = notice_ids.len(),
@@ -232,7 +232,7 @@ impl<S: Sender> Lane<S> {
         self.in_flight.insert(id, in_flight);
     }
 
-    /// Takes in how a notice's task ended; true when it left the notice to be claimed again.
+    /// Takes in how a notice's task ended; true when it left the notice to be taken again.
     fn learn(&mut self, joined: Result<(Id, Outcome), tokio::task::JoinError>) -> bool {
         let (id, outcome) = match joined {
             Ok((id, outcome)) => (id, Some(outcome)),
@@ -308,7 +308,7 @@ impl<S: Sender> Lane<S> {
                 "stopped with notices on their way"
             );
         }
-        self.release(&notice_ids, &attempts).await;
+        self.give_back_all(&notice_ids, &attempts).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The database's side: one session that claims, reports and listens, made anew whenever it
+//! The database's side: one session that takes, reports and listens, made anew whenever it
 //! breaks.
 
 use std::future::poll_fn;
@@ -35,7 +35,7 @@ struct Slot {
 
 struct Session {
     client: Client,
-    claim: Statement,
+    take: Statement,
     sent: Statement,
     failed: Statement,
     release: Statement,
@@ -73,13 +73,13 @@ impl Queue {
         }
     }
 
-    /// Changes whenever there may be something to claim.
+    /// Changes whenever there may be something to take.
     pub fn wakes(&self) -> watch::Receiver<u64> {
         self.woken.subscribe()
     }
 
     /// Takes up to `how_many` notices of a channel for the time of the lease.
-    pub async fn claim(
+    pub async fn take(
         &self,
         channel: &str,
         how_many: usize,
@@ -90,7 +90,7 @@ impl Queue {
         let how_many = i32::try_from(how_many).unwrap_or(i32::MAX);
         let rows = session
             .client
-            .query(&session.claim, &[&how_many, &lease.as_secs_f64(), &channel])
+            .query(&session.take, &[&how_many, &lease.as_secs_f64(), &channel])
             .await;
         let rows = self.or_part(&session, rows).await?;
         rows.iter()
@@ -144,7 +144,7 @@ impl Queue {
     }
 
     /// Gives notices back that were not tried; how many were still this relay's.
-    pub async fn release(&self, notice_ids: &[i64], attempts: &[i32]) -> Result<i64> {
+    pub async fn give_back(&self, notice_ids: &[i64], attempts: &[i32]) -> Result<i64> {
         let session = self.session().await?;
         let row = session
             .client
@@ -226,11 +226,11 @@ impl Queue {
             .batch_execute("set statement_timeout = '60s'; listen loyalty_notice")
             .await?;
         let session = Session {
-            claim: client
+            take: client
                 .prepare(
                     "select notice_id, address, sender, subject, text_body, html_body, message_id,\n\
                             attempt, unsubscribe\n\
-                       from loyalty.claim_notices($1, pg_catalog.make_interval(secs => $2),\n\
+                       from loyalty_private.lease_notices($1, pg_catalog.make_interval(secs => $2),\n\
                                                   array[$3::text])",
                 )
                 .await?,
@@ -239,7 +239,7 @@ impl Queue {
                 .prepare("select loyalty.notice_failed($1, $2, $3, $4)")
                 .await?,
             release: client
-                .prepare("select loyalty.release_notices($1, $2)")
+                .prepare("select loyalty.return_notices($1, $2)")
                 .await?,
             backlog: client
                 .prepare(

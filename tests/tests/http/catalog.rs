@@ -54,9 +54,9 @@ async fn who_may_call_what() -> Result<()> {
         [
             "loyalty.business_day_of_month(date,integer,text)",
             "loyalty.expires_on(loyalty.expiry_policy,date)",
-            "loyalty.expiry_policy_in(cstring)",
-            "loyalty.expiry_policy_out(loyalty.expiry_policy)",
-            "loyalty.expiry_policy_send(loyalty.expiry_policy)",
+            "loyalty_private.expiry_policy_in(cstring)",
+            "loyalty_private.expiry_policy_out(loyalty.expiry_policy)",
+            "loyalty_private.expiry_policy_send(loyalty.expiry_policy)",
             "loyalty.is_business_day(date,text)",
             "loyalty.is_time_zone(text)",
             "loyalty.next_business_15th(date,text)",
@@ -110,11 +110,11 @@ async fn who_may_call_what() -> Result<()> {
     assert_eq!(
         granted_to("'loyalty_relay'::regrole").await?,
         [
-            "loyalty.claim_notices(integer,interval,text[])",
+            "loyalty_private.lease_notices(integer,interval,text[])",
             "loyalty.notice_backlog()",
             "loyalty.notice_failed(bigint,integer,text,boolean)",
             "loyalty.notice_sent(bigint,integer)",
-            "loyalty.release_notices(bigint[],integer[])",
+            "loyalty.return_notices(bigint[],integer[])",
         ]
     );
     assert_eq!(

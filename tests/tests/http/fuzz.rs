@@ -32,8 +32,8 @@ const WORKERS: usize = 4;
 const ENOUGH: usize = 20;
 /// Who was refused a hundred times is to be heard again. Rows in use are left: a deadlock with
 /// this statement would be of the test's own making.
-const FORGIVE: &str = "delete from loyalty.throttle where ctid = any (array(
-    select t.ctid from loyalty.throttle t for update skip locked))";
+const FORGIVE: &str = "delete from loyalty_private.throttle where ctid = any (array(
+    select t.ctid from loyalty_private.throttle t for update skip locked))";
 /// The family that left or was removed is back: else nothing of what it may would be asked any more.
 const COME_BACK: &str = "with back as (
     update loyalty.family set ended_at = null where ctid = any (array(

@@ -399,7 +399,7 @@ async fn p12_ids_of_others_are_refused() -> Result<()> {
     for function in world.functions().await? {
         // what anybody may ask for says nothing about whose it is
         let question = format!(
-            "loyalty.is_open_call('{}')",
+            "loyalty_private.is_open_call('{}')",
             function
                 .name
                 .trim_start_matches("loyalty_api.")
@@ -470,7 +470,7 @@ async fn p12_open_calls_are_known() -> Result<()> {
             taken.insert(name.clone());
         }
         if world
-            .holds(&format!("loyalty.is_open_call('{name}')"))
+            .holds(&format!("loyalty_private.is_open_call('{name}')"))
             .await?
         {
             named.insert(name);

@@ -47,10 +47,10 @@ begin
         returning identity_id into made;
         insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
         values (made, own.account_id, own.program_id, loyalty.now());
-        perform loyalty.set_password(made, 'abcdef1234');
+        perform loyalty_private.set_password(made, 'abcdef1234');
         perform loyalty.start_session(made, own.program_id, 'member', own.account_id, false);
-        perform loyalty.new_challenge('password_reset', own.program_id, made, own.account_id, 'x@example.com');
-        perform loyalty.audit('log_in', own.program_id, made, own.account_id);
+        perform loyalty_private.new_challenge('password_reset', own.program_id, made, own.account_id, 'x@example.com');
+        perform loyalty_private.audit('log_in', own.program_id, made, own.account_id);
         insert into loyalty.login_application (program_id, account_id, identity_id, member_no, name, kana, birth_date,
                                                login_id, phone, differs, applied_at)
         values (own.program_id, own.account_id, made, own.member_no, 'A', 'A', '1990-01-01', 'new@example.com', '1', '{}',
@@ -90,6 +90,6 @@ begin
               from loyalty.account a where a.program_id = within.program_id and duty = 'admin';
         end loop;
     end loop;
-    perform loyalty.notice_failed(c.notice_id, c.attempt, '550 no', true) from loyalty.claim_notices(100) c;
+    perform loyalty.notice_failed(c.notice_id, c.attempt, '550 no', true) from loyalty_private.lease_notices(100) c;
 end
 $$;

@@ -67,7 +67,7 @@ impl World {
         };
         let sid = async |login_id: &str| {
             let of = format!(
-                "loyalty.session where identity_id = {}",
+                "loyalty_private.session where identity_id = {}",
                 identity(login_id).await?
             );
             id("session_id", &of).await
@@ -172,7 +172,7 @@ impl World {
             (
                 "session_id",
                 "session_id",
-                format!("loyalty.session {of_ann} and role = 'loyalty_member'"),
+                format!("loyalty_private.session {of_ann} and role = 'loyalty_member'"),
             ),
             ("family_id", "family_id", format!("loyalty.family {of_ann}")),
             (
@@ -368,7 +368,7 @@ impl World {
         );
         let allowed = self.holds(&question).await?;
         let Outcome { code, message, .. } = subject.asks(&function.call(&[])).await?;
-        // what loyalty.api_refuse says; a wrong token or password has the same code
+        // what loyalty_private.api_refuse says; a wrong token or password has the same code
         let is_refused = matches!(
             (code.as_str(), message.as_str()),
             ("LY009", "not signed in") | ("LY010", "not allowed")

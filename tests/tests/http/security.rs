@@ -191,7 +191,7 @@ async fn no_function_shows_another_account() -> Result<()> {
                 format!("select (loyalty.balance({id})).balance"),
                 format!("select (loyalty.balance({id}, date '2026-06-15')).balance"),
                 format!("select granted from loyalty.lots({id})"),
-                format!("select granted from loyalty.lot_rows({id})"),
+                format!("select granted from loyalty_private.lot_rows({id})"),
                 format!("select account_id from loyalty.statement({id})"),
                 format!("select points from loyalty.explain_spend({id}, 1)"),
                 format!("select (loyalty.spend_fifo({id}, 1)).account_id"),

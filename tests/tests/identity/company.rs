@@ -22,7 +22,7 @@ impl World {
                   from generate_series(1, $2::integer) n
                 returning identity_id, login_id
             ), credential as (
-                insert into loyalty.credential (identity_id, password_hash, changed_at)
+                insert into loyalty_private.credential (identity_id, password_hash, changed_at)
                 select p.identity_id, $3, loyalty.now() from person p
             )
             insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
@@ -42,7 +42,7 @@ impl World {
     /// What is counted of clients: `address` or `sender`.
     pub async fn counted(&self, scope: &str) -> Result<i64> {
         let query =
-            "select coalesce(sum(failures), 0)::bigint from loyalty.throttle where scope = $1";
+            "select coalesce(sum(failures), 0)::bigint from loyalty_private.throttle where scope = $1";
         Ok(self.sql.query_one(query, &[&scope]).await?.get(0))
     }
 }
@@ -101,10 +101,10 @@ async fn b6_a_workday_with_an_error_every_three_minutes_refuses_no_right_passwor
                 perform set_config('loyalty.clock', (timestamptz '2026-06-16 09:00+09' + minute * interval '1 minute')::text, true);
                 login_id := format('w%s@example.com', minute % 200 + 1);
                 if minute % 3 = 0 then
-                    proof := loyalty.prove_password(login_id, 'coin2026abd');
+                    proof := loyalty_private.prove_password(login_id, 'coin2026abd');
                     return next case proof.refusal ->> 'code' when 'LY009' then 'wrong' else 'refused' end;
                 end if;
-                proof := loyalty.prove_password(login_id, 'coin2026abc');
+                proof := loyalty_private.prove_password(login_id, 'coin2026abc');
                 return next case when proof.refusal is null then 'right' else 'refused' end;
             end loop;
         end
@@ -137,9 +137,9 @@ async fn b6_ten_thousand_guesses_get_no_further() -> Result<()> {
                 perform set_config('request.headers',
                     format('{\"x-forwarded-for\": \"10.0.%s.%s\"}', number % addresses / 250, number % addresses % 250), false);
                 login_id := format('g%s@example.com', number % logins);
-                if loyalty.begin_attempt('password', login_id) is null then
+                if loyalty_private.begin_attempt('password', login_id) is null then
                     looked_at := looked_at + 1;
-                    perform loyalty.attempt_failed('password', login_id);
+                    perform loyalty_private.attempt_failed('password', login_id);
                 end if;
                 if number % 100 = 0 then
                     commit;

@@ -39,9 +39,9 @@ impl World {
     }
 
     async fn failures(&self, login_id: &str) -> Result<i64> {
-        let query = "select coalesce(sum(t.failures), 0)::bigint from loyalty.throttle t
+        let query = "select coalesce(sum(t.failures), 0)::bigint from loyalty_private.throttle t
                       where t.scope = 'password'
-                        and t.subject_hash = any (loyalty.keyed_hashes('throttle password', $1))";
+                        and t.subject_hash = any (loyalty_private.keyed_hashes('throttle password', $1))";
         Ok(self.sql.query_one(query, &[&login_id]).await?.get(0))
     }
 }
@@ -143,13 +143,13 @@ async fn b6_a_known_device_is_no_way_to_guess_more() -> Result<()> {
                     <= 30
             );
         }
-        let wait_out = "update loyalty.throttle set blocked_until = loyalty.now()
+        let wait_out = "update loyalty_private.throttle set blocked_until = loyalty.now()
                          where blocked_until < 'infinity'";
         world.sql.batch_execute(wait_out).await?;
     }
     assert_eq!(looked_at, 10);
     assert_eq!(
-        world.one("select count(*) from loyalty.device").await?,
+        world.one("select count(*) from loyalty_private.device").await?,
         "(0)"
     );
     Ok(())
@@ -177,7 +177,7 @@ async fn b6_a_device_token_tells_nothing_of_others() -> Result<()> {
     assert_eq!(known.throttled()?, unknown.throttled()?);
     // nor is it stored
     let stored = world
-        .one("select string_agg(d::text, ' ') from loyalty.device d")
+        .one("select string_agg(d::text, ' ') from loyalty_private.device d")
         .await?;
     ensure!(!stored.contains(&device), "{stored}");
     Ok(())
@@ -189,7 +189,7 @@ async fn b6_devices_are_forgotten() -> Result<()> {
     let mut world = World::start("device_end").await?;
     world.enrol(&world.hanako, Some(HANAKO)).await?;
     let known = async |world: &World, device: &str| {
-        let query = "select loyalty.known_device(i.identity_id, $2) is not null
+        let query = "select loyalty_private.known_device(i.identity_id, $2) is not null
                        from loyalty.identity i where i.login_id = $1";
         let row = world.sql.query_one(query, &[&HANAKO, &device]).await?;
         anyhow::Ok(row.get::<_, bool>(0))

@@ -279,7 +279,7 @@ async fn a8_who_closes_the_login_is_removed() -> Result<()> {
 async fn a8_a_login_that_meets_its_removal_ends_with_it() -> Result<()> {
     let world = World::start("family_meet").await?;
     world.family_may("spend", 500).await?;
-    let live = "loyalty.session where role = 'loyalty_family' and ended_at is null";
+    let live = "loyalty_private.session where role = 'loyalty_family' and ended_at is null";
     let (hanako, _) = family(&world).await?;
     let rows = world
         .rows(&hanako, "/family?select=family_id,account_id")

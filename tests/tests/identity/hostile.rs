@@ -32,7 +32,7 @@ async fn functions(world: &World) -> Result<Vec<Function>> {
     let rows = world
         .sql
         .query(
-            "select p.proname::text, loyalty.is_open_call(p.proname),
+            "select p.proname::text, loyalty_private.is_open_call(p.proname),
                     array(select p.proargnames[n] from generate_series(1, p.pronargs) n),
                     array(select format_type(p.proargtypes[n - 1], null) from generate_series(1, p.pronargs) n),
                     (p.pronargs - p.pronargdefaults)::integer

@@ -145,7 +145,7 @@ async fn keys_and_tokens_are_stored_as_hashes_only() -> Result<()> {
             .filter(|line| line.contains(secret) && !line.contains("山田 花子"));
         assert_eq!(found.count(), 0, "{secret}");
     }
-    let stored = "select count(*) from loyalty.challenge c where c::text ~ $1";
+    let stored = "select count(*) from loyalty_private.challenge c where c::text ~ $1";
     let count: i64 = world.sql.query_one(stored, &[&code]).await?.get(0);
     assert_eq!(count, 0);
     Ok(())

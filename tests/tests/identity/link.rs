@@ -144,7 +144,7 @@ async fn a5_a_login_id_in_use_turns_into_a_link() -> Result<()> {
     assert_eq!(world.one(links).await?, format!("(2,{owner},{owner})"));
     // the provisional one is gone, with the password that was chosen
     let left =
-        "select (select count(*) from loyalty.identity), (select count(*) from loyalty.credential)";
+        "select (select count(*) from loyalty.identity), (select count(*) from loyalty_private.credential)";
     assert_eq!(world.one(left).await?, "(1,1)");
     Ok(())
 }
@@ -287,7 +287,7 @@ async fn four_clients_at_once_finish_one_registration_once() -> Result<()> {
     let mut statuses = [a?.status, b?.status, c?.status, d?.status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 401, 401, 401]);
-    let made = "select (select count(*) from loyalty.session), (select count(*) from loyalty.identity_link)";
+    let made = "select (select count(*) from loyalty_private.session), (select count(*) from loyalty.identity_link)";
     assert_eq!(world.one(made).await?, "(1,1)");
     world.one("select 1").await.context("still there").map(drop)
 }

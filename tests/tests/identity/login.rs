@@ -50,9 +50,9 @@ async fn a_login_answers_with_tokens_for_what_it_opens() -> Result<()> {
     // what is stored tells neither token nor password
     let stored = world
         .one(
-            "select (select string_agg(t::text, ' ') from loyalty.refresh_token t) ||
-                     (select string_agg(s::text, ' ') from loyalty.session s) ||
-                     (select string_agg(c::text, ' ') from loyalty.credential c) ||
+            "select (select string_agg(t::text, ' ') from loyalty_private.refresh_token t) ||
+                     (select string_agg(s::text, ' ') from loyalty_private.session s) ||
+                     (select string_agg(c::text, ' ') from loyalty_private.credential c) ||
                      (select string_agg(a::text, ' ') from loyalty.audit a)",
         )
         .await?;

@@ -286,9 +286,9 @@ async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
         )
         .await?;
     for (query, expected) in [
-        ("loyalty.actor()", "loyalty_operator:identity:2"),
+        ("loyalty_private.actor()", "loyalty_operator:identity:2"),
         ("loyalty.claim_identity_id()", "2"),
-        ("loyalty.client_address()", "198.51.100.20"),
+        ("loyalty_private.client_address()", "198.51.100.20"),
     ] {
         assert_eq!(one(query).await?, expected, "{query}");
     }

@@ -116,7 +116,7 @@ async fn c12_a_login_under_way_does_not_outlive_the_password() -> Result<()> {
     let identity_id = world.enrol(&world.hanako, Some(HANAKO)).await?;
     let replacing = world.db.connect().await?;
     replacing.batch_execute("begin").await?;
-    let replace = "select loyalty.replace_password($1, loyalty.program_id('coin'), $2)";
+    let replace = "select loyalty_private.replace_password($1, loyalty.program_id('coin'), $2)";
     replacing.execute(replace, &[&identity_id, &NEW]).await?;
     let (answer, committed) = tokio::join!(world.log_in(HANAKO, PASSWORD, "coin"), async {
         until_one_waits(&world.sql).await?;
@@ -124,7 +124,7 @@ async fn c12_a_login_under_way_does_not_outlive_the_password() -> Result<()> {
     });
     committed?;
     answer?.refused(401, "LY009")?;
-    let sessions = "select count(*) from loyalty.session where ended_at is null";
+    let sessions = "select count(*) from loyalty_private.session where ended_at is null";
     ensure!(world.one(sessions).await? == "(0)");
     world.log_in(HANAKO, NEW, "coin").await?.ok()?;
     Ok(())
@@ -200,7 +200,7 @@ async fn c12_five_wrong_keys_end_the_link() -> Result<()> {
         answer.refused(401, "LY009")?;
     }
     let failures =
-        "select string_agg(c.failures::text, ' ' order by c.created_at) from loyalty.challenge c";
+        "select string_agg(c.failures::text, ' ' order by c.created_at) from loyalty_private.challenge c";
     assert_eq!(world.one(failures).await?, "(\"5 5\")");
     Ok(())
 }
@@ -274,7 +274,7 @@ async fn an_unknown_login_id_gets_the_same_answers() -> Result<()> {
     // what is written for one is written for the other
     let challenges = "select string_agg(format('%s %s', c.is_sent, c.number), ', ' order by c.is_sent)
                         from (select c.address is not null as is_sent, count(*) as number
-                                from loyalty.challenge c where c.purpose = 'password_reset' group by 1) c";
+                                from loyalty_private.challenge c where c.purpose = 'password_reset' group by 1) c";
     assert_eq!(world.one(challenges).await?, "(\"f 4, t 2\")");
     Ok(())
 }
@@ -349,7 +349,7 @@ async fn c12_a_link_and_an_attempt_wait_in_one_order() -> Result<()> {
     let login = format!("select from loyalty.identity where identity_id = {person} for share");
     let request = |purpose: &str| {
         format!(
-            "select loyalty.new_challenge('{purpose}', program_id, {person}, null, null)
+            "select loyalty_private.new_challenge('{purpose}', program_id, {person}, null, null)
                from loyalty.program where code = 'coin'"
         )
     };
@@ -362,19 +362,19 @@ async fn c12_a_link_and_an_attempt_wait_in_one_order() -> Result<()> {
         let case = format!("{scope}, {purpose}");
         // there are wrong passwords and requests to forget
         for counted in ["password", "send"] {
-            let counts = format!("select loyalty.begin_attempt('{counted}', '{HANAKO}')");
+            let counts = format!("select loyalty_private.begin_attempt('{counted}', '{HANAKO}')");
             world.sql.batch_execute(&counts).await?;
         }
         let query = format!(
-            "select loyalty.challenge_token(c.challenge_id) || ' ' || loyalty.challenge_code(c.challenge_id, 'screen', 4)
+            "select loyalty_private.challenge_token(c.challenge_id) || ' ' || loyalty_private.challenge_code(c.challenge_id, 'screen', 4)
                from loyalty.program p
-              cross join loyalty.new_challenge('{purpose}', p.program_id, {person}, null, null) c where p.code = 'coin'"
+              cross join loyalty_private.new_challenge('{purpose}', p.program_id, {person}, null, null) c where p.code = 'coin'"
         );
         let made: String = world.sql.query_one(&query, &[]).await?.get(0);
         let (token, key) = made.split_once(' ').context("token")?;
         client
             .batch_execute(&format!(
-                "begin; select loyalty.begin_attempt('{scope}', '{HANAKO}')"
+                "begin; select loyalty_private.begin_attempt('{scope}', '{HANAKO}')"
             ))
             .await?;
         let (answer, attempt) = tokio::join!(

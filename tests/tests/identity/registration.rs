@@ -161,8 +161,8 @@ async fn a2_terms_password_and_login_id_are_checked_before_anything_is_kept() ->
             .with_context(|| change.to_string())?;
     }
     let kept =
-        "select (select count(*) from loyalty.identity), (select count(*) from loyalty.challenge),
-                       (select stage from loyalty.registration)";
+        "select (select count(*) from loyalty.identity), (select count(*) from loyalty_private.challenge),
+                       (select stage from loyalty_private.registration)";
     assert_eq!(world.one(kept).await?, "(0,0,begun)");
     // out of turn
     world
@@ -389,10 +389,10 @@ async fn one_client_cannot_try_many_keys() -> Result<()> {
 async fn a2_the_answer_is_the_same_for_known_and_unknown_login_ids() -> Result<()> {
     let world = World::start("reg_same").await?;
     world.enrol(&world.hanako_mile, Some(EMAIL)).await?;
-    let writes = "select (select count(*) from loyalty.identity), (select count(*) from loyalty.credential),
-                         (select count(*) from loyalty.challenge), (select count(*) from loyalty.notice n
+    let writes = "select (select count(*) from loyalty.identity), (select count(*) from loyalty_private.credential),
+                         (select count(*) from loyalty_private.challenge), (select count(*) from loyalty.notice n
                                                                      where n.address is not null),
-                         (select count(*) from loyalty.throttle), (select count(*) from loyalty.audit
+                         (select count(*) from loyalty_private.throttle), (select count(*) from loyalty.audit
                                                                      where action <> 'begin_registration')";
     let mut seen = Vec::new();
     for (member, login_id) in [(&world.hanako, EMAIL), (&world.taro, "tarooo@example.com")] {
@@ -439,7 +439,7 @@ async fn a4_another_persons_name_gives_the_registration_up() -> Result<()> {
         .await?
         .refused(403, "LY010")?;
     let left =
-        "select (select count(*) from loyalty.identity), (select count(*) from loyalty.credential),
+        "select (select count(*) from loyalty.identity), (select count(*) from loyalty_private.credential),
                        (select count(*) from loyalty.identity_link)";
     assert_eq!(world.one(left).await?, "(0,0,0)");
     world

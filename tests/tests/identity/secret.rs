@@ -498,7 +498,7 @@ async fn secrets_are_left_nowhere() -> Result<()> {
     world.ensure_silent("PostgREST's log", &requests)?;
 
     let log = world.log()?;
-    for part in ["log_in", "ERROR", "AUDIT: SESSION", "claim_notices"] {
+    for part in ["log_in", "ERROR", "AUDIT: SESSION", "lease_notices"] {
         ensure!(log.contains(part), "{part} was not logged");
     }
     world.ensure_silent("the log", &log)?;

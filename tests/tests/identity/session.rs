@@ -49,7 +49,7 @@ async fn c9_a_remembered_login_lasts_longer() -> Result<()> {
     let long = Session::of(world.rpc("", "log_in", arguments).await?.ok()?)?;
     let lives =
         "select string_agg((s.expires_at - s.started_at)::text, ' ' order by s.is_remembered)
-                   from loyalty.session s";
+                   from loyalty_private.session s";
     // to the microsecond, but for the time between two looks at the clock
     let lives = world.one(lives).await?;
     ensure!(
@@ -85,7 +85,7 @@ async fn a_program_sets_how_long_tokens_and_sessions_last() -> Result<()> {
         .await?;
     let session = world.logged_in(HANAKO, "coin").await?;
     assert_eq!(session.body["expires_in"], 120);
-    let life = "select s.expires_at - s.started_at < interval '21 minutes' from loyalty.session s";
+    let life = "select s.expires_at - s.started_at < interval '21 minutes' from loyalty_private.session s";
     assert_eq!(world.one(life).await?, "(t)");
     Ok(())
 }
@@ -161,7 +161,7 @@ async fn refreshes_at_once_get_the_same_new_token() -> Result<()> {
             newest = sessions[0].refresh.clone();
             // no tree grows: one token a generation
             let kept = format!(
-                "select count(*), count(*) filter (where t.used_at is null) from loyalty.refresh_token t
+                "select count(*), count(*) filter (where t.used_at is null) from loyalty_private.refresh_token t
                   where t.session_id = '{}'",
                 first.body["session_id"].as_str().context("session_id")?
             );
@@ -191,7 +191,7 @@ async fn a_lost_answer_to_a_refresh_is_asked_for_again() -> Result<()> {
     assert_eq!(again.refresh, second.refresh);
     ensure!(world.opens(&again).await?);
     // it does not keep the session alive
-    let used = "select count(distinct s.used_at) from loyalty.session s
+    let used = "select count(distinct s.used_at) from loyalty_private.session s
                  where s.used_at > loyalty.now() - interval '29 seconds'";
     assert_eq!(world.one(used).await?, "(0)");
     // a tab that comes late, when the new one was used already, gets what followed it
@@ -248,9 +248,9 @@ async fn a_refresh_token_to_be_given_again_is_not_stored() -> Result<()> {
     ensure!(second.refresh.len() == 43, "{}", second.refresh);
     let stored = world
         .one(
-            "select (select string_agg(t::text, ' ') from loyalty.refresh_token t) ||
-                     (select string_agg(s::text, ' ') from loyalty.session s) ||
-                     (select string_agg(d::text, ' ') from loyalty.device d)",
+            "select (select string_agg(t::text, ' ') from loyalty_private.refresh_token t) ||
+                     (select string_agg(s::text, ' ') from loyalty_private.session s) ||
+                     (select string_agg(d::text, ' ') from loyalty_private.device d)",
         )
         .await?;
     let device = first.body["device_token"]

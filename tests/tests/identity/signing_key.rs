@@ -209,7 +209,7 @@ async fn counts_of_wrong_passwords_outlive_a_change_of_the_pepper() -> Result<()
     let guess = async |login_id: &str| {
         let guess = "select loyalty.log_in($1, 'coin2026abd', 'coin') ->> 'code'";
         let refused = world.sql.query_one(guess, &[&login_id]).await?;
-        let wait_out = "update loyalty.throttle set blocked_until = loyalty.now()
+        let wait_out = "update loyalty_private.throttle set blocked_until = loyalty.now()
                          where blocked_until < 'infinity'";
         world.sql.batch_execute(wait_out).await?;
         anyhow::Ok(refused.get::<_, String>(0))
@@ -224,7 +224,7 @@ async fn counts_of_wrong_passwords_outlive_a_change_of_the_pepper() -> Result<()
     for _ in 0..10 {
         assert_eq!(guess(locked).await?, "LY009");
     }
-    let failures = "select failures from loyalty.throttle where scope = 'address'";
+    let failures = "select failures from loyalty_private.throttle where scope = 'address'";
     let from_here: i32 = world.sql.query_one(failures, &[]).await?.get(0);
     assert_eq!(from_here, 28);
 

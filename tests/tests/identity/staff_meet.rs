@@ -63,7 +63,7 @@ async fn p12_a_role_given_twice_at_once_is_given_once() -> Result<()> {
         assert_eq!(world.count(&of_them).await?, 1);
     }
     // the offer that went out last is good, as when given again later; its mail may overtake the first
-    let offer = "select loyalty.challenge_token(r.challenge_id) from loyalty.program_role r
+    let offer = "select loyalty_private.challenge_token(r.challenge_id) from loyalty.program_role r
                   where r.login_id = 'granter@example.com'";
     let token: String = world.sql.query_one(offer, &[]).await?.get(0);
     let arguments = json!({ "token": token, "password": PASSWORD });
@@ -76,7 +76,7 @@ async fn p12_a_role_given_twice_at_once_is_given_once() -> Result<()> {
 #[tokio::test]
 async fn p12_a_login_that_meets_the_end_of_its_role_ends_with_it() -> Result<()> {
     let world = World::start("staff_meet").await?;
-    let live = "loyalty.session where role = 'loyalty_granter' and ended_at is null";
+    let live = "loyalty_private.session where role = 'loyalty_granter' and ended_at is null";
     let (role_id, _) = granter(&world, Value::Null).await?;
     let client = world.db.connect().await?;
     let taking = format!("begin; select loyalty.take_role({role_id})");
@@ -101,7 +101,7 @@ async fn p12_a_login_that_meets_the_end_of_its_role_ends_with_it() -> Result<()>
     let taking = world.rpc(&operator, "take_role", which);
     world.behind(&client, taking).await?.ok()?;
     assert_eq!(world.count(live).await?, 0);
-    let begun = "loyalty.session where role = 'loyalty_granter'";
+    let begun = "loyalty_private.session where role = 'loyalty_granter'";
     assert_eq!(world.count(begun).await?, 2);
     Ok(())
 }

@@ -16,7 +16,7 @@ impl World {
 
     /// As if all delays, but not locks, had passed.
     async fn wait_out(&self) -> Result<()> {
-        let query = "update loyalty.throttle set blocked_until = loyalty.now()
+        let query = "update loyalty_private.throttle set blocked_until = loyalty.now()
                       where blocked_until < 'infinity'";
         self.sql.batch_execute(query).await?;
         Ok(())
@@ -68,9 +68,9 @@ impl World {
         let query = "select case when t.blocked_until is null then 0
                                  when t.blocked_until = 'infinity' then 86400
                                  else extract(epoch from t.blocked_until - t.failed_at)::bigint end
-                       from loyalty.throttle t
+                       from loyalty_private.throttle t
                       where t.scope = 'password'
-                        and t.subject_hash = any (loyalty.keyed_hashes('throttle password', $1))";
+                        and t.subject_hash = any (loyalty_private.keyed_hashes('throttle password', $1))";
         let seconds: i64 = self.sql.query_one(query, &[&login_id]).await?.get(0);
         if seconds > 0 {
             // what is blocked is not looked at, and does not count
@@ -129,7 +129,7 @@ async fn ten_thousand_guesses_come_to_nothing() -> Result<()> {
               from (values ('password'), ('key'), ('code'), ('send')) as s (scope)
              union all
             select g.scope, g.failures + 1,
-                   coalesce(loyalty.blocked_until(g.scope, g.failures + 1, g.at), g.at)
+                   coalesce(loyalty_private.blocked_until(g.scope, g.failures + 1, g.at), g.at)
               from guess g
              where g.failures < 10000 and g.at < 'infinity')
         select string_agg(format('%s %s', l.scope, l.how_many), ', ' order by l.scope)
@@ -214,7 +214,7 @@ async fn a_clients_network_is_one_client() -> Result<()> {
         ("1.2.3.4.5:6", "1.2.3.4.5:6"),
         ("[", "["),
     ] {
-        let query = format!("select loyalty.client_network('{address}')");
+        let query = format!("select loyalty_private.client_network('{address}')");
         assert_eq!(
             world.one(&query).await?,
             format!("({counted})"),

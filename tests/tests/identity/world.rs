@@ -220,8 +220,8 @@ impl World {
     /// The login ID and password (A2), with the terms that the program has.
     pub async fn choose(&self, registration: &str, login_id: &str) -> Result<Answer> {
         let query = "select p.terms_version from loyalty.access_policy p
-                       join loyalty.registration r on r.program_id = p.program_id
-                      where r.token_hash = any (loyalty.keyed_hashes('registration', $1))";
+                       join loyalty_private.registration r on r.program_id = p.program_id
+                      where r.token_hash = any (loyalty_private.keyed_hashes('registration', $1))";
         let row = self.sql.query_one(query, &[&registration]).await?;
         let arguments = json!({
             "registration": registration, "login_id": login_id, "password": PASSWORD,
@@ -256,7 +256,7 @@ impl World {
 
     /// What was counted keeps nobody from the next attempt.
     pub async fn forgive(&self) -> Result<()> {
-        let forgive = "delete from loyalty.throttle";
+        let forgive = "delete from loyalty_private.throttle";
         Ok(self.sql.batch_execute(forgive).await?)
     }
 

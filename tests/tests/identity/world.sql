@@ -30,9 +30,9 @@ declare
     made bigint;
 begin
     insert into loyalty.identity (login_id, state, created_at, changed_at)
-    values (loyalty.clean_login_id(enrol.login_id), 'active', loyalty.now(), loyalty.now())
+    values (loyalty_private.clean_login_id(enrol.login_id), 'active', loyalty.now(), loyalty.now())
     returning identity_id into made;
-    perform loyalty.set_password(made, enrol.password);
+    perform loyalty_private.set_password(made, enrol.password);
     insert into loyalty.identity_link (identity_id, account_id, program_id, terms_version, linked_at)
     select made, a.account_id, a.program_id, '1', loyalty.now()
       from loyalty.account a

@@ -15,7 +15,7 @@ async fn ledger_tables(client: &Client) -> Result<Vec<String>> {
         .query(
             "select t.tgrelid::regclass::text
                from pg_trigger t
-              where t.tgfoid = 'loyalty.guard_ledger'::regproc and pg_get_triggerdef(t.oid) ~ ' INSERT '
+              where t.tgfoid = 'loyalty_private.guard_ledger'::regproc and pg_get_triggerdef(t.oid) ~ ' INSERT '
               order by 1",
             &[],
         )
@@ -253,7 +253,7 @@ async fn roles_are_refused() -> Result<()> {
                     "create trigger mine before update on {t} for each row execute function suppress_redundant_updates_trigger()",
                     "lock table {t} in exclusive mode",
                     "set session_replication_role = replica",
-                    "create or replace function loyalty.guard_ledger() returns trigger language plpgsql as 'begin return null; end'",
+                    "create or replace function loyalty_private.guard_ledger() returns trigger language plpgsql as 'begin return null; end'",
                     "drop extension pg_loyalty cascade",
                 ]
                 .map(|sql| sql.replace("{t}", &table)),

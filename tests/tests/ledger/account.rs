@@ -407,7 +407,7 @@ async fn bulk_calls_give_each_item_its_own_outcome() -> Result<()> {
     // JSON has a zero character, no text of PostgreSQL's does
     for text in ["reason", "idempotency_key", "funding"] {
         let zero = format!(
-            r#"select error_code from loyalty.grant_items('[{{"account_id": {a}, "points": 1, "{text}": "a\u0000b"}}]', null)"#
+            r#"select error_code from loyalty_private.grant_items('[{{"account_id": {a}, "points": 1, "{text}": "a\u0000b"}}]', null)"#
         );
         assert_eq!(ledger.show(&zero).await?, "22023", "{text}");
     }

@@ -9,7 +9,7 @@ const WORK: [&str; 6] = [
     "select loyalty.spend_fifo(1, 10)",
     "select loyalty.transfer(1, 2, 20)",
     "select count(*) from loyalty.grant_many('[{\"account_id\": 1, \"points\": 5}, {\"account_id\": 2, \"points\": 6}, {\"account_id\": 1, \"points\": 7}]')",
-    "select count(*) from loyalty.grant_each('{1,2}', '{3,4}', 'r', null, null, '{a,b}')",
+    "select count(*) from loyalty_private.grant_each('{1,2}', '{3,4}', 'r', null, null, '{a,b}')",
     "set loyalty.clock = '2025-07-01 10:00+09'; select loyalty.expire('p')",
 ];
 
@@ -81,7 +81,7 @@ async fn a_constraint_of_a_dba_is_kept_by_every_operation() -> Result<()> {
         .await?;
     for call in [
         format!("select loyalty.grant({a}, 1)"),
-        format!("select * from loyalty.grant_each('{{{a}}}', '{{1}}', 'r', null, null, '{{k}}')"),
+        format!("select * from loyalty_private.grant_each('{{{a}}}', '{{1}}', 'r', null, null, '{{k}}')"),
     ] {
         assert_eq!(ledger.refused(&call).await?, "23514", "{call}");
     }

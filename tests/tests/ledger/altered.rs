@@ -183,7 +183,7 @@ async fn a_request_is_looked_at_with_tables_as_declared() -> Result<()> {
          select loyalty.pre_request()"
     );
     for altered in [
-        "alter table loyalty.session rename role to x",
+        "alter table loyalty_private.session rename role to x",
         "alter table loyalty.service_hours rename closed_from to x",
     ] {
         ledger.run(&format!("begin; {altered}")).await?;

@@ -167,7 +167,7 @@ async fn a_claim_with_a_zero_character_is_none() -> Result<()> {
         .run(&format!(
             "select set_config('request.jwt.claims', c.claims, false),
                     set_config('request.headers',
-                        json_build_object('authorization', 'Bearer ' || loyalty.sign_token(c.claims))::text, false)
+                        json_build_object('authorization', 'Bearer ' || loyalty_private.sign_token(c.claims))::text, false)
                from (select format('{claims}', session_user)) as c (claims)"
         ))
         .await?;

@@ -365,12 +365,12 @@ async fn constraints_hold_for_every_row() -> Result<()> {
 
 const OURS: &str = "written by the functions, from what they know themselves";
 const ACTOR: &str = "role and sub of a token that was signed, or the session's role";
-const CLEANED: &str = "cleaned by loyalty.clean_member or clean_login_id, which have limits";
+const CLEANED: &str = "cleaned by loyalty_private.clean_member or clean_login_id, which have limits";
 const OPERATION: &str = "every operation checks it, and only they write here (law 1)";
 const OPERATOR: &str = "written by operators in SQL only";
-const RENDERED: &str = "loyalty.check_template has a limit for each";
+const RENDERED: &str = "loyalty_private.check_template has a limit for each";
 const KNOWN: &str = "one of those there are; the function looks it up";
-const CUT: &str = "loyalty.client_address cuts it";
+const CUT: &str = "loyalty_private.client_address cuts it";
 
 /// Text without a CHECK grows as long as a request may be. Where the limit is elsewhere, the
 /// list says where.
@@ -394,10 +394,10 @@ async fn texts_have_a_limit() -> Result<()> {
             ("loyalty.audit.address", CUT),
             ("loyalty.calendar_day.calendar", OPERATOR),
             ("loyalty.calendar_day.name", OPERATOR),
-            ("loyalty.challenge.address", CLEANED),
-            ("loyalty.challenge.details", OURS),
-            ("loyalty.challenge.purpose", OURS),
-            ("loyalty.credential.password_hash", OURS),
+            ("loyalty_private.challenge.address", CLEANED),
+            ("loyalty_private.challenge.details", OURS),
+            ("loyalty_private.challenge.purpose", OURS),
+            ("loyalty_private.credential.password_hash", OURS),
             ("loyalty.entry.actor", ACTOR),
             ("loyalty.entry.idempotency_key", OPERATION),
             ("loyalty.entry.reason", OPERATION),
@@ -432,15 +432,15 @@ async fn texts_have_a_limit() -> Result<()> {
             ("loyalty.notice_template.text_body", RENDERED),
             ("loyalty.program.calendar", KNOWN),
             ("loyalty.program_role.given_by", ACTOR),
-            ("loyalty.registration.terms_version", KNOWN),
+            ("loyalty_private.registration.terms_version", KNOWN),
             ("loyalty.rule.created_by", ACTOR),
             ("loyalty.run.error", OURS),
             ("loyalty.run.note", OURS),
             ("loyalty.run_failure.code", OURS),
             ("loyalty.run_failure.idempotency_key", OURS),
             ("loyalty.run_failure.message", OURS),
-            ("loyalty.session.address", CUT),
-            ("loyalty.session.device", "cut by loyalty.start_session"),
+            ("loyalty_private.session.address", CUT),
+            ("loyalty_private.session.device", "cut by loyalty.start_session"),
         ],
         bad: "alter table loyalty.member add bad text",
         named: "loyalty.member.bad",

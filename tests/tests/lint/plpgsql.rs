@@ -36,7 +36,7 @@ const FINDINGS: &str = "
 
 const EXCUSED: Excused = &[
     (
-        "loyalty.fill_notice(loyalty.notice): composite OUT variable \"message\" is not single argument",
+        "loyalty_private.fill_notice(loyalty.notice): composite OUT variable \"message\" is not single argument",
         "a message, its error and whether it is over come together",
     ),
     (
@@ -44,14 +44,14 @@ const EXCUSED: Excused = &[
         "the function looks for pg_cron first, which is in one database of a cluster",
     ),
     (
-        "loyalty.lot_class_of(integer,text,integer): control reached end of function without RETURN",
+        "loyalty_private.lot_class_of(integer,text,integer): control reached end of function without RETURN",
         "its loop is left by RETURN only",
     ),
     (
         "loyalty.set_access_policy(text,text,text,text,text,boolean,boolean,integer,integer,integer,boolean,\
          interval,interval,interval,text[],integer,text,bigint,bigint,text[]): \
          control reached end of function without RETURN",
-        "its exception handlers end with loyalty.raise, which never returns",
+        "its exception handlers end with loyalty_private.raise, which never returns",
     ),
     (
         "loyalty.uninstall_schedules(): relation \"cron.job\" does not exist",

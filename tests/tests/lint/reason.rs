@@ -119,7 +119,7 @@ fn reasons() -> Result<(Reasons, Vec<String>)> {
         known.insert((state.to_owned(), status.to_owned()));
     };
     for (file, text) in files("sql", ".sql")? {
-        for name in ["loyalty.raise(", "loyalty.refuse("] {
+        for name in ["loyalty_private.raise(", "loyalty_private.refuse("] {
             for (line, arguments) in calls(name, &text) {
                 let place = format!("{file}:{line}");
                 let state = literals(&arguments[0]);
@@ -148,7 +148,7 @@ fn reasons() -> Result<(Reasons, Vec<String>)> {
                 }
             }
         }
-        // before loyalty.raise is there
+        // before loyalty_private.raise is there
         for part in text.split("raise exception").skip(1) {
             let statement = part.split(';').next().unwrap_or_default();
             match statement.split_once("constraint = ") {
@@ -261,7 +261,7 @@ fn endpoints() -> Result<BTreeSet<String>> {
 fn hints() -> Result<Vec<String>> {
     let mut hints = Vec::new();
     for (_, text) in files("sql", ".sql")? {
-        for name in ["loyalty.raise(", "loyalty.refuse("] {
+        for name in ["loyalty_private.raise(", "loyalty_private.refuse("] {
             for (_, arguments) in calls(name, &text) {
                 hints.extend(
                     arguments

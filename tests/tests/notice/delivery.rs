@@ -30,7 +30,7 @@ async fn a_claim_is_a_lease_with_one_message_id() -> Result<()> {
     let club = queued("claim_lease", 2).await?;
     let claim =
         "select notice_id, channel, address, sender, subject, message_id, attempt, unsubscribe
-                   from loyalty.claim_notices(10, '10 minutes') order by notice_id";
+                   from loyalty_private.lease_notices(10, '10 minutes') order by notice_id";
     let first = club.rows(claim).await?;
     assert_eq!(first.len(), 2);
     assert!(first[0].contains(
@@ -38,7 +38,7 @@ async fn a_claim_is_a_lease_with_one_message_id() -> Result<()> {
     ));
     assert!(first[0].ends_with("@example.com|1|"), "{first:?}");
     assert_eq!(
-        club.rows("select due_at - claimed_at from loyalty.notice")
+        club.rows("select due_at - leased_at from loyalty.notice")
             .await?,
         ["00:10:00", "00:10:00"]
     );
@@ -63,7 +63,7 @@ async fn a_claim_is_a_lease_with_one_message_id() -> Result<()> {
         .await?;
     time_passes(&club).await?;
     let moved = club
-        .row("select message_id, sender, unsubscribe from loyalty.claim_notices(1)")
+        .row("select message_id, sender, unsubscribe from loyalty_private.lease_notices(1)")
         .await?;
     assert!(
         first
@@ -84,13 +84,13 @@ async fn c18_only_what_can_be_refused_says_where() -> Result<()> {
     club.run(&format!(
         "select loyalty.set_notice_sender('club', preferences_url => 'https://example.com/me');
          select loyalty.announce_order({0}, 'A-1', 'Voucher', 1, 5);
-         select loyalty.announce_grants('{{{0}}}', '{{77}}', '{{5}}', '{{infinity}}')",
+         select loyalty_private.announce_grants('{{{0}}}', '{{77}}', '{{5}}', '{{infinity}}')",
         club.ann
     ))
     .await?;
     assert_eq!(
         club.rows(
-            "select c.subject, c.unsubscribe from loyalty.claim_notices(5) c order by 2 nulls first"
+            "select c.subject, c.unsubscribe from loyalty_private.lease_notices(5) c order by 2 nulls first"
         )
         .await?,
         [
@@ -110,7 +110,7 @@ async fn relays_at_once_share_the_work() -> Result<()> {
         sessions.push(tokio::spawn(async move {
             let mut taken = Vec::new();
             loop {
-                let some = rows(&session, "select address from loyalty.claim_notices(3)").await?;
+                let some = rows(&session, "select address from loyalty_private.lease_notices(3)").await?;
                 if some.is_empty() {
                     return Ok::<_, anyhow::Error>(taken);
                 }
@@ -131,14 +131,14 @@ async fn relays_at_once_share_the_work() -> Result<()> {
     let other = club.db.connect().await?;
     club.run("begin").await?;
     let mine = club
-        .rows("select notice_id from loyalty.claim_notices(30)")
+        .rows("select notice_id from loyalty_private.lease_notices(30)")
         .await?;
-    let theirs = rows(&other, "select notice_id from loyalty.claim_notices(30)").await?;
+    let theirs = rows(&other, "select notice_id from loyalty_private.lease_notices(30)").await?;
     assert_eq!((mine.len(), theirs.len()), (30, 10));
     assert!(mine.iter().all(|id| !theirs.contains(id)));
     club.run("rollback").await?;
     assert_eq!(
-        rows(&other, "select notice_id from loyalty.claim_notices(1000)")
+        rows(&other, "select notice_id from loyalty_private.lease_notices(1000)")
             .await?
             .len(),
         30
@@ -151,11 +151,11 @@ async fn relays_at_once_share_the_work() -> Result<()> {
 async fn a_late_report_counts() -> Result<()> {
     let club = queued("claim_late", 1).await?;
     let id = club
-        .number("select notice_id from loyalty.claim_notices(1)")
+        .number("select notice_id from loyalty_private.lease_notices(1)")
         .await?;
     time_passes(&club).await?;
     assert_eq!(
-        club.row("select attempt from loyalty.claim_notices(1)")
+        club.row("select attempt from loyalty_private.lease_notices(1)")
             .await?,
         "2"
     );
@@ -164,14 +164,14 @@ async fn a_late_report_counts() -> Result<()> {
     let sent = |attempt: i32| format!("select loyalty.notice_sent({id}, {attempt})");
     assert_eq!(club.row(&failed(1)).await?, "f");
     assert_eq!(
-        club.row("select claimed_at is not null from loyalty.notice")
+        club.row("select leased_at is not null from loyalty.notice")
             .await?,
         "t"
     );
     assert_eq!(club.row(&sent(1)).await?, "t");
     assert_eq!(club.row(&sent(2)).await?, "f");
     assert_eq!(club.row(&failed(2)).await?, "f");
-    let state = "select loyalty.notice_state(attempts, claimed_at, sent_at, gave_up_at), due_at, error from loyalty.notice";
+    let state = "select loyalty.notice_state(attempts, leased_at, sent_at, gave_up_at), due_at, error from loyalty.notice";
     assert_eq!(club.row(state).await?, "sent||");
     // an attempt that never was says nothing
     club.run("update loyalty.notice set sent_at = null, due_at = clock_timestamp()")
@@ -191,7 +191,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
         assert_eq!(
             club.row(
                 "select attempt, loyalty.notice_failed(notice_id, attempt, '451 later, m1@example.com', false)
-                   from loyalty.claim_notices(1)"
+                   from loyalty_private.lease_notices(1)"
             )
             .await?,
             format!("{attempt}|t")
@@ -212,7 +212,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
         );
         time_passes(&club).await?;
     }
-    club.run("select loyalty.notice_failed(notice_id, attempt, '451 later', false) from loyalty.claim_notices(1)")
+    club.run("select loyalty.notice_failed(notice_id, attempt, '451 later', false) from loyalty_private.lease_notices(1)")
         .await?;
     assert_eq!(
         club.row(
@@ -222,7 +222,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
         "5|t||451 later"
     );
     assert_eq!(
-        club.rows("select 1 from loyalty.claim_notices(1)").await?,
+        club.rows("select 1 from loyalty_private.lease_notices(1)").await?,
         [""; 0]
     );
     // mended: another go, as often again
@@ -238,7 +238,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
     );
     assert_eq!(
         club.row(
-            "select attempt, loyalty.notice_sent(notice_id, attempt) from loyalty.claim_notices(1)"
+            "select attempt, loyalty.notice_sent(notice_id, attempt) from loyalty_private.lease_notices(1)"
         )
         .await?,
         "1|t"
@@ -254,7 +254,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
 async fn a_permanent_failure_is_given_up_at_once() -> Result<()> {
     let club = queued("claim_permanent", 2).await?;
     club.run("select loyalty.notice_failed(notice_id, attempt, '550 5.1.1 <m1@example.com>: no such user', true)
-                from loyalty.claim_notices(1)")
+                from loyalty_private.lease_notices(1)")
         .await?;
     assert_eq!(
         club.rows("select member_no, kind, occasion, attempts, error from loyalty.notice_problem")
@@ -269,14 +269,14 @@ async fn a_permanent_failure_is_given_up_at_once() -> Result<()> {
 #[tokio::test]
 async fn released_notices_are_due_at_once() -> Result<()> {
     let club = queued("claim_release", 3).await?;
-    club.run("create temp table mine as select notice_id, attempt from loyalty.claim_notices(2)")
+    club.run("create temp table mine as select notice_id, attempt from loyalty_private.lease_notices(2)")
         .await?;
     let release =
-        "select loyalty.release_notices(array_agg(notice_id), array_agg(attempt)) from mine";
+        "select loyalty.return_notices(array_agg(notice_id), array_agg(attempt)) from mine";
     assert_eq!(club.number(release).await?, 2);
     assert_eq!(club.number(release).await?, 0);
     assert_eq!(
-        club.rows("select distinct attempt from loyalty.claim_notices(10)")
+        club.rows("select distinct attempt from loyalty_private.lease_notices(10)")
             .await?,
         ["1"]
     );
@@ -296,7 +296,7 @@ async fn what_cannot_be_filled_in_stops_nothing() -> Result<()> {
     )
     .await?;
     let claimed = club
-        .rows("select address from loyalty.claim_notices(2)")
+        .rows("select address from loyalty_private.lease_notices(2)")
         .await?;
     assert_eq!(claimed, ["m1@example.com"]);
     assert_eq!(
@@ -312,7 +312,7 @@ async fn what_cannot_be_filled_in_stops_nothing() -> Result<()> {
         .await?;
     time_passes(&club).await?;
     assert!(
-        club.rows("select address, attempt from loyalty.claim_notices(10)")
+        club.rows("select address, attempt from loyalty_private.lease_notices(10)")
             .await?
             .contains(&"m2@example.com|2".to_owned())
     );
@@ -329,7 +329,7 @@ async fn too_late_is_given_up_and_makes_room() -> Result<()> {
     )
     .await?;
     assert_eq!(
-        club.rows("select address from loyalty.claim_notices(2)")
+        club.rows("select address from loyalty_private.lease_notices(2)")
             .await?,
         ["m5@example.com", "m6@example.com"]
     );
@@ -383,7 +383,7 @@ async fn urgent_ones_go_first_and_channels_apart() -> Result<()> {
     )
     .await?;
     assert_eq!(
-        club.rows("select address from loyalty.claim_notices(1, channels => '{email}')")
+        club.rows("select address from loyalty_private.lease_notices(1, channels => '{email}')")
             .await?,
         ["m3@example.com"]
     );
@@ -393,12 +393,12 @@ async fn urgent_ones_go_first_and_channels_apart() -> Result<()> {
         ["email|4|3|1|0", "sms|1|1|0|0"]
     );
     assert_eq!(
-        club.rows("select address from loyalty.claim_notices(10, channels => '{sms}')")
+        club.rows("select address from loyalty_private.lease_notices(10, channels => '{sms}')")
             .await?,
         ["+81312345678"]
     );
     assert_eq!(
-        club.rows("select address from loyalty.claim_notices(10)")
+        club.rows("select address from loyalty_private.lease_notices(10)")
             .await?,
         ["m1@example.com", "m2@example.com", "m3@example.com"]
     );
@@ -409,13 +409,13 @@ async fn urgent_ones_go_first_and_channels_apart() -> Result<()> {
 async fn bad_claims_are_refused() -> Result<()> {
     let club = Club::open("claim_bad").await?;
     for call in [
-        "claim_notices(0)",
-        "claim_notices(1001)",
-        "claim_notices(null)",
-        "claim_notices(1, '0')",
-        "claim_notices(1, null)",
-        "claim_notices(1, '2 days')",
-        "claim_notices(1, channels => '{fax}')",
+        "lease_notices(0)",
+        "lease_notices(1001)",
+        "lease_notices(null)",
+        "lease_notices(1, '0')",
+        "lease_notices(1, null)",
+        "lease_notices(1, '2 days')",
+        "lease_notices(1, channels => '{fax}')",
         "purge_notices('2 days')",
         "purge_notices(null)",
         "announce_order(1, '', 'Voucher', 1, 5)",
@@ -442,8 +442,8 @@ async fn bad_claims_are_refused() -> Result<()> {
 #[tokio::test]
 async fn settled_notices_are_purged() -> Result<()> {
     let club = queued("purge", 3).await?;
-    club.run("select loyalty.notice_sent(notice_id, attempt) from loyalty.claim_notices(1);
-              select loyalty.notice_failed(notice_id, attempt, 'x', true) from loyalty.claim_notices(1)")
+    club.run("select loyalty.notice_sent(notice_id, attempt) from loyalty_private.lease_notices(1);
+              select loyalty.notice_failed(notice_id, attempt, 'x', true) from loyalty_private.lease_notices(1)")
         .await?;
     club.at("2025-09-13 12:59+09").await?;
     assert_eq!(club.number("select loyalty.purge_notices()").await?, 0);
@@ -461,14 +461,14 @@ async fn the_relay_reads_no_table() -> Result<()> {
     assert_eq!(
         rows(
             &relay,
-            "select address, loyalty.notice_sent(notice_id, attempt) from loyalty.claim_notices(1)"
+            "select address, loyalty.notice_sent(notice_id, attempt) from loyalty_private.lease_notices(1)"
         )
         .await?,
         ["m1@example.com|t"]
     );
     for sql in [
         "select loyalty.notice_failed(1, 1, 'x', false)",
-        "select loyalty.release_notices('{1}', '{1}')",
+        "select loyalty.return_notices('{1}', '{1}')",
         "select loyalty.notice_backlog()",
     ] {
         assert_eq!(sqlstate(&relay.batch_execute(sql).await), "00000", "{sql}");
@@ -479,7 +479,7 @@ async fn the_relay_reads_no_table() -> Result<()> {
         "select 1 from loyalty.wallet",
         "select loyalty.announce_order(1, 'A', 'B', 1, 1)",
         "select loyalty.grant(1, 1)",
-        "select loyalty.settle_failed_notice(1, 'x', true)",
+        "select loyalty_private.settle_failed_notice(1, 'x', true)",
         "select loyalty.set_template('club', 'balance', 'ja', 's', 't')",
         "set loyalty.clock = '2020-01-01'",
     ] {
@@ -506,7 +506,7 @@ async fn queueing_wakes_the_relay_once() -> Result<()> {
          select loyalty.announce_order({0}, 'A-3', 'Voucher', 1, 5);
          rollback;
          select loyalty.announce_order({0}, 'A-1', 'Voucher', 1, 5);
-         select queued from loyalty.queue_balance_notices(loyalty.program_id('club'), '2025-06-15', null, 10);
+         select queued from loyalty_private.queue_balance_notices(loyalty.program_id('club'), '2025-06-15', null, 10);
          select 'the end';",
         club.ann
     );

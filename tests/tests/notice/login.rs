@@ -51,7 +51,7 @@ impl Club {
         let account = account.map_or("null".to_owned(), |account| account.to_string());
         let address = address.map_or("null".to_owned(), |address| format!("'{address}'"));
         self.row(&format!(
-            "select challenge_id from loyalty.new_challenge('{kind}', loyalty.program_id('club'),
+            "select challenge_id from loyalty_private.new_challenge('{kind}', loyalty.program_id('club'),
                 (select identity_id from loyalty.identity), {account}, {address}, '{FAMILY}')"
         ))
         .await
@@ -72,7 +72,7 @@ async fn claim(club: &Club) -> Result<Vec<Message>> {
         .query(
             "select c.address, coalesce(c.subject, ''), c.text_body, coalesce(c.html_body, ''),
                     coalesce(c.unsubscribe, ''), loyalty.notice_sent(c.notice_id, c.attempt)
-               from loyalty.claim_notices(100) c",
+               from loyalty_private.lease_notices(100) c",
             &[],
         )
         .await?;
@@ -111,17 +111,17 @@ async fn a3_a8_c12_c13_each_kind_is_written_in_both_languages_and_as_sms() -> Re
                 let mut token = String::new();
                 if carries.is_empty() {
                     club.run(&format!(
-                        "select loyalty.send_notice(loyalty.program_id('club'), {}, '{kind}', '{about}', '{address}', '{FAMILY}')",
+                        "select loyalty_private.send_notice(loyalty.program_id('club'), {}, '{kind}', '{about}', '{address}', '{FAMILY}')",
                         club.ann
                     ))
                     .await?;
                 } else {
                     let id = club.challenge(kind, Some(club.ann), Some(address)).await?;
                     code = club
-                        .row(&format!("select loyalty.challenge_code('{id}')"))
+                        .row(&format!("select loyalty_private.challenge_code('{id}')"))
                         .await?;
                     token = club
-                        .row(&format!("select loyalty.challenge_token('{id}')"))
+                        .row(&format!("select loyalty_private.challenge_token('{id}')"))
                         .await?;
                 }
                 let link = format!("https://club.example.com/{kind}#{token}");
@@ -210,7 +210,7 @@ async fn who_is_no_member_is_written_to_as_well() -> Result<()> {
             match kind {
                 "password_changed" | "login_changed" | "family_ended" => {
                     club.run(&format!(
-                        "select loyalty.send_notice(loyalty.program_id('club'), null, '{kind}', '{about}', '{address}', '{FAMILY}')"
+                        "select loyalty_private.send_notice(loyalty.program_id('club'), null, '{kind}', '{about}', '{address}', '{FAMILY}')"
                     ))
                     .await?;
                 }
@@ -238,13 +238,13 @@ async fn what_is_used_or_replaced_is_not_sent_any_more() -> Result<()> {
             .await?;
         assert_eq!(claim_one(&club, kind).await?.address, "newest@example.com");
         let used = club.challenge(kind, ann, Some("used@example.com")).await?;
-        club.run(&format!("select loyalty.use_challenge('{used}')"))
+        club.run(&format!("select loyalty_private.use_challenge('{used}')"))
             .await?;
         let purged = club
             .challenge(kind, ann, Some("purged@example.com"))
             .await?;
         club.run(&format!(
-            "delete from loyalty.challenge where challenge_id = '{purged}'"
+            "delete from loyalty_private.challenge where challenge_id = '{purged}'"
         ))
         .await?;
         assert_eq!(claim(&club).await?.len(), 0, "{kind}");
@@ -305,7 +305,7 @@ async fn errors_hold_no_address_and_no_secret() -> Result<()> {
         let id = club.challenge(kind, Some(club.ann), Some(address)).await?;
         let secrets = club
             .row(&format!(
-                "select loyalty.challenge_code('{id}'), loyalty.challenge_token('{id}')"
+                "select loyalty_private.challenge_code('{id}'), loyalty_private.challenge_token('{id}')"
             ))
             .await?;
         let (code, token) = secrets.split_once('|').context("two columns")?;
@@ -314,7 +314,7 @@ async fn errors_hold_no_address_and_no_secret() -> Result<()> {
         );
         club.client
             .execute(
-                "select loyalty.notice_failed(c.notice_id, c.attempt, $1, true) from loyalty.claim_notices(1) c",
+                "select loyalty.notice_failed(c.notice_id, c.attempt, $1, true) from loyalty_private.lease_notices(1) c",
                 &[&said],
             )
             .await?;
@@ -401,7 +401,7 @@ async fn a_program_writes_its_own() -> Result<()> {
         .challenge("password_reset", Some(club.ann), Some("ann@example.com"))
         .await?;
     let token = club
-        .row(&format!("select loyalty.challenge_token('{id}')"))
+        .row(&format!("select loyalty_private.challenge_token('{id}')"))
         .await?;
     let message = claim_one(&club, "own").await?;
     assert_eq!(message.subject, "Mine");
@@ -416,7 +416,7 @@ async fn a_program_writes_its_own() -> Result<()> {
         .challenge("password_reset", Some(club.ann), Some("ann@example.com"))
         .await?;
     let token = club
-        .row(&format!("select loyalty.challenge_token('{id}')"))
+        .row(&format!("select loyalty_private.challenge_token('{id}')"))
         .await?;
     assert_eq!(
         claim_one(&club, "bare").await?.text,
@@ -432,7 +432,7 @@ async fn examples_have_the_variables_that_login_notices_have() -> Result<()> {
     for (kind, carries) in KINDS {
         if carries.is_empty() {
             club.run(&format!(
-                "select loyalty.send_notice(loyalty.program_id('club'), {}, '{kind}', 'x', 'a@example.com', '{FAMILY}')",
+                "select loyalty_private.send_notice(loyalty.program_id('club'), {}, '{kind}', 'x', 'a@example.com', '{FAMILY}')",
                 club.ann
             ))
             .await?;
@@ -445,7 +445,7 @@ async fn examples_have_the_variables_that_login_notices_have() -> Result<()> {
     let different = club
         .rows(
             "with shape as (
-                 select n.kind, 'real' as source, loyalty.notice_context(n) || loyalty.challenge_context(n)
+                 select n.kind, 'real' as source, loyalty_private.notice_context(n) || loyalty_private.challenge_context(n)
                         - case when n.kind like 'family%' then '{}' else '{name,relation}'::text[] end as context
                    from loyalty.notice n
                   union all
@@ -481,11 +481,11 @@ async fn an_operator_cannot_claim() -> Result<()> {
         .batch_execute("select * from loyalty.notice")
         .await?;
     for call in [
-        "loyalty.claim_notices(1)",
-        "loyalty.fill_notice((select n from loyalty.notice n))",
-        "loyalty.challenge_context((select n from loyalty.notice n))",
-        "loyalty.challenge_token((select challenge_id from loyalty.notice))",
-        "loyalty.challenge_code((select challenge_id from loyalty.notice))",
+        "loyalty_private.lease_notices(1)",
+        "loyalty_private.fill_notice((select n from loyalty.notice n))",
+        "loyalty_private.challenge_context((select n from loyalty.notice n))",
+        "loyalty_private.challenge_token((select challenge_id from loyalty.notice))",
+        "loyalty_private.challenge_code((select challenge_id from loyalty.notice))",
     ] {
         let answer = operator
             .batch_execute(&format!("select * from {call}"))

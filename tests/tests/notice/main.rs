@@ -90,7 +90,7 @@ impl Club {
         let sent = self
             .rows(
                 "select c.address, c.subject, loyalty.notice_sent(c.notice_id, c.attempt)
-                   from loyalty.claim_notices(1000) with ordinality c order by c.ordinality",
+                   from loyalty_private.lease_notices(1000) with ordinality c order by c.ordinality",
             )
             .await?;
         Ok(sent)

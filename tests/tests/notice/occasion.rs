@@ -390,7 +390,7 @@ async fn c18_points_received_with_the_grant_or_not_at_all() -> Result<()> {
         [format!("{operation}|2000|2028-06-30|")]
     );
     let body = club
-        .row("select replace(text_body, e'\\n', ' ') from loyalty.claim_notices(10)")
+        .row("select replace(text_body, e'\\n', ' ') from loyalty_private.lease_notices(10)")
         .await?;
     for part in [
         "山田 花子 様",
@@ -402,7 +402,7 @@ async fn c18_points_received_with_the_grant_or_not_at_all() -> Result<()> {
     }
     // the same operation, announced by whom ever: known already
     club.run(&format!(
-        "select loyalty.announce_grants('{{{}}}', '{{{operation}}}', '{{2000}}', '{{2028-06-30}}')",
+        "select loyalty_private.announce_grants('{{{}}}', '{{{operation}}}', '{{2000}}', '{{2028-06-30}}')",
         club.ann
     ))
     .await?;
@@ -418,7 +418,7 @@ async fn c18_each_way_of_granting_announces() -> Result<()> {
     club.grant(ann, 1, "").await?;
     club.run(&format!(
         "select loyalty.grant_many('[{{\"account_id\": {ann}, \"points\": 2}}, {{\"account_id\": {ann}, \"points\": -5}}]');
-         select loyalty.grant_each('{{{ann},{ann}}}', '{{3,4}}', 'r', '2025-06-10', '2025-06-30', '{{a,b}}');
+         select loyalty_private.grant_each('{{{ann},{ann}}}', '{{3,4}}', 'r', '2025-06-10', '2025-06-30', '{{a,b}}');
          select loyalty.set_notice('club', 'points_received', is_enabled => false);
          select loyalty.grant({ann}, 5)"
     ))

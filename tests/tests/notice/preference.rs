@@ -40,7 +40,7 @@ async fn c18_each_kind_can_be_refused_but_order_received() -> Result<()> {
     club.at("2025-06-15 13:00+09").await?;
     club.run(
         "delete from loyalty.notice;
-         select loyalty.announce_grants(array_agg(account_id), array_agg(account_id << 24 | 1), array_agg(100::bigint), array_agg(null::date))
+         select loyalty_private.announce_grants(array_agg(account_id), array_agg(account_id << 24 | 1), array_agg(100::bigint), array_agg(null::date))
            from loyalty.account;
          select loyalty.announce_order(account_id, 'A-1', 'Meal voucher', 2, 3000) from loyalty.account",
     )
@@ -137,7 +137,7 @@ async fn each_member_is_reached_by_one_channel() -> Result<()> {
         ["ann|email", "both|email", "phone|sms"]
     );
     assert_eq!(
-        club.rows("select channel, address, sender, subject, text_body, html_body is null from loyalty.claim_notices(9, channels => '{sms}')")
+        club.rows("select channel, address, sender, subject, text_body, html_body is null from loyalty_private.lease_notices(9, channels => '{sms}')")
             .await?,
         ["sms|+81387654321|SampleClub||【Sample Club】2025年6月15日現在の残高は0coinです。|t"]
     );
@@ -169,7 +169,7 @@ async fn explain_notices_tells_why() -> Result<()> {
          select loyalty.set_notice_preference({ann}, 'balance', false);
          select loyalty.announce_order({ann}, 'A-1', 'Voucher', 1, 5);
          select loyalty.notice_failed(notice_id, attempt, '550 no <ann@example.com> here', true)
-           from loyalty.claim_notices(1)"
+           from loyalty_private.lease_notices(1)"
     ))
     .await?;
     assert_eq!(

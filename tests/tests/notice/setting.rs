@@ -171,10 +171,10 @@ async fn a_program_sends_nothing_until_told_to() -> Result<()> {
     assert_eq!(sqlstate(&client.batch_execute(call).await), "22023");
     client
         .batch_execute(
-            "select loyalty.announce_grants('{1}', '{16777217}', '{5}', '{2028-06-30}');
+            "select loyalty_private.announce_grants('{1}', '{16777217}', '{5}', '{2028-06-30}');
              select loyalty.announce_order(1, 'A-1', 'Voucher', 1, 5);
              select loyalty.set_notice('club', 'points_received');
-             select loyalty.queue_balance_notices(loyalty.program_id('club'), '2025-06-15', null, 10)",
+             select loyalty_private.queue_balance_notices(loyalty.program_id('club'), '2025-06-15', null, 10)",
         )
         .await?;
     let row = client

@@ -10,7 +10,7 @@ async fn c18_texts_are_supplied_for_each_kind_and_language() -> Result<()> {
     assert_eq!(
         club.rows(
             "select kind || ' ' || language from loyalty.notice_template t
-              cross join lateral loyalty.check_template(kind, language, subject, text_body, html_body, sms_body)
+              cross join lateral loyalty_private.check_template(kind, language, subject, text_body, html_body, sms_body)
               where program_id is null and sms_body is not null and html_body is not null order by 1"
         )
         .await?,
@@ -497,7 +497,7 @@ async fn values_are_escaped_where_that_matters() -> Result<()> {
     let row = club
         .client
         .query_one(
-            "select subject, text_body, html_body from loyalty.claim_notices(1)",
+            "select subject, text_body, html_body from loyalty_private.lease_notices(1)",
             &[],
         )
         .await?;
@@ -524,7 +524,7 @@ async fn examples_have_the_variables_that_notices_have() -> Result<()> {
     club.queue("balance").await?;
     club.queue("expiry").await?;
     club.run(&format!(
-        "select loyalty.announce_grants('{{{0}}}', array[{0}::bigint << 24 | 1], '{{10}}', '{{2025-06-15}}');
+        "select loyalty_private.announce_grants('{{{0}}}', array[{0}::bigint << 24 | 1], '{{10}}', '{{2025-06-15}}');
          select loyalty.announce_order({0}, 'A-1', 'Voucher', 1, 5)",
         club.ann
     ))
@@ -532,7 +532,7 @@ async fn examples_have_the_variables_that_notices_have() -> Result<()> {
     let different = club
         .rows(
             "with shape as (
-                 select n.kind, 'real' as source, loyalty.notice_context(n) as context from loyalty.notice n
+                 select n.kind, 'real' as source, loyalty_private.notice_context(n) as context from loyalty.notice n
                   union all
                  select distinct n.kind, 'example', loyalty.template_example(n.kind, 'ja')::jsonb from loyalty.notice n
              ), path as (

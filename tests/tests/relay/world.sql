@@ -11,7 +11,7 @@ create function grant_points(account_ids bigint[]) returns bigint
     language sql
 as $$
     select count(*)
-      from loyalty.grant_each(
+      from loyalty_private.grant_each(
                account_ids => grant_points.account_ids,
                points => array_fill(500::bigint, array[cardinality(grant_points.account_ids)]),
                reason => 'welcome', granted_on => null, expires_on => null,
@@ -46,19 +46,19 @@ create function make_due() returns void
 as $$
     update loyalty.notice
        set due_at = clock_timestamp()
-     where due_at > clock_timestamp() and claimed_at is null;
+     where due_at > clock_timestamp() and leased_at is null;
     notify loyalty_notice;
 $$;
 
 create view noted as
 select coalesce(m.email, m.phone) as address,
-       case loyalty.notice_state(n.attempts, n.claimed_at, n.sent_at, n.gave_up_at)
+       case loyalty.notice_state(n.attempts, n.leased_at, n.sent_at, n.gave_up_at)
             when 'sent' then 'sent' when 'given up' then 'failed' else 'waiting' end as state,
-       n.attempts, n.claimed_at is not null as is_leased, n.error
+       n.attempts, n.leased_at is not null as is_leased, n.error
   from loyalty.notice n
   join loyalty.member m using (account_id);
 
 create view rendered as
 select (f.message).*
   from loyalty.notice n
- cross join lateral loyalty.fill_notice(n) f;
+ cross join lateral loyalty_private.fill_notice(n) f;

@@ -187,7 +187,7 @@ async fn replication_carries_the_ledger_to_another_cluster() -> Result<()> {
     copy.batch_execute(
         "select set_config('request.jwt.claims', c.claims, false),
                 set_config('request.headers',
-                    json_build_object('authorization', 'Bearer ' || loyalty.sign_token(c.claims))::text, false)
+                    json_build_object('authorization', 'Bearer ' || loyalty_private.sign_token(c.claims))::text, false)
            from (select json_build_object('role', session_user, 'program', 'coin', 'exp', 4102444800)::text) as c (claims)",
     )
     .await?;

@@ -141,7 +141,7 @@ async fn points_by_amount_are_rounded_as_the_rule_says() -> Result<()> {
     let points = async |rounding: &str, more: &str, amount: &str| {
         program
             .show(&format!(
-                "select coalesce(loyalty.event_points('{{\"per_amount\": 300, \"points\": 10, \"rounding\": \"{rounding}\"{more}}}',
+                "select coalesce(loyalty_private.event_points('{{\"per_amount\": 300, \"points\": 10, \"rounding\": \"{rounding}\"{more}}}',
                                              'purchase', 'member', {amount}), 0)"
             ))
             .await
@@ -239,7 +239,7 @@ async fn a_purchase_pays_at_once_and_is_taken_back_by_cancel() -> Result<()> {
     program.run(&buy("order 5", "5000")).await?;
     program
         .run(&format!(
-            "select loyalty.revoke({account}, operation_id) from loyalty.event_payments(5)"
+            "select loyalty.revoke({account}, operation_id) from loyalty_private.event_payments(5)"
         ))
         .await?;
     assert_eq!(program.show(&cancel(5, "")).await?, "0");
@@ -421,8 +421,8 @@ async fn canceling_waits_for_a_chunk_that_pays() -> Result<()> {
         .await?;
     program
         .run("begin;
-              select g.code from loyalty.rule_payments(1, 'referral', '2024-06-15', null, 10) p
-               cross join lateral loyalty.grant_each(p.account_ids, p.points, p.reason, p.granted_on, p.expires_on, p.idempotency_keys) g")
+              select g.code from loyalty_private.rule_payments(1, 'referral', '2024-06-15', null, 10) p
+               cross join lateral loyalty_private.grant_each(p.account_ids, p.points, p.reason, p.granted_on, p.expires_on, p.idempotency_keys) g")
         .await?;
     let other = program.db.connect().await?;
     let cancel = tokio::spawn(async move {

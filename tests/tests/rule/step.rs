@@ -89,7 +89,7 @@ async fn steps_of_any_size_find_the_same() -> Result<()> {
                   seen bigint := null;
               begin
                   loop
-                      p := loyalty.rule_payments(1, rule, case rule when 'tenure' then date '2025-06-16' else '2025-06-15' end, seen, size);
+                      p := loyalty_private.rule_payments(1, rule, case rule when 'tenure' then date '2025-06-16' else '2025-06-15' end, seen, size);
                       assert p.looked_at <= size or rule = 'referral';
                       assert cardinality(p.account_ids) = cardinality(p.points)
                          and cardinality(p.account_ids) = cardinality(p.idempotency_keys);
@@ -145,14 +145,14 @@ async fn steps_of_any_size_find_the_same() -> Result<()> {
     }
     assert_eq!(
         program
-            .refused("select loyalty.rule_payments(1, 'tenure', '2025-06-16', null, 0)")
+            .refused("select loyalty_private.rule_payments(1, 'tenure', '2025-06-16', null, 0)")
             .await?
             .code,
         "22023"
     );
     // a day that is no period pays nobody
     assert_eq!(
-        program.show("select account_ids, last_account from loyalty.rule_payments(1, 'anniversary', '2025-06-16', null, 10)").await?,
+        program.show("select account_ids, last_account from loyalty_private.rule_payments(1, 'anniversary', '2025-06-16', null, 10)").await?,
         "{}|"
     );
     Ok(())
@@ -207,7 +207,7 @@ async fn a_wrong_fact_stops_nobody_else() -> Result<()> {
                 from unnest(array['2024-06-10', '2024-06-31', '0000-00-00', '9999-12-31', '2024-06-11']) f")
         .await?;
     assert_eq!(
-        program.show("select account_ids, looked_at from loyalty.rule_payments(1, 'anniversary', '2025-06-15', null, 10)").await?,
+        program.show("select account_ids, looked_at from loyalty_private.rule_payments(1, 'anniversary', '2025-06-15', null, 10)").await?,
         "{1,5}|5"
     );
     assert!(

@@ -104,7 +104,7 @@ async fn malformed_terms_are_told_by_path() -> Result<()> {
             .unwrap_or_default();
         program
             .run(&format!(
-                "select loyalty.rule_is_sound('{kind}', '{example}')"
+                "select loyalty_private.rule_is_sound('{kind}', '{example}')"
             ))
             .await?;
     }

@@ -295,7 +295,7 @@ async fn daylight_saving() -> Result<()> {
             &format!(
                 "select (r.period, timezone('{zone}', r.started_at))::text from loyalty.run r
                   where timezone('{zone}', r.started_at)::date <> r.period
-                     or r.started_at > loyalty.midnight(r.period, '{zone}')"
+                     or r.started_at > loyalty_private.midnight(r.period, '{zone}')"
             ),
         )
         .await?;

@@ -65,7 +65,7 @@ async fn a_new_rule_begins_today() -> Result<()> {
     // and nothing of it is lost by planning again before the first tick
     set_clock(&client, "2025-09-01 10:00+09").await?;
     client
-        .batch_execute("select loyalty.plan_schedule(1, 'rule:second')")
+        .batch_execute("select loyalty_private.plan_schedule(1, 'rule:second')")
         .await?;
     tick_at(&client, "2025-09-01 10:00+09", 1000).await?;
     ensure!(
@@ -119,7 +119,7 @@ async fn pause_and_resume() -> Result<()> {
     // paused again in the middle of a run: it stays there
     client
         .batch_execute(
-            "select loyalty.run_chunk(1, 'rule:anniversary', '2025-01-15', 20);
+            "select loyalty_private.run_chunk(1, 'rule:anniversary', '2025-01-15', 20);
              select loyalty.pause_schedule('p')",
         )
         .await?;

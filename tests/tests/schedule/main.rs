@@ -328,7 +328,7 @@ async fn a_week_of_downtime() -> Result<()> {
     client
         .batch_execute(
             "set loyalty.clock = '2025-02-01 00:00+09';
-             select loyalty.run_chunk(program_id, 'expire', '2025-02-01', 20) from loyalty.program",
+             select loyalty_private.run_chunk(program_id, 'expire', '2025-02-01', 20) from loyalty.program",
         )
         .await?;
     tick_at(&client, "2025-02-08 09:00+09", 20).await?;
@@ -482,7 +482,7 @@ async fn operators_tick() -> Result<()> {
         for call in [
             "call loyalty.tick()",
             "select loyalty.expire('a')",
-            "select loyalty.run_chunk(1, 'expire', '2025-01-01', 1)",
+            "select loyalty_private.run_chunk(1, 'expire', '2025-01-01', 1)",
             "select loyalty.install_schedules()",
             "select loyalty.uninstall_schedules()",
             "select loyalty.rerun('a', 'expire', '2025-02-01')",

@@ -89,8 +89,8 @@ const CHANGES: &[(&str, &str)] = &[
         "column loyalty.program.more: definition",
     ),
     (
-        "alter table loyalty.throttle drop column failures",
-        "column loyalty.throttle.failures: definition: missing",
+        "alter table loyalty_private.throttle drop column failures",
+        "column loyalty_private.throttle.failures: definition: missing",
     ),
     (
         "alter table loyalty.program rename column point_name to other",
@@ -113,8 +113,8 @@ const CHANGES: &[(&str, &str)] = &[
         "column loyalty.entry.reason: definition",
     ),
     (
-        "alter table loyalty.throttle alter column failures type bigint",
-        "column loyalty.throttle.failures: definition",
+        "alter table loyalty_private.throttle alter column failures type bigint",
+        "column loyalty_private.throttle.failures: definition",
     ),
     (
         "alter table loyalty.entry drop constraint entry_sign_fits_kind",
@@ -173,36 +173,36 @@ const CHANGES: &[(&str, &str)] = &[
         "policy operator on loyalty.family: definition: missing",
     ),
     (
-        "comment on function loyalty.person() is 'other'",
-        "routine loyalty.person(): comment",
+        "comment on function loyalty_private.person() is 'other'",
+        "routine loyalty_private.person(): comment",
     ),
     (
-        "grant execute on function loyalty.hash_password(text) to loyalty_operator",
-        "routine loyalty.hash_password(text): granted",
+        "grant execute on function loyalty_private.hash_password(text) to loyalty_operator",
+        "routine loyalty_private.hash_password(text): granted",
     ),
     (
-        "alter function loyalty.hash_password(text) cost 7",
-        "routine loyalty.hash_password(text): definition",
+        "alter function loyalty_private.hash_password(text) cost 7",
+        "routine loyalty_private.hash_password(text): definition",
     ),
     (
-        "alter function loyalty.person() security definer",
-        "routine loyalty.person(): definition",
+        "alter function loyalty_private.person() security definer",
+        "routine loyalty_private.person(): definition",
     ),
     (
-        "alter function loyalty.person() set search_path = public",
-        "routine loyalty.person(): definition",
+        "alter function loyalty_private.person() set search_path = public",
+        "routine loyalty_private.person(): definition",
     ),
     (
-        "alter function loyalty.person() volatile",
-        "routine loyalty.person(): definition",
+        "alter function loyalty_private.person() volatile",
+        "routine loyalty_private.person(): definition",
     ),
     (
-        "create or replace function loyalty.person() returns text language sql stable set search_path = pg_catalog, pg_temp as $$ select 'other' $$",
-        "routine loyalty.person(): definition",
+        "create or replace function loyalty_private.person() returns text language sql stable set search_path = pg_catalog, pg_temp as $$ select 'other' $$",
+        "routine loyalty_private.person(): definition",
     ),
     (
-        "alter extension pg_loyalty drop function loyalty.person()",
-        "function loyalty.person(): is there: missing",
+        "alter extension pg_loyalty drop function loyalty_private.person()",
+        "function loyalty_private.person(): is there: missing",
     ),
     (
         "create function loyalty.other() returns int language sql return 1; alter extension pg_loyalty add function loyalty.other()",
@@ -472,7 +472,7 @@ async fn keeps_the_ledger(upgrade: &Upgrade) -> Result<()> {
             .batch_execute(
                 "update loyalty.notice
                     set due_at = queued_at + (due_at - due_at), send_by = queued_at + (send_by - send_by),
-                        claimed_at = queued_at + (claimed_at - claimed_at), sent_at = queued_at + (sent_at - sent_at),
+                        leased_at = queued_at + (leased_at - leased_at), sent_at = queued_at + (sent_at - sent_at),
                         gave_up_at = queued_at + (gave_up_at - gave_up_at)",
             )
             .await?;

@@ -29,7 +29,7 @@ const REQUESTS_QUICK: usize = 50;
 const PLAIN_ROLE: &str = "bench_plain";
 
 const LOG_IN: &str = "select loyalty.log_in($1, $2, 'coin')::text";
-const BARE: &str = "select loyalty.check_password($1, $2)::text";
+const BARE: &str = "select loyalty_private.check_password($1, $2)::text";
 
 pub async fn measure(scratch: &Scratch, plan: &Plan, report: &mut Report) -> Result<()> {
     let client = scratch.create_database(DATABASE).await?;
@@ -56,8 +56,8 @@ async fn load(client: &Client) -> Result<i64> {
                  values ('member@example.com', 'active', loyalty.now(), loyalty.now())
                  returning identity_id),
              known as (
-                 insert into loyalty.credential (identity_id, password_hash, changed_at)
-                 select identity_id, loyalty.hash_password('{PASSWORD}'), loyalty.now() from person)
+                 insert into loyalty_private.credential (identity_id, password_hash, changed_at)
+                 select identity_id, loyalty_private.hash_password('{PASSWORD}'), loyalty.now() from person)
              insert into loyalty.identity_link (identity_id, account_id, program_id, linked_at)
              select identity_id, {}, loyalty.program_id('{PROGRAM}'), loyalty.now() from person",
             ids.first
@@ -77,7 +77,7 @@ async fn timed(client: &Client, sql: &str, arguments: [&str; 2]) -> Result<(f64,
 
 /// A login against the password's hash alone, and a known login ID against an unknown one.
 async fn logins(client: &Client, plan: &Plan, report: &mut Report) -> Result<()> {
-    let hash = "select password_hash from loyalty.credential";
+    let hash = "select password_hash from loyalty_private.credential";
     let hash: String = value(client, hash, &[]).await?;
     let progress = Progress::phase("logging in", u64::from(plan.rounds))?;
     let [mut login, mut bare, mut known, mut unknown] = [const { Vec::new() }; 4];
@@ -85,7 +85,7 @@ async fn logins(client: &Client, plan: &Plan, report: &mut Report) -> Result<()>
         let mut times = [const { Vec::new() }; 4];
         for turn in 0..LOGINS {
             // wrong ones would be blocked after a few
-            client.execute("delete from loyalty.throttle", &[]).await?;
+            client.execute("delete from loyalty_private.throttle", &[]).await?;
             let (time, answer) = timed(client, LOG_IN, ["member@example.com", PASSWORD]).await?;
             if !answer.contains("access_token") {
                 bail!("the login failed: {answer}");

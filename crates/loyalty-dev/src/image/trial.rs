@@ -221,7 +221,7 @@ impl Trial<'_> {
         );
         let token = self.psql(
             container,
-            "select loyalty.sign_token(json_build_object('role', 'loyalty_operator', \
+            "select loyalty_private.sign_token(json_build_object('role', 'loyalty_operator', \
              'exp', extract(epoch from now())::bigint + 60)::text)",
         )?;
         let answer = get(&format!("{url}/balance?select=balance"), &token, PATIENCE)?;

@@ -262,7 +262,7 @@ async fn notices(client: &Client, story: &Story) -> Result<()> {
         client,
         "select format('%s %s %s %s %s %s %s', a.member_no, n.kind, n.queued_at::date, n.points, n.expires_on,
                        n.expiring_points,
-                       loyalty.notice_state(n.attempts, n.claimed_at, n.sent_at, n.gave_up_at))
+                       loyalty.notice_state(n.attempts, n.leased_at, n.sent_at, n.gave_up_at))
            from loyalty.notice n
            join loyalty.account a on a.account_id = n.account_id
           where n.program_id = loyalty.program_id('coin')

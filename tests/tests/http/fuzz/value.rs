@@ -223,7 +223,7 @@ impl Pool {
             ),
             (
                 "session_id",
-                "select to_json(session_id)::text from loyalty.session",
+                "select to_json(session_id)::text from loyalty_private.session",
             ),
             ("family_id", "select family_id::text from loyalty.family"),
             ("role_id", "select role_id::text from loyalty.program_role"),

@@ -19,7 +19,7 @@ begin
         execute pg_catalog.format(
             'create function loyalty_api.%1$I(json) returns void
                  language sql stable security definer set search_path = pg_catalog, pg_temp
-                 return loyalty.api_arguments(%1$L);
+                 return loyalty_private.api_arguments(%1$L);
              comment on function loyalty_api.%1$I(json) is %2$L',
             function_name, coalesce(shown, '(Tells the arguments of ' || function_name || '.)'));
     end loop;

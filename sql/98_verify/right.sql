@@ -1,0 +1,4 @@
+-- Who may do what here.
+grant execute on function
+    loyalty.verify
+    to loyalty_operator;
