@@ -3,14 +3,14 @@
 //! that any key of its set signed. Every row that a request reads asks this, so a token is
 //! verified once for each transaction.
 
-use crate::pg::call::{Call, sql_function};
 use crate::clock;
 use crate::error::{Code, Fault, Result};
-use crate::program;
+use crate::pg::call::{Call, sql_function};
 use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{Plan, Spi};
+use crate::program;
 use crate::secret;
 use crate::table::{service_hours, session, wallet};
-use crate::pg::spi::{Plan, Spi};
 use loyalty_secret::key::Key;
 use loyalty_secret::token::{self, Refusal};
 use pgrx::pg_sys;

@@ -1,8 +1,8 @@
 //! Passwords, codes and tokens: loyalty_secret's, with the keys of this server. The keys lie
 //! in files outside of the database, so that no dump and no query has them.
 
-use crate::pg::call::{Answer, Call, sql_function};
 use crate::error::{Code, Fault, Result};
+use crate::pg::call::{Answer, Call, sql_function};
 use crate::pg::datum;
 use loyalty_secret::key::{self, Key};
 use loyalty_secret::{keyed, password, token};
@@ -145,7 +145,11 @@ fn check_password_policy(call: &Call) -> Result<()> {
     };
     let login_id = call.text(1).unwrap_or_default();
     policy.check(&password, &login_id).map_err(|flaw| {
-        let others = if policy.symbols { "; ASCII only" } else { " and nothing else" };
+        let others = if policy.symbols {
+            "; ASCII only"
+        } else {
+            " and nothing else"
+        };
         Fault::invalid(flaw.reason(), flaw.to_string())
             .field("password")
             .hint(format!(
@@ -205,7 +209,9 @@ sql_function!(is_keyed_code);
 fn is_keyed_code(call: &Call) -> Result<bool> {
     let given = call.text(3).unwrap_or_default();
     let recipe = Recipe::of(call)?;
-    Ok(keyed::matches(&keys(PEPPER)?, &given, |key| recipe.make(key)))
+    Ok(keyed::matches(&keys(PEPPER)?, &given, |key| {
+        recipe.make(key)
+    }))
 }
 
 sql_function!(random_token);
@@ -218,7 +224,8 @@ sql_function!(sign_token);
 /// `loyalty_private.sign_token(claims)`
 fn sign_token(call: &Call) -> Result<String> {
     let claims = call.need("claims", call.text(0))?;
-    let claims: Map<String, Value> = serde_json::from_str(&claims)
-        .map_err(|_| Fault::invalid("claims_invalid", "claims must be a JSON object").field("claims"))?;
+    let claims: Map<String, Value> = serde_json::from_str(&claims).map_err(|_| {
+        Fault::invalid("claims_invalid", "claims must be a JSON object").field("claims")
+    })?;
     Ok(token::sign(&current(JWT)?, &claims))
 }

@@ -153,3 +153,33 @@ comment on column loyalty.journal.occurred_at is 'When it was booked.';
 comment on column loyalty.journal.kind is 'What it records.';
 comment on column loyalty.journal.side is 'member, issued, redeemed, breakage or other member.';
 comment on column loyalty.journal.points is 'Change of that side.';
+
+-- Readings for the views. The ledger's own see every account, so HTTP roles may not call
+-- them; these look at who asks first: the same rule as the policies on loyalty.account.
+create function loyalty.own_balance(
+    account_id bigint,
+    out balance bigint,
+    out held bigint,
+    out available bigint,
+    out next_expiry_on date,
+    out next_expiry_points bigint
+) returns record
+    language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select b.balance, b.held, b.available, b.next_expiry_on, b.next_expiry_points
+      from loyalty.balance(own_balance.account_id) b
+     where loyalty_private.api_may_read(own_balance.account_id);
+end;
+comment on function loyalty.own_balance is
+    'loyalty.balance of an account that the asking role may see; nulls of any other.';
+
+create function loyalty.own_lots(account_id bigint)
+    returns table (expires_on date, granted bigint, remaining bigint, held bigint, spendable boolean, funding text)
+    language sql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select l.expires_on, l.granted, l.remaining, l.held, l.spendable, l.funding
+      from loyalty.lots(own_lots.account_id) l
+     where loyalty_private.api_may_read(own_lots.account_id);
+end;
+comment on function loyalty.own_lots is
+    'loyalty.lots of an account that the asking role may see; none of any other.';

@@ -6,8 +6,8 @@ pub mod hostile;
 pub mod older;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use loyalty_testkit::{FreshCluster, PATIENCE, TestDb};
 use loyalty_testkit::token;
+use loyalty_testkit::{FreshCluster, PATIENCE, TestDb};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, SimpleQueryMessage};

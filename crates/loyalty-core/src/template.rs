@@ -334,10 +334,7 @@ mod tests {
     #[test]
     fn lines_of_conditions_leave_no_empty_lines() {
         let source = "a\n{% if points %}\n  b\n{% endif %}\n{% for lot in lots %}\n{{ lot.points }}\n{% endfor %}\nc\n";
-        assert_eq!(
-            filled(Part::Text, source, "ja"),
-            "a\n  b\n1500\n500\nc\n"
-        );
+        assert_eq!(filled(Part::Text, source, "ja"), "a\n  b\n1500\n500\nc\n");
     }
 
     /// Whatever a template does, the stack, the memory and the time that it may take are

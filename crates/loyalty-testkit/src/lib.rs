@@ -193,14 +193,28 @@ impl TestDb {
     pub async fn api_with_secret(&self, jwt_secret: &str) -> Result<Api> {
         let server = self.server;
         let db_uri = authenticator_uri(&server.socket_dir, server.port, &self.name, None);
-        Api::start(&self.connect().await?, &self.name, &db_uri, jwt_secret, true).await
+        Api::start(
+            &self.connect().await?,
+            &self.name,
+            &db_uri,
+            jwt_secret,
+            true,
+        )
+        .await
     }
 
     /// The same without `db-pre-request`, as somebody may forget it.
     pub async fn api_without_pre_request(&self, jwt_secret: &str) -> Result<Api> {
         let server = self.server;
         let db_uri = authenticator_uri(&server.socket_dir, server.port, &self.name, None);
-        Api::start(&self.connect().await?, &self.name, &db_uri, jwt_secret, false).await
+        Api::start(
+            &self.connect().await?,
+            &self.name,
+            &db_uri,
+            jwt_secret,
+            false,
+        )
+        .await
     }
 }
 

@@ -42,7 +42,9 @@ impl Asker {
             )
             .await?;
         let pre_request = client.prepare("select loyalty.pre_request()").await?;
-        let sign = client.prepare("select loyalty_private.sign_token($1)").await?;
+        let sign = client
+            .prepare("select loyalty_private.sign_token($1)")
+            .await?;
         Ok(Self {
             sign,
             settings,

@@ -41,8 +41,7 @@ impl World {
 
     /// What is counted of clients: `address` or `sender`.
     pub async fn counted(&self, scope: &str) -> Result<i64> {
-        let query =
-            "select coalesce(sum(failures), 0)::bigint from loyalty_private.throttle where scope = $1";
+        let query = "select coalesce(sum(failures), 0)::bigint from loyalty_private.throttle where scope = $1";
         Ok(self.sql.query_one(query, &[&scope]).await?.get(0))
     }
 }

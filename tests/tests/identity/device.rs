@@ -149,7 +149,9 @@ async fn b6_a_known_device_is_no_way_to_guess_more() -> Result<()> {
     }
     assert_eq!(looked_at, 10);
     assert_eq!(
-        world.one("select count(*) from loyalty_private.device").await?,
+        world
+            .one("select count(*) from loyalty_private.device")
+            .await?,
         "(0)"
     );
     Ok(())

@@ -143,8 +143,7 @@ async fn a5_a_login_id_in_use_turns_into_a_link() -> Result<()> {
         "select count(*), min(l.identity_id), max(l.identity_id) from loyalty.identity_link l";
     assert_eq!(world.one(links).await?, format!("(2,{owner},{owner})"));
     // the provisional one is gone, with the password that was chosen
-    let left =
-        "select (select count(*) from loyalty.identity), (select count(*) from loyalty_private.credential)";
+    let left = "select (select count(*) from loyalty.identity), (select count(*) from loyalty_private.credential)";
     assert_eq!(world.one(left).await?, "(1,1)");
     Ok(())
 }

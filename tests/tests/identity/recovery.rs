@@ -199,8 +199,7 @@ async fn c12_five_wrong_keys_end_the_link() -> Result<()> {
     for answer in futures_util::future::try_join_all(tries).await? {
         answer.refused(401, "LY009")?;
     }
-    let failures =
-        "select string_agg(c.failures::text, ' ' order by c.created_at) from loyalty_private.challenge c";
+    let failures = "select string_agg(c.failures::text, ' ' order by c.created_at) from loyalty_private.challenge c";
     assert_eq!(world.one(failures).await?, "(\"5 5\")");
     Ok(())
 }

@@ -85,7 +85,8 @@ async fn a_program_sets_how_long_tokens_and_sessions_last() -> Result<()> {
         .await?;
     let session = world.logged_in(HANAKO, "coin").await?;
     assert_eq!(session.body["expires_in"], 120);
-    let life = "select s.expires_at - s.started_at < interval '21 minutes' from loyalty_private.session s";
+    let life =
+        "select s.expires_at - s.started_at < interval '21 minutes' from loyalty_private.session s";
     assert_eq!(world.one(life).await?, "(t)");
     Ok(())
 }

@@ -207,7 +207,8 @@ async fn p12_roles_are_given_taken_and_recorded() -> Result<()> {
     assert_eq!(world.available(&world.taro).await?, 1010);
 
     let identity = |session: &Session| {
-        let query = "select s.identity_id from loyalty_private.session s where s.session_id::text = $1";
+        let query =
+            "select s.identity_id from loyalty_private.session s where s.session_id::text = $1";
         let id = session.body["session_id"]
             .as_str()
             .unwrap_or_default()

@@ -81,7 +81,9 @@ async fn a_constraint_of_a_dba_is_kept_by_every_operation() -> Result<()> {
         .await?;
     for call in [
         format!("select loyalty.grant({a}, 1)"),
-        format!("select * from loyalty_private.grant_each('{{{a}}}', '{{1}}', 'r', null, null, '{{k}}')"),
+        format!(
+            "select * from loyalty_private.grant_each('{{{a}}}', '{{1}}', 'r', null, null, '{{k}}')"
+        ),
     ] {
         assert_eq!(ledger.refused(&call).await?, "23514", "{call}");
     }

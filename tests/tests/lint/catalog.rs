@@ -365,7 +365,8 @@ async fn constraints_hold_for_every_row() -> Result<()> {
 
 const OURS: &str = "written by the functions, from what they know themselves";
 const ACTOR: &str = "role and sub of a token that was signed, or the session's role";
-const CLEANED: &str = "cleaned by loyalty_private.clean_member or clean_login_id, which have limits";
+const CLEANED: &str =
+    "cleaned by loyalty_private.clean_member or clean_login_id, which have limits";
 const OPERATION: &str = "every operation checks it, and only they write here (law 1)";
 const OPERATOR: &str = "written by operators in SQL only";
 const RENDERED: &str = "loyalty_private.check_template has a limit for each";

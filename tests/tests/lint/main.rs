@@ -3,6 +3,7 @@
 //! bad to see that it notices.
 
 mod catalog;
+mod layer;
 mod module;
 mod plpgsql;
 mod reason;

@@ -85,7 +85,9 @@ async fn logins(client: &Client, plan: &Plan, report: &mut Report) -> Result<()>
         let mut times = [const { Vec::new() }; 4];
         for turn in 0..LOGINS {
             // wrong ones would be blocked after a few
-            client.execute("delete from loyalty_private.throttle", &[]).await?;
+            client
+                .execute("delete from loyalty_private.throttle", &[])
+                .await?;
             let (time, answer) = timed(client, LOG_IN, ["member@example.com", PASSWORD]).await?;
             if !answer.contains("access_token") {
                 bail!("the login failed: {answer}");

@@ -73,9 +73,7 @@ pub async fn look(client: &Client, platform: &Platform, figures: &mut Figures) -
                 };
                 client.batch_execute("begin").await?;
                 let path = "/rpc/spend";
-                asker
-                    .enter(client, role, &claims, "POST", path)
-                    .await?;
+                asker.enter(client, role, &claims, "POST", path).await?;
                 let whole = read_whole(client, role, async || {
                     client
                         .query(&request(&query), &[])
