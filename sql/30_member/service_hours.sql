@@ -36,7 +36,7 @@ begin
         perform loyalty_private.raise('22023', 'service_hours_invalid',
             'service hours must be whole minutes and leave the program open at some time',
             format('Closed from %s until %s.', set_service_hours.closed_from, set_service_hours.closed_until),
-            'Such as closed_from => ''02:00'', closed_until => ''05:00''; midnight is 00:00.');
+            'Such as closed_from 02:00 and closed_until 05:00; midnight is 00:00.');
     end if;
     if set_service_hours.closed_from is null then
         delete from loyalty.service_hours h where h.program_id = within;

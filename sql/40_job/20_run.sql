@@ -5,7 +5,8 @@
 create table loyalty.run (
     run_id bigint generated always as identity primary key,
     program_id integer not null references loyalty.program,
-    job text not null,
+    job text not null
+        constraint run_job_is_short check (char_length(job) <= 100),
     kind text not null
         constraint run_job_is_known references loyalty_private.job_kind,
     period date not null,

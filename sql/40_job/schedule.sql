@@ -3,10 +3,12 @@
 
 create table loyalty.schedule (
     program_id integer not null references loyalty.program,
-    job text not null,
+    job text not null
+        constraint schedule_job_is_short check (char_length(job) <= 100),
     kind text not null
         constraint schedule_job_is_known references loyalty_private.job_kind,
-    turn text not null,
+    turn text not null
+        constraint schedule_turn_is_short check (char_length(turn) <= 100),
     done_through date,
     next_period date,
     effective_on date,

@@ -84,6 +84,22 @@ comment on column loyalty.notice_preference.kind is 'The kind of notice.';
 comment on column loyalty.notice_preference.is_wanted is 'Whether the member wants it.';
 comment on column loyalty.notice_preference.changed_at is 'When that was chosen.';
 
+create function loyalty_private.guard_notice_preference() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not new.is_wanted and not exists (
+           select from loyalty_private.notice_kind k where k.kind = new.kind and k.can_be_refused) then
+        perform loyalty_private.raise('23514', 'refusal_not_allowed', format('%s cannot be refused', new.kind), null,
+            'loyalty.notice_kinds() lists what can be refused.', 'kind');
+    end if;
+    return new;
+end
+$$;
+comment on function loyalty_private.guard_notice_preference is 'Keeps rows out that refuse what cannot be refused (C18).';
+create trigger guard before insert or update on loyalty.notice_preference
+    for each row execute function loyalty_private.guard_notice_preference();
+
 create function loyalty_private.check_notice_setting(setting loyalty.notice_setting) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -191,7 +191,7 @@ $$;
 comment on function loyalty_private.fill_notice is
     'The message of a notice, or why there is none and whether that is for good.';
 
-create function loyalty_private.lease_notices(
+create function loyalty.lease_notices(
     how_many integer,
     lease interval default '5 minutes',
     channels text[] default null
@@ -276,7 +276,7 @@ begin
     end loop;
 end
 $$;
-comment on function loyalty_private.lease_notices is
+comment on function loyalty.lease_notices is
     'For relays: takes up to how_many notices that are due, urgent ones first, then those due longest, leases them and returns them filled in. Others skip what one has taken; what is not reported before the lease ends is due again. channels null: all. What cannot be filled in counts as failed and stops nothing. 22023.';
 
 create function loyalty.notice_sent(notice_id bigint, attempt integer) returns boolean

@@ -12,6 +12,7 @@ grant execute on function
     loyalty.notice_state(integer, timestamptz, timestamptz, timestamptz)
     to loyalty_member, loyalty_admin;
 grant execute on function
+    loyalty.lease_notices(integer, interval, text[]),
     loyalty.notice_sent(bigint, integer),
     loyalty.notice_failed(bigint, integer, text, boolean),
     loyalty.return_notices(bigint[], integer[]),

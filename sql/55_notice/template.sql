@@ -202,6 +202,7 @@ declare
     context jsonb;
 begin
     select * into strict named from loyalty.program p where p.program_id = loyalty.program_id(program);
+    perform loyalty_private.check_notice_kind(kind, false);
     shown := loyalty_private.template_for(named.program_id, kind, language);
     if coalesce(subject, text_body, html_body, sms_body) is not null then
         shown.language := language;

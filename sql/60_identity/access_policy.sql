@@ -41,7 +41,7 @@ begin
     if exists (select from unnest(set_access_policy.family_relations) r where loyalty.degree_of_kinship(r) is null) then
         perform loyalty_private.raise('22023', 'relation_unknown', 'family_relations contains an unknown relation',
             format('family_relations: %s given.', left(set_access_policy.family_relations::text, 100)),
-            'Names such as spouse, parent or child: docs/families.md lists them.', 'family_relations');
+            'Names such as spouse, parent or child: docs/family.md lists them.', 'family_relations');
     end if;
     insert into loyalty.access_policy as p (program_id) values (within) on conflict (program_id) do nothing;
     update loyalty.access_policy p

@@ -93,7 +93,7 @@ begin
             'Say what the person is to the member.', 'relation');
     elsif loyalty.degree_of_kinship(relation) is null then
         perform loyalty_private.raise('22023', 'relation_unknown', 'no such relation', format('%L given.', left(relation, 40)),
-            'A spouse, or a relative within the second degree: docs/families.md lists them.', 'relation');
+            'A spouse, or a relative within the second degree: docs/family.md lists them.', 'relation');
     elsif not loyalty_private.admits_family(policy, relation) then
         perform loyalty_private.raise('LY010', 'relation_not_admitted', 'the program does not admit family of this relation',
             format('%s, degree %s.', relation, loyalty.degree_of_kinship(relation)),

@@ -129,9 +129,9 @@ begin
     for n in 1..4 loop
         perform loyalty.announce_order(b, 'A-' || n, 'Night''s stay', n, 40);
     end loop;
-    perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty_private.lease_notices(1) c;
-    perform loyalty.notice_failed(c.notice_id, c.attempt, '550 no', true) from loyalty_private.lease_notices(1) c;
-    perform loyalty.notice_failed(c.notice_id, c.attempt, '451 later', false) from loyalty_private.lease_notices(1) c;
+    perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty.lease_notices(1) c;
+    perform loyalty.notice_failed(c.notice_id, c.attempt, '550 no', true) from loyalty.lease_notices(1) c;
+    perform loyalty.notice_failed(c.notice_id, c.attempt, '451 later', false) from loyalty.lease_notices(1) c;
     perform loyalty.grant(b, 7, 'announced');
 
     -- rules: changed, ended; events to be paid, canceled, paid at once

@@ -205,7 +205,7 @@ $$;
 create procedure pg_temp.post(today date) language plpgsql as $$
 begin
     while today < '2028-07-18' and exists (select from loyalty.notice n where n.due_at is not null) loop
-        perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty_private.lease_notices(how_many => 1000) c;
+        perform loyalty.notice_sent(c.notice_id, c.attempt) from loyalty.lease_notices(how_many => 1000) c;
     end loop;
 end
 $$;
@@ -267,7 +267,7 @@ select loyalty.grant(
            reason => 'welcome',
            idempotency_key => 'welcome');
 
--- People log in (docs/accounts.md). The first member has registered by member number, as the
+-- People log in (docs/identity.md). The first member has registered by member number, as the
 -- program allows; the second can, with an e-mail address or phone that gets a code.
 select loyalty.set_access_policy(
            program => 'tour',

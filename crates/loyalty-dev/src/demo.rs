@@ -123,7 +123,7 @@ curl -sS {bearer} -H 'Idempotency-Key: tea-1' -H 'Content-Type: application/json
 # log in as the first member does: a short token, and one to refresh it by
 curl -sS -H 'Content-Type: application/json' -d '{{"login_id": "T001", "password": "tour-12345", "program": "tour"}}' {api_url}/rpc/log_in
 
-# begin to register as the second member; docs/accounts.md has the steps that follow
+# begin to register as the second member; docs/identity.md has the steps that follow
 curl -sS -H 'Content-Type: application/json' -d '{{"organisation_id": "TOUR", "key_1": "T002", "key_2": "green-hill-77"}}' {api_url}/rpc/begin_registration
 
 # the OpenAPI page

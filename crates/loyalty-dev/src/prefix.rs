@@ -26,6 +26,14 @@ pub struct Prefix {
     tree: Option<(PathBuf, PathBuf)>,
 }
 
+/// How the extension is compiled: for measurements as it is shipped, else as is soonest done.
+fn profile() -> &'static str {
+    match cfg!(debug_assertions) {
+        true => "quick",
+        false => "release",
+    }
+}
+
 impl Prefix {
     /// Debian's layout under `dir`: a PostgreSQL finds its files relative to
     /// its own program, so a copy of the whole tree is a working one.
@@ -138,6 +146,7 @@ impl Prefix {
     fn ensure_extension(&self, context: &Context) -> Result<()> {
         let mut hash = Sha256::new();
         hash.update(LAYOUT);
+        hash.update(profile());
         for name in EXTENSION_SOURCES {
             hash_contents(&context.repo.join(name), &mut hash)?;
         }
@@ -160,14 +169,17 @@ impl Prefix {
         let mut build = cargo_command(cargo);
         build
             .current_dir(&context.repo)
-            .args(["build", "--release", "--package", "pg_loyalty", "--lib"])
+            .args(["build", "--profile", profile()])
+            .args(["--package", "pg_loyalty", "--lib"])
             .args(["--no-default-features", "--features"])
             .arg(format!("pg{}", self.major))
-            .env("PGRX_PG_CONFIG_PATH", self.pg_config());
+            .env("PGRX_PG_CONFIG_PATH", self.pg_config())
+            // a change of sql/ alone compiles nothing
+            .env("LOYALTY_NO_INSTALL_SCRIPT", "1");
         run_logged(&mut build, &context.log()).context("the extension does not build")?;
         let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-        let release = context.repo.join(target).join("release");
-        Ok(release.join("libpg_loyalty.so"))
+        let built = context.repo.join(target).join(profile());
+        Ok(built.join("libpg_loyalty.so"))
     }
 
     /// Removes the scripts of versions that the sources no longer know.

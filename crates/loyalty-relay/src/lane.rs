@@ -356,7 +356,7 @@ async fn report(queue: &Queue, notice: &Notice, outcome: &Outcome) -> Result<boo
         Outcome::Deferred(why) | Outcome::Faltered(why, _) => {
             queue.failed(id, attempt, &why.text, false).await
         }
-        Outcome::Down(_) | Outcome::Late => Ok(queue.release(&[id], &[attempt]).await? == 1),
+        Outcome::Down(_) | Outcome::Late => Ok(queue.give_back(&[id], &[attempt]).await? == 1),
     }
 }
 

@@ -230,7 +230,7 @@ impl Queue {
                 .prepare(
                     "select notice_id, address, sender, subject, text_body, html_body, message_id,\n\
                             attempt, unsubscribe\n\
-                       from loyalty_private.lease_notices($1, pg_catalog.make_interval(secs => $2),\n\
+                       from loyalty.lease_notices($1, pg_catalog.make_interval(secs => $2),\n\
                                                   array[$3::text])",
                 )
                 .await?,

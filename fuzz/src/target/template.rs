@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 const PARTS: [Part; 4] = [Part::Subject, Part::Text, Part::Html, Part::Sms];
 const LANGUAGES: [&str; 4] = ["ja", "en", "fr", "en-GB"];
-/// What a filled-in text may have, as docs/notifications.md says.
+/// What a filled-in text may have, as docs/notice.md says.
 const OUTPUT_LIMIT: usize = 256 * 1024;
 /// Between the source and a context of one's own.
 const CONTEXT: &str = "\n====\n";

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 /// The section of functions that callers do not use: each a name in backquotes, or its
 /// beginning and an ellipsis.
-pub const STEPS: &str = "## Steps of other functions";
 
 pub use loyalty_testkit::repository;
 
@@ -82,16 +81,6 @@ pub fn output_of<'a>(blocks: &'a [Block], index: usize, lines: &[&str]) -> Optio
 pub fn trimmed(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     lines.join("\n").trim_matches('\n').to_owned()
-}
-
-/// What a page lists under [`STEPS`], up to the next heading.
-pub fn steps_of(page: &str) -> Vec<String> {
-    let section = page
-        .split_once(&format!("\n{STEPS}\n"))
-        .map_or("", |(_, rest)| rest);
-    let section = section.split("\n## ").next().unwrap_or_default();
-    let names = section.split('`').skip(1).step_by(2);
-    names.map(str::to_owned).collect()
 }
 
 /// Lines outside of blocks.

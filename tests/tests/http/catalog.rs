@@ -5,7 +5,7 @@ use loyalty_testkit::TestDb;
 use tokio_postgres::Client;
 
 const SCHEMAS: &str =
-    "(select oid from pg_catalog.pg_namespace where nspname in ('loyalty', 'loyalty_api'))";
+    "(select oid from pg_catalog.pg_namespace where nspname in ('loyalty', 'loyalty_api', 'loyalty_private'))";
 
 async fn names(client: &Client, query: &str) -> Result<Vec<String>> {
     let rows = client
@@ -42,7 +42,8 @@ async fn who_may_call_what() -> Result<()> {
         let query = format!(
             "select p.oid::regprocedure::text collate \"C\" from pg_catalog.pg_proc p,
                     pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
-              where p.pronamespace = 'loyalty'::regnamespace and a.privilege_type = 'EXECUTE'
+              where p.pronamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace)
+                and a.grantee <> p.proowner and a.privilege_type = 'EXECUTE'
                 and a.grantee = {grantee}
               order by 1"
         );
@@ -54,9 +55,6 @@ async fn who_may_call_what() -> Result<()> {
         [
             "loyalty.business_day_of_month(date,integer,text)",
             "loyalty.expires_on(loyalty.expiry_policy,date)",
-            "loyalty_private.expiry_policy_in(cstring)",
-            "loyalty_private.expiry_policy_out(loyalty.expiry_policy)",
-            "loyalty_private.expiry_policy_send(loyalty.expiry_policy)",
             "loyalty.is_business_day(date,text)",
             "loyalty.is_time_zone(text)",
             "loyalty.next_business_15th(date,text)",
@@ -84,10 +82,12 @@ async fn who_may_call_what() -> Result<()> {
     let of_member = [
         "loyalty.family_login_id(bigint)",
         "loyalty.family_state(timestamp with time zone,timestamp with time zone,timestamp with time zone,timestamp with time zone)",
+        "loyalty.notice_kinds()",
         notice,
     ];
     let of_admin = [
         "loyalty.login_id_in_role(bigint)",
+        "loyalty.notice_kinds()",
         notice,
         "loyalty.proposal_state(timestamp with time zone,bigint)",
         "loyalty.role_state(timestamp with time zone,timestamp with time zone)",
@@ -110,7 +110,7 @@ async fn who_may_call_what() -> Result<()> {
     assert_eq!(
         granted_to("'loyalty_relay'::regrole").await?,
         [
-            "loyalty_private.lease_notices(integer,interval,text[])",
+            "loyalty.lease_notices(integer,interval,text[])",
             "loyalty.notice_backlog()",
             "loyalty.notice_failed(bigint,integer,text,boolean)",
             "loyalty.notice_sent(bigint,integer)",

@@ -111,7 +111,7 @@ async fn no_path_leads_a_function_astray() -> Result<()> {
     let tables = rows(
         &world.sql,
         "select distinct quote_ident(relname) from pg_class
-          where relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace) and relkind in ('r', 'v')",
+          where relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace, 'loyalty_private'::regnamespace) and relkind in ('r', 'v')",
     )
     .await?;
     let mut astray = Vec::new();

@@ -11,7 +11,7 @@ begin
         select p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid) as arguments,
                pg_catalog.pg_get_function_result(p.oid) as result
           from pg_catalog.pg_proc p
-         where p.pronamespace in ('pg_catalog'::regnamespace, 'loyalty'::regnamespace)
+         where p.pronamespace in ('pg_catalog'::regnamespace, 'loyalty'::regnamespace, 'loyalty_private'::regnamespace)
            and p.prokind = 'f' and p.provariadic = 0 and p.proargmodes is null
            and not exists (
                    select from pg_catalog.pg_type t
@@ -36,7 +36,7 @@ begin
     end loop;
     for each in
         select distinct c.relname from pg_catalog.pg_class c
-         where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace) and c.relkind in ('r', 'v')
+         where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace, 'loyalty_private'::regnamespace) and c.relkind in ('r', 'v')
     loop
         execute pg_catalog.format('create view evil.%I as select evil.caught()', each.relname);
     end loop;

@@ -53,7 +53,7 @@ impl World {
                           where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
                             and a.attidentity = '' and a.attgenerated = '' order by a.attnum limit 1)
                    from pg_class c
-                  where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace)
+                  where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace, 'loyalty_private'::regnamespace)
                     and c.relkind in ('r', 'p', 'v', 'm', 'f')
                   order by c.oid::regclass::text collate \"C\"",
                 &[],
@@ -213,7 +213,7 @@ impl World {
         let names = rows(
             &self.sql,
             "select c.oid::regclass from pg_class c
-              where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace) and c.relkind = 'S' order by c.oid::regclass::text collate \"C\"",
+              where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace, 'loyalty_private'::regnamespace) and c.relkind = 'S' order by c.oid::regclass::text collate \"C\"",
         )
         .await?;
         let mut lines = Vec::new();

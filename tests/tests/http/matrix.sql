@@ -20,8 +20,8 @@ begin
         perform loyalty.set_service_hours(within.code, '02:00', '05:00');
         perform loyalty.create_rule(within.code, 'referral', 'event',
             '{"event": "referral", "points": 50, "months_after": 1, "day_of_month": 15}');
-        insert into loyalty.run (program_id, job, period, effective_on, started_at)
-        values (within.program_id, 'expire', '2026-06-14', '2026-06-14', loyalty.now())
+        insert into loyalty.run (program_id, job, kind, period, effective_on, started_at)
+        values (within.program_id, 'expire', 'expire', '2026-06-14', '2026-06-14', loyalty.now())
         returning run_id into made;
         insert into loyalty.run_failure (run_id, program_id, account_id, code, message, failed_at)
         select made, a.program_id, a.account_id, 'LY004', 'closed', loyalty.now()
@@ -90,6 +90,6 @@ begin
               from loyalty.account a where a.program_id = within.program_id and duty = 'admin';
         end loop;
     end loop;
-    perform loyalty.notice_failed(c.notice_id, c.attempt, '550 no', true) from loyalty_private.lease_notices(100) c;
+    perform loyalty.notice_failed(c.notice_id, c.attempt, '550 no', true) from loyalty.lease_notices(100) c;
 end
 $$;

@@ -135,7 +135,7 @@ async fn members_see_their_own_notices_and_administrators_their_programs() -> Re
         .sql
         .batch_execute(
             "select loyalty.notice_failed(notice_id, attempt, '550 no <x@example.com>', account_id is null)
-               from loyalty_private.lease_notices(1) join loyalty.notice using (notice_id)",
+               from loyalty.lease_notices(1) join loyalty.notice using (notice_id)",
         )
         .await?;
     let problem = world

@@ -162,16 +162,16 @@ async fn platform() -> Result<(TestDb, BTreeMap<&'static str, String>)> {
     client
         .batch_execute(&format!(
             "update pg_class set relpages = 1, reltuples = 4000000
-              where relnamespace = 'loyalty'::regnamespace and relkind = 'r' and relname <> all ('{SMALL}');
+              where relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace) and relkind = 'r' and relname <> all ('{SMALL}');
              update pg_class set relpages = 1, reltuples = 600
-              where relnamespace = 'loyalty'::regnamespace and relkind = 'r' and relname = any ('{SMALL}')"
+              where relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace) and relkind = 'r' and relname = any ('{SMALL}')"
         ))
         .await?;
     let empty = rows(
         &client,
         &format!(
             "select relname from pg_class
-              where relnamespace = 'loyalty'::regnamespace and relkind = 'r' and relname <> all ('{SMALL}')
+              where relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace) and relkind = 'r' and relname <> all ('{SMALL}')
                 and pg_relation_size(oid) = 0"
         ),
     )
@@ -229,8 +229,8 @@ const MORE: &str = "
         perform loyalty.create_rule('coin', 'yearly', 'anniversary',
             '{\"fact\": \"first_service_on\", \"every_years\": 1, \"points\": 2000, \"day_of_month\": 15}');
         perform loyalty.create_rule('coin', 'gift', 'manual', '{\"points\": 10}');
-        insert into loyalty.run (program_id, job, period, effective_on, started_at, finished_at, outcome)
-        select program_id, 'rule:yearly', '2026-05-15', '2026-05-15', loyalty.now(), loyalty.now(), 'done'
+        insert into loyalty.run (program_id, job, kind, period, effective_on, started_at, finished_at, outcome)
+        select program_id, 'rule:yearly', 'rule', '2026-05-15', '2026-05-15', loyalty.now(), loyalty.now(), 'done'
           from loyalty.program where code = 'coin';
         insert into loyalty.run_failure (run_id, program_id, account_id, idempotency_key, points, code, message, failed_at)
         select r.run_id, r.program_id, ann, 'rule/yearly/12', 2000, 'LY004', 'closed', loyalty.now()

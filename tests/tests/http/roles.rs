@@ -340,7 +340,7 @@ impl World {
                         not p.prosecdef and p.proconfig is null and p.prosqlbody is null
                             and p.prolang <> (select oid from pg_language where lanname = 'c')
                    from pg_proc p
-                  where p.pronamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace)",
+                  where p.pronamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace, 'loyalty_private'::regnamespace)",
                 &[],
             )
             .await?;

@@ -19,8 +19,9 @@ pub const TARO: &str = "taro@example.com";
 
 /// Everything that an attack must leave as it was: who is who, what they have, what rules.
 pub async fn state(world: &World) -> Result<Vec<String>> {
-    let query = "select c.relname::text from pg_catalog.pg_class c
-                  where c.relnamespace = 'loyalty'::regnamespace and c.relkind = 'r'
+    let query = "select c.oid::regclass::text from pg_catalog.pg_class c
+                  where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace)
+                    and c.relkind = 'r'
                     and c.relname not in ('audit', 'throttle', 'challenge', 'notice', 'session', 'refresh_token', 'device',
                                           'registration', 'member_upload', 'login_application')
                   order by 1";
@@ -28,7 +29,7 @@ pub async fn state(world: &World) -> Result<Vec<String>> {
     for row in world.sql.query(query, &[]).await? {
         let name: String = row.get(0);
         let digest = format!(
-            "select coalesce(md5(string_agg(r::text, ',' order by r::text)), '') from loyalty.{name} r"
+            "select coalesce(md5(string_agg(r::text, ',' order by r::text)), '') from {name} r"
         );
         let digest: String = world.sql.query_one(&digest, &[]).await?.get(0);
         state.push(format!("{name} {digest}"));
@@ -395,23 +396,23 @@ async fn what_is_stored_of_secrets_is_read_by_nobody() -> Result<()> {
     let tables = world
         .sql
         .query(
-            "select distinct c.relname::text from pg_catalog.pg_class c
+            "select distinct c.oid::regclass::text from pg_catalog.pg_class c
                join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0
-              where c.relnamespace = 'loyalty'::regnamespace and c.relkind = 'r'
+              where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace) and c.relkind = 'r'
                 and a.attname ~ '_hash$' and a.attname <> 'request_hash'
-              union select 'challenge' order by 1",
+              union select 'loyalty_private.challenge' order by 1",
             &[],
         )
         .await?;
     let tables: BTreeSet<String> = tables.iter().map(|row| row.get(0)).collect();
     for known in [
-        "credential",
-        "member_key",
-        "refresh_token",
-        "device",
-        "registration",
-        "throttle",
-        "challenge",
+        "loyalty_private.credential",
+        "loyalty_private.member_key",
+        "loyalty_private.refresh_token",
+        "loyalty_private.device",
+        "loyalty_private.registration",
+        "loyalty_private.throttle",
+        "loyalty_private.challenge",
     ] {
         ensure!(tables.contains(known), "{known} is not looked at");
     }
@@ -423,10 +424,10 @@ async fn what_is_stored_of_secrets_is_read_by_nobody() -> Result<()> {
         let client = world.db.connect_as(&role).await?;
         for table in &tables {
             for statement in [
-                format!("select * from loyalty.{table}"),
-                format!("select count(*) from loyalty.{table}"),
-                format!("copy loyalty.{table} to stdout"),
-                format!("create temp view spy as select * from loyalty.{table}; select * from spy"),
+                format!("select * from {table}"),
+                format!("select count(*) from {table}"),
+                format!("copy {table} to stdout"),
+                format!("create temp view spy as select * from {table}; select * from spy"),
             ] {
                 let code = match client.simple_query(&statement).await {
                     Ok(_) => "00000".to_owned(),

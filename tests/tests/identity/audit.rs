@@ -393,7 +393,7 @@ async fn audit_is_called_by_every_function_that_changes_anything() -> Result<()>
                    pg_get_functiondef(p.oid) as body
               from pg_catalog.pg_proc p
               join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-             where n.nspname in ('loyalty', 'loyalty_api') and p.prokind = 'f'
+             where n.nspname in ('loyalty', 'loyalty_api', 'loyalty_private') and p.prokind = 'f'
         ), call as (
             select distinct f.oid, c.name
               from f

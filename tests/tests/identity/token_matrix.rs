@@ -253,7 +253,7 @@ impl Question {
 fn oracle(signer: Signer, state: State, case: &Case, hanako: i64) -> Option<Rights> {
     match signer {
         Signer::Ours | Signer::OursBefore => Some(case.ours),
-        // for PostgREST one outside key is as good as another: docs/logins.md says so
+        // for PostgREST one outside key is as good as another: docs/login.md says so
         Signer::Provider | Signer::Unknown => {
             (state == State::Linked && case.is_hanakos).then_some(Rights::Member(hanako))
         }

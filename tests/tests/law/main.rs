@@ -125,7 +125,7 @@ async fn owner_is_refused() -> Result<()> {
          grant usage on schema loyalty to {owner};
          grant pg_read_server_files to {owner};
          do $$ declare it regclass; begin
-             for it in select oid from pg_class where relnamespace = 'loyalty'::regnamespace and relkind = 'r' loop
+             for it in select oid from pg_class where relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace) and relkind = 'r' loop
                  execute format('alter table %s owner to {owner}', it);
              end loop;
          end $$;

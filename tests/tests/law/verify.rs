@@ -555,7 +555,7 @@ async fn verify_locks_nobody_out() -> Result<()> {
         .query(
             "select relation::regclass::text, mode from pg_locks
               where pid = pg_backend_pid() and relation is not null
-                and relation in (select oid from pg_class where relnamespace = 'loyalty'::regnamespace)",
+                and relation in (select oid from pg_class where relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace))",
             &[],
         )
         .await?;

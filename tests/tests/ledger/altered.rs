@@ -187,7 +187,8 @@ async fn a_request_is_looked_at_with_tables_as_declared() -> Result<()> {
         "alter table loyalty.service_hours rename closed_from to x",
     ] {
         ledger.run(&format!("begin; {altered}")).await?;
-        assert_eq!(ledger.refused(&request).await?, "55000", "{altered}");
+        // as PostgREST is told: the code is in the message
+        assert_eq!(ledger.refused(&request).await?, "PGRST", "{altered}");
         ledger.run("rollback").await?;
     }
     Ok(())

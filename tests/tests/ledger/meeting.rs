@@ -225,7 +225,7 @@ async fn indexes_may_be_made_anew_between_operations() -> Result<()> {
     ledger.run(&operations).await?;
     let all = "select i.indexrelid::regclass
                  from pg_index i join pg_class t on t.oid = i.indrelid
-                where t.relnamespace = 'loyalty'::regnamespace
+                where t.relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace)
                   and t.relname in ('wallet', 'entry', 'account', 'program', 'lot_class')";
     let indexes = ledger.rows(all).await?;
     assert!(indexes.len() > 8, "{indexes:?}");

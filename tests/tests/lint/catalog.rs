@@ -7,7 +7,8 @@ use loyalty_tests::{RICH_LEDGER, sqlstate};
 use crate::{Lint, found};
 
 /// Without one, each row deleted or re-keyed is looked for by reading the referencing table.
-/// Rows of these three never are: `referenced_rows_stay` holds that true.
+/// Rows of these never are: `referenced_rows_stay` holds that true of the first three, and kinds come
+/// with the extension.
 #[tokio::test]
 async fn foreign_keys_have_an_index() -> Result<()> {
     Lint {
@@ -17,7 +18,7 @@ async fn foreign_keys_have_an_index() -> Result<()> {
               from pg_catalog.pg_constraint c
              where c.contype = 'f' and c.connamespace in SCHEMAS
                and c.confrelid::regclass::text <> all
-                   ('{loyalty.account,loyalty.entry,loyalty.program}')
+                   ('{loyalty.account,loyalty.entry,loyalty.program,loyalty_private.job_kind,loyalty_private.notice_kind}')
                and not exists (
                        select from pg_catalog.pg_index i
                         where i.indrelid = c.conrelid and i.indisvalid
@@ -370,6 +371,8 @@ const CLEANED: &str =
 const OPERATION: &str = "every operation checks it, and only they write here (law 1)";
 const OPERATOR: &str = "written by operators in SQL only";
 const RENDERED: &str = "loyalty_private.check_template has a limit for each";
+/// One that is registered, by foreign key.
+const KIND: &str = "a kind that is registered, whose name is short";
 const KNOWN: &str = "one of those there are; the function looks it up";
 const CUT: &str = "loyalty_private.client_address cuts it";
 
@@ -435,7 +438,13 @@ async fn texts_have_a_limit() -> Result<()> {
             ("loyalty.program_role.given_by", ACTOR),
             ("loyalty_private.registration.terms_version", KNOWN),
             ("loyalty.rule.created_by", ACTOR),
+            ("loyalty.notice_preference.kind", KIND),
+            ("loyalty.notice_setting.kind", KIND),
+            ("loyalty.notice_template.kind", KIND),
             ("loyalty.run.error", OURS),
+            ("loyalty.run.kind", KIND),
+            ("loyalty.schedule.kind", KIND),
+            ("loyalty_private.job_kind.chunk_function", OURS),
             ("loyalty.run.note", OURS),
             ("loyalty.run_failure.code", OURS),
             ("loyalty.run_failure.idempotency_key", OURS),

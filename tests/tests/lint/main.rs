@@ -19,7 +19,7 @@ type Excused<'a> = &'a [(&'a str, &'a str)];
 async fn found(client: &Client, query: &str) -> Result<Vec<String>> {
     let query = query.replace(
         "SCHEMAS",
-        "(select oid from pg_catalog.pg_namespace where nspname in ('loyalty', 'loyalty_api'))",
+        "(select oid from pg_catalog.pg_namespace where nspname in ('loyalty', 'loyalty_api', 'loyalty_private'))",
     );
     let rows = client.query(&query, &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())

@@ -217,8 +217,8 @@ async fn late_stopped_and_paused_work_is_seen() -> Result<()> {
     client
         .batch_execute(
             "select loyalty.resume_schedule('one', 'expire');
-             insert into loyalty.run (program_id, job, period, effective_on, started_at, error)
-             values (1, 'expire', '2026-03-11', '2026-03-11', loyalty.now(), 'no room')",
+             insert into loyalty.run (program_id, job, kind, period, effective_on, started_at, error)
+             values (1, 'expire', 'expire', '2026-03-11', '2026-03-11', loyalty.now(), 'no room')",
         )
         .await?;
     let stopped = figures(&client).await?;
@@ -280,7 +280,7 @@ async fn a_monitor_sees_figures_and_nothing_else() -> Result<()> {
     let tables = client
         .query(
             "select c.oid::regclass::text from pg_catalog.pg_class c
-              where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace)
+              where c.relnamespace in ('loyalty'::regnamespace, 'loyalty_api'::regnamespace, 'loyalty_private'::regnamespace)
                 and c.relkind in ('r', 'v')
                 and (has_table_privilege(c.oid, 'select') or has_table_privilege(c.oid, 'insert')
                      or has_table_privilege(c.oid, 'update') or has_table_privilege(c.oid, 'delete'))",

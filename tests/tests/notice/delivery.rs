@@ -30,7 +30,7 @@ async fn a_claim_is_a_lease_with_one_message_id() -> Result<()> {
     let club = queued("claim_lease", 2).await?;
     let claim =
         "select notice_id, channel, address, sender, subject, message_id, attempt, unsubscribe
-                   from loyalty_private.lease_notices(10, '10 minutes') order by notice_id";
+                   from loyalty.lease_notices(10, '10 minutes') order by notice_id";
     let first = club.rows(claim).await?;
     assert_eq!(first.len(), 2);
     assert!(first[0].contains(
@@ -63,7 +63,7 @@ async fn a_claim_is_a_lease_with_one_message_id() -> Result<()> {
         .await?;
     time_passes(&club).await?;
     let moved = club
-        .row("select message_id, sender, unsubscribe from loyalty_private.lease_notices(1)")
+        .row("select message_id, sender, unsubscribe from loyalty.lease_notices(1)")
         .await?;
     assert!(
         first
@@ -90,7 +90,7 @@ async fn c18_only_what_can_be_refused_says_where() -> Result<()> {
     .await?;
     assert_eq!(
         club.rows(
-            "select c.subject, c.unsubscribe from loyalty_private.lease_notices(5) c order by 2 nulls first"
+            "select c.subject, c.unsubscribe from loyalty.lease_notices(5) c order by 2 nulls first"
         )
         .await?,
         [
@@ -112,7 +112,7 @@ async fn relays_at_once_share_the_work() -> Result<()> {
             loop {
                 let some = rows(
                     &session,
-                    "select address from loyalty_private.lease_notices(3)",
+                    "select address from loyalty.lease_notices(3)",
                 )
                 .await?;
                 if some.is_empty() {
@@ -135,11 +135,11 @@ async fn relays_at_once_share_the_work() -> Result<()> {
     let other = club.db.connect().await?;
     club.run("begin").await?;
     let mine = club
-        .rows("select notice_id from loyalty_private.lease_notices(30)")
+        .rows("select notice_id from loyalty.lease_notices(30)")
         .await?;
     let theirs = rows(
         &other,
-        "select notice_id from loyalty_private.lease_notices(30)",
+        "select notice_id from loyalty.lease_notices(30)",
     )
     .await?;
     assert_eq!((mine.len(), theirs.len()), (30, 10));
@@ -148,7 +148,7 @@ async fn relays_at_once_share_the_work() -> Result<()> {
     assert_eq!(
         rows(
             &other,
-            "select notice_id from loyalty_private.lease_notices(1000)"
+            "select notice_id from loyalty.lease_notices(1000)"
         )
         .await?
         .len(),
@@ -162,11 +162,11 @@ async fn relays_at_once_share_the_work() -> Result<()> {
 async fn a_late_report_counts() -> Result<()> {
     let club = queued("claim_late", 1).await?;
     let id = club
-        .number("select notice_id from loyalty_private.lease_notices(1)")
+        .number("select notice_id from loyalty.lease_notices(1)")
         .await?;
     time_passes(&club).await?;
     assert_eq!(
-        club.row("select attempt from loyalty_private.lease_notices(1)")
+        club.row("select attempt from loyalty.lease_notices(1)")
             .await?,
         "2"
     );
@@ -202,7 +202,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
         assert_eq!(
             club.row(
                 "select attempt, loyalty.notice_failed(notice_id, attempt, '451 later, m1@example.com', false)
-                   from loyalty_private.lease_notices(1)"
+                   from loyalty.lease_notices(1)"
             )
             .await?,
             format!("{attempt}|t")
@@ -223,7 +223,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
         );
         time_passes(&club).await?;
     }
-    club.run("select loyalty.notice_failed(notice_id, attempt, '451 later', false) from loyalty_private.lease_notices(1)")
+    club.run("select loyalty.notice_failed(notice_id, attempt, '451 later', false) from loyalty.lease_notices(1)")
         .await?;
     assert_eq!(
         club.row(
@@ -233,7 +233,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
         "5|t||451 later"
     );
     assert_eq!(
-        club.rows("select 1 from loyalty_private.lease_notices(1)")
+        club.rows("select 1 from loyalty.lease_notices(1)")
             .await?,
         [""; 0]
     );
@@ -250,7 +250,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
     );
     assert_eq!(
         club.row(
-            "select attempt, loyalty.notice_sent(notice_id, attempt) from loyalty_private.lease_notices(1)"
+            "select attempt, loyalty.notice_sent(notice_id, attempt) from loyalty.lease_notices(1)"
         )
         .await?,
         "1|t"
@@ -266,7 +266,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
 async fn a_permanent_failure_is_given_up_at_once() -> Result<()> {
     let club = queued("claim_permanent", 2).await?;
     club.run("select loyalty.notice_failed(notice_id, attempt, '550 5.1.1 <m1@example.com>: no such user', true)
-                from loyalty_private.lease_notices(1)")
+                from loyalty.lease_notices(1)")
         .await?;
     assert_eq!(
         club.rows("select member_no, kind, occasion, attempts, error from loyalty.notice_problem")
@@ -282,7 +282,7 @@ async fn a_permanent_failure_is_given_up_at_once() -> Result<()> {
 async fn released_notices_are_due_at_once() -> Result<()> {
     let club = queued("claim_release", 3).await?;
     club.run(
-        "create temp table mine as select notice_id, attempt from loyalty_private.lease_notices(2)",
+        "create temp table mine as select notice_id, attempt from loyalty.lease_notices(2)",
     )
     .await?;
     let release =
@@ -290,7 +290,7 @@ async fn released_notices_are_due_at_once() -> Result<()> {
     assert_eq!(club.number(release).await?, 2);
     assert_eq!(club.number(release).await?, 0);
     assert_eq!(
-        club.rows("select distinct attempt from loyalty_private.lease_notices(10)")
+        club.rows("select distinct attempt from loyalty.lease_notices(10)")
             .await?,
         ["1"]
     );
@@ -310,7 +310,7 @@ async fn what_cannot_be_filled_in_stops_nothing() -> Result<()> {
     )
     .await?;
     let claimed = club
-        .rows("select address from loyalty_private.lease_notices(2)")
+        .rows("select address from loyalty.lease_notices(2)")
         .await?;
     assert_eq!(claimed, ["m1@example.com"]);
     assert_eq!(
@@ -326,7 +326,7 @@ async fn what_cannot_be_filled_in_stops_nothing() -> Result<()> {
         .await?;
     time_passes(&club).await?;
     assert!(
-        club.rows("select address, attempt from loyalty_private.lease_notices(10)")
+        club.rows("select address, attempt from loyalty.lease_notices(10)")
             .await?
             .contains(&"m2@example.com|2".to_owned())
     );
@@ -343,7 +343,7 @@ async fn too_late_is_given_up_and_makes_room() -> Result<()> {
     )
     .await?;
     assert_eq!(
-        club.rows("select address from loyalty_private.lease_notices(2)")
+        club.rows("select address from loyalty.lease_notices(2)")
             .await?,
         ["m5@example.com", "m6@example.com"]
     );
@@ -397,7 +397,7 @@ async fn urgent_ones_go_first_and_channels_apart() -> Result<()> {
     )
     .await?;
     assert_eq!(
-        club.rows("select address from loyalty_private.lease_notices(1, channels => '{email}')")
+        club.rows("select address from loyalty.lease_notices(1, channels => '{email}')")
             .await?,
         ["m3@example.com"]
     );
@@ -407,12 +407,12 @@ async fn urgent_ones_go_first_and_channels_apart() -> Result<()> {
         ["email|4|3|1|0", "sms|1|1|0|0"]
     );
     assert_eq!(
-        club.rows("select address from loyalty_private.lease_notices(10, channels => '{sms}')")
+        club.rows("select address from loyalty.lease_notices(10, channels => '{sms}')")
             .await?,
         ["+81312345678"]
     );
     assert_eq!(
-        club.rows("select address from loyalty_private.lease_notices(10)")
+        club.rows("select address from loyalty.lease_notices(10)")
             .await?,
         ["m1@example.com", "m2@example.com", "m3@example.com"]
     );
@@ -456,8 +456,8 @@ async fn bad_claims_are_refused() -> Result<()> {
 #[tokio::test]
 async fn settled_notices_are_purged() -> Result<()> {
     let club = queued("purge", 3).await?;
-    club.run("select loyalty.notice_sent(notice_id, attempt) from loyalty_private.lease_notices(1);
-              select loyalty.notice_failed(notice_id, attempt, 'x', true) from loyalty_private.lease_notices(1)")
+    club.run("select loyalty.notice_sent(notice_id, attempt) from loyalty.lease_notices(1);
+              select loyalty.notice_failed(notice_id, attempt, 'x', true) from loyalty.lease_notices(1)")
         .await?;
     club.at("2025-09-13 12:59+09").await?;
     assert_eq!(club.number("select loyalty.purge_notices()").await?, 0);
@@ -475,7 +475,7 @@ async fn the_relay_reads_no_table() -> Result<()> {
     assert_eq!(
         rows(
             &relay,
-            "select address, loyalty.notice_sent(notice_id, attempt) from loyalty_private.lease_notices(1)"
+            "select address, loyalty.notice_sent(notice_id, attempt) from loyalty.lease_notices(1)"
         )
         .await?,
         ["m1@example.com|t"]

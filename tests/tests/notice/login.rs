@@ -72,7 +72,7 @@ async fn claim(club: &Club) -> Result<Vec<Message>> {
         .query(
             "select c.address, coalesce(c.subject, ''), c.text_body, coalesce(c.html_body, ''),
                     coalesce(c.unsubscribe, ''), loyalty.notice_sent(c.notice_id, c.attempt)
-               from loyalty_private.lease_notices(100) c",
+               from loyalty.lease_notices(100) c",
             &[],
         )
         .await?;
@@ -314,7 +314,7 @@ async fn errors_hold_no_address_and_no_secret() -> Result<()> {
         );
         club.client
             .execute(
-                "select loyalty.notice_failed(c.notice_id, c.attempt, $1, true) from loyalty_private.lease_notices(1) c",
+                "select loyalty.notice_failed(c.notice_id, c.attempt, $1, true) from loyalty.lease_notices(1) c",
                 &[&said],
             )
             .await?;
@@ -449,7 +449,7 @@ async fn examples_have_the_variables_that_login_notices_have() -> Result<()> {
                         - case when n.kind like 'family%' then '{}' else '{name,relation}'::text[] end as context
                    from loyalty.notice n
                   union all
-                 select n.kind, 'example', loyalty.template_example(n.kind, 'ja')::jsonb from loyalty.notice n
+                 select n.kind, 'example', loyalty_private.notice_example(n.kind, 'ja') from loyalty.notice n
              ), path as (
                  select s.kind, s.source, k.key || coalesce('.' || i.key, '') as path
                    from shape s
@@ -481,7 +481,7 @@ async fn an_operator_cannot_claim() -> Result<()> {
         .batch_execute("select * from loyalty.notice")
         .await?;
     for call in [
-        "loyalty_private.lease_notices(1)",
+        "loyalty.lease_notices(1)",
         "loyalty_private.fill_notice((select n from loyalty.notice n))",
         "loyalty_private.challenge_context((select n from loyalty.notice n))",
         "loyalty_private.challenge_token((select challenge_id from loyalty.notice))",

@@ -90,7 +90,7 @@ impl Club {
         let sent = self
             .rows(
                 "select c.address, c.subject, loyalty.notice_sent(c.notice_id, c.attempt)
-                   from loyalty_private.lease_notices(1000) with ordinality c order by c.ordinality",
+                   from loyalty.lease_notices(1000) with ordinality c order by c.ordinality",
             )
             .await?;
         Ok(sent)
@@ -106,7 +106,7 @@ pub async fn queue(client: &Client, program: &str, kind: &str) -> Result<i64> {
             &format!(
                 "select q.last_account, q.queued
                    from loyalty.program p
-                  cross join loyalty.queue_{kind}_notices(p.program_id, loyalty.today(p.code), {last}, 2) q
+                  cross join loyalty_private.queue_{kind}_notices(p.program_id, loyalty.today(p.code), {last}, 2) q
                   where p.code = '{program}'"
             ),
         )

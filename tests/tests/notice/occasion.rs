@@ -357,7 +357,7 @@ async fn another_day_queues_nothing() -> Result<()> {
     for kind in ["balance", "expiry"] {
         for day in ["2025-06-14", "2025-06-16"] {
             let sql = format!(
-                "select last_account, queued from loyalty.queue_{kind}_notices(loyalty.program_id('club'), '{day}', null, 10)"
+                "select last_account, queued from loyalty_private.queue_{kind}_notices(loyalty.program_id('club'), '{day}', null, 10)"
             );
             assert_eq!(club.row(&sql).await?, "|0", "{kind} {day}");
         }
@@ -390,7 +390,7 @@ async fn c18_points_received_with_the_grant_or_not_at_all() -> Result<()> {
         [format!("{operation}|2000|2028-06-30|")]
     );
     let body = club
-        .row("select replace(text_body, e'\\n', ' ') from loyalty_private.lease_notices(10)")
+        .row("select replace(text_body, e'\\n', ' ') from loyalty.lease_notices(10)")
         .await?;
     for part in [
         "山田 花子 様",

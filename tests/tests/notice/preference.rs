@@ -137,7 +137,7 @@ async fn each_member_is_reached_by_one_channel() -> Result<()> {
         ["ann|email", "both|email", "phone|sms"]
     );
     assert_eq!(
-        club.rows("select channel, address, sender, subject, text_body, html_body is null from loyalty_private.lease_notices(9, channels => '{sms}')")
+        club.rows("select channel, address, sender, subject, text_body, html_body is null from loyalty.lease_notices(9, channels => '{sms}')")
             .await?,
         ["sms|+81387654321|SampleClub||【Sample Club】2025年6月15日現在の残高は0coinです。|t"]
     );
@@ -169,7 +169,7 @@ async fn explain_notices_tells_why() -> Result<()> {
          select loyalty.set_notice_preference({ann}, 'balance', false);
          select loyalty.announce_order({ann}, 'A-1', 'Voucher', 1, 5);
          select loyalty.notice_failed(notice_id, attempt, '550 no <ann@example.com> here', true)
-           from loyalty_private.lease_notices(1)"
+           from loyalty.lease_notices(1)"
     ))
     .await?;
     assert_eq!(

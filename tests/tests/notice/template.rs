@@ -497,7 +497,7 @@ async fn values_are_escaped_where_that_matters() -> Result<()> {
     let row = club
         .client
         .query_one(
-            "select subject, text_body, html_body from loyalty_private.lease_notices(1)",
+            "select subject, text_body, html_body from loyalty.lease_notices(1)",
             &[],
         )
         .await?;

@@ -74,9 +74,9 @@ async fn a_new_rule_begins_today() -> Result<()> {
     );
     sound(&client).await?;
     for (call, expected) in [
-        ("plan_schedule(999, 'expire')", "LY002"),
-        ("plan_schedule(1, 'sweep')", "22023"),
-        ("plan_schedule(1, 'rule:nothing')", "LY002"),
+        ("loyalty_private.plan_schedule(999, 'expire')", "LY002"),
+        ("loyalty_private.plan_schedule(1, 'sweep')", "22023"),
+        ("loyalty_private.plan_schedule(1, 'rule:nothing')", "LY002"),
     ] {
         refused(&client, call, expected).await?;
     }

@@ -170,7 +170,11 @@ pub async fn sound(client: &Client) -> Result<()> {
 
 /// A call that must be refused, with that code.
 pub async fn refused(client: &Client, call: &str, code: &str) -> Result<()> {
-    let call = format!("select loyalty.{call}");
+    let schema = match call.starts_with("loyalty") {
+        true => "",
+        false => "loyalty.",
+    };
+    let call = format!("select {schema}{call}");
     let state = sqlstate(&client.batch_execute(&call).await);
     ensure!(state == code, "{call}: {state}");
     Ok(())

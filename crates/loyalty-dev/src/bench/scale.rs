@@ -229,7 +229,7 @@ async fn sizes(client: &Client, figures: &mut Figures) -> Result<()> {
              from pg_class c\n\
              left join pg_index x on x.indexrelid = c.oid\n\
              join pg_class t on t.oid = coalesce(x.indrelid, c.oid)\n\
-             where t.relnamespace = 'loyalty'::regnamespace and c.relkind in ('r', 'i')\n\
+             where t.relnamespace in ('loyalty'::regnamespace, 'loyalty_private'::regnamespace) and c.relkind in ('r', 'i')\n\
              and t.relname in ('account', 'entry', 'wallet', 'member')\n\
              order by t.relname, c.relkind desc, c.relname",
             &[],
