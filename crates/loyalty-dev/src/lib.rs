@@ -14,6 +14,7 @@ pub mod image;
 pub mod licences;
 pub mod matrix;
 pub mod package;
+pub mod picture;
 pub mod post;
 pub mod prefix;
 pub mod progress;

@@ -14,7 +14,7 @@ use loyalty_dev::package::{self, PackageArgs};
 use loyalty_dev::prefix::Prefix;
 use loyalty_dev::test::Selection;
 use loyalty_dev::torture::{self, TortureArgs};
-use loyalty_dev::{licences, post, test, up};
+use loyalty_dev::{licences, picture, post, test, up};
 use loyalty_testkit::client_program;
 use loyalty_testkit::cluster;
 use loyalty_testkit::token::Role;
@@ -85,6 +85,8 @@ enum Action {
     Lint,
     /// Write the licence texts of the crates that are shipped
     Licences,
+    /// Write docs/picture.svg, a session in psql, from the development database
+    Picture,
 }
 
 #[derive(clap::Args)]
@@ -134,6 +136,7 @@ fn run(cli: Cli) -> Result<()> {
         Action::UpgradeScript { version } => upgrade::print(&context.repo, version.as_deref()),
         Action::Fmt => test::reformat(&context),
         Action::Licences => licences::write(&context),
+        Action::Picture => picture::draw(&context),
         Action::Lint => {
             test::format(&context)?;
             context.prefix().ensure_copy(&context)?;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 /// The section of functions that callers do not use: each a name in backquotes, or its
 /// beginning and an ellipsis.
-
 pub use loyalty_testkit::repository;
 
 pub fn read(page: &str) -> Result<String> {

@@ -4,8 +4,7 @@ use anyhow::Result;
 use loyalty_testkit::TestDb;
 use tokio_postgres::Client;
 
-const SCHEMAS: &str =
-    "(select oid from pg_catalog.pg_namespace where nspname in ('loyalty', 'loyalty_api', 'loyalty_private'))";
+const SCHEMAS: &str = "(select oid from pg_catalog.pg_namespace where nspname in ('loyalty', 'loyalty_api', 'loyalty_private'))";
 
 async fn names(client: &Client, query: &str) -> Result<Vec<String>> {
     let rows = client

@@ -110,11 +110,7 @@ async fn relays_at_once_share_the_work() -> Result<()> {
         sessions.push(tokio::spawn(async move {
             let mut taken = Vec::new();
             loop {
-                let some = rows(
-                    &session,
-                    "select address from loyalty.lease_notices(3)",
-                )
-                .await?;
+                let some = rows(&session, "select address from loyalty.lease_notices(3)").await?;
                 if some.is_empty() {
                     return Ok::<_, anyhow::Error>(taken);
                 }
@@ -137,21 +133,14 @@ async fn relays_at_once_share_the_work() -> Result<()> {
     let mine = club
         .rows("select notice_id from loyalty.lease_notices(30)")
         .await?;
-    let theirs = rows(
-        &other,
-        "select notice_id from loyalty.lease_notices(30)",
-    )
-    .await?;
+    let theirs = rows(&other, "select notice_id from loyalty.lease_notices(30)").await?;
     assert_eq!((mine.len(), theirs.len()), (30, 10));
     assert!(mine.iter().all(|id| !theirs.contains(id)));
     club.run("rollback").await?;
     assert_eq!(
-        rows(
-            &other,
-            "select notice_id from loyalty.lease_notices(1000)"
-        )
-        .await?
-        .len(),
+        rows(&other, "select notice_id from loyalty.lease_notices(1000)")
+            .await?
+            .len(),
         30
     );
     Ok(())
@@ -233,8 +222,7 @@ async fn failures_wait_longer_each_time_and_are_given_up() -> Result<()> {
         "5|t||451 later"
     );
     assert_eq!(
-        club.rows("select 1 from loyalty.lease_notices(1)")
-            .await?,
+        club.rows("select 1 from loyalty.lease_notices(1)").await?,
         [""; 0]
     );
     // mended: another go, as often again
@@ -281,10 +269,8 @@ async fn a_permanent_failure_is_given_up_at_once() -> Result<()> {
 #[tokio::test]
 async fn released_notices_are_due_at_once() -> Result<()> {
     let club = queued("claim_release", 3).await?;
-    club.run(
-        "create temp table mine as select notice_id, attempt from loyalty.lease_notices(2)",
-    )
-    .await?;
+    club.run("create temp table mine as select notice_id, attempt from loyalty.lease_notices(2)")
+        .await?;
     let release =
         "select loyalty.return_notices(array_agg(notice_id), array_agg(attempt)) from mine";
     assert_eq!(club.number(release).await?, 2);

@@ -534,7 +534,7 @@ async fn examples_have_the_variables_that_notices_have() -> Result<()> {
             "with shape as (
                  select n.kind, 'real' as source, loyalty_private.notice_context(n) as context from loyalty.notice n
                   union all
-                 select distinct n.kind, 'example', loyalty.template_example(n.kind, 'ja')::jsonb from loyalty.notice n
+                 select distinct n.kind, 'example', loyalty_private.notice_example(n.kind, 'ja') from loyalty.notice n
              ), path as (
                  select s.kind, s.source, k.key || coalesce('.' || i.key, '') as path
                    from shape s
