@@ -17,9 +17,9 @@ pub struct Fault {
     pub reason: Cow<'static, str>,
     /// The argument that it is about, where it is about one.
     pub field: Option<Cow<'static, str>>,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
+    pub message: Box<str>,
+    pub detail: Option<Box<str>>,
+    pub hint: Option<Box<str>>,
     /// Of LY007 and 55P03: when to come again.
     pub retry_after_seconds: Option<i64>,
 }
@@ -145,7 +145,7 @@ impl Fault {
             code,
             reason: reason.into(),
             field: None,
-            message: message.into(),
+            message: message.into().into(),
             detail: None,
             hint: None,
             retry_after_seconds: None,
@@ -160,13 +160,13 @@ impl Fault {
 
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.detail = Some(detail.into().into());
         self
     }
 
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into());
         self
     }
 
@@ -310,7 +310,7 @@ impl From<Refusal> for Fault {
             Refusal::HoldNotOpen | Refusal::NothingLeft => "operation_id",
         };
         Fault {
-            detail: figures,
+            detail: figures.map(String::into_boxed_str),
             ..Fault::new(code, reason, message).field(field).hint(hint)
         }
     }

@@ -13,8 +13,8 @@ fn raise(call: &Call) -> Result<()> {
     let code = Code::of_sqlstate(&wanted).unwrap_or(Code::InvalidValue);
     let reason = call.need("reason", call.text(1))?;
     Err(Fault {
-        detail: call.text(3),
-        hint: call.text(4),
+        detail: call.text(3).map(String::into_boxed_str),
+        hint: call.text(4).map(String::into_boxed_str),
         field: call.text(5).map(Cow::from),
         ..Fault::new(code, reason, call.text(2).unwrap_or_default())
     })
@@ -24,7 +24,7 @@ sql_function!(raise_closed);
 /// `loyalty_private.raise_closed(detail, retry_after_seconds)`
 fn raise_closed(call: &Call) -> Result<()> {
     Err(Fault {
-        detail: call.text(0),
+        detail: call.text(0).map(String::into_boxed_str),
         retry_after_seconds: call.i64(1),
         ..Fault::new(Code::Closed, "program_closed", "outside of the service hours")
             .hint("Come again when the program is open; the header Retry-After tells in how many seconds.")

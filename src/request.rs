@@ -489,7 +489,7 @@ fn uuid(text: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     for (byte, pair) in bytes.iter_mut().zip(hex.chunks(2)) {
         let digit = |at: usize| (pair[at] as char).to_digit(16);
-        *byte = (digit(0)? << 4 | digit(1)?) as u8;
+        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
     }
     Some(bytes)
 }

@@ -115,6 +115,10 @@ pub struct ScannedRow<'a, T> {
     of: PhantomData<&'a T>,
 }
 
+/// A constant of PostgreSQL's, which bindgen has as a wider type.
+#[allow(clippy::cast_possible_truncation)]
+const EQUAL: pg_sys::StrategyNumber = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
+
 impl<T: Table, const N: usize> IndexScan<T, N> {
     /// The snapshot outlives the scan.
     pub fn open(index: &'static Index<T, N>, snapshot: &RegisteredSnapshot) -> Result<Self> {
@@ -182,7 +186,7 @@ impl<T: Table, const N: usize> IndexScan<T, N> {
                 pg_sys::ScanKeyInit(
                     scan_key,
                     number,
-                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                    EQUAL,
                     pg_sys::Oid::from(key.equals),
                     value,
                 );

@@ -56,10 +56,12 @@ impl Plan {
             .iter()
             .map(|param| if param.null { b'n' } else { b' ' } as c_char)
             .collect();
-        // SAFETY: as many values and nulls as the plan has parameters; we are connected.
         let read_only = self.read_only || spi.reads_only;
-        let status = in_same_context(|| unsafe {
-            pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0)
+        let status = in_same_context(|| {
+            // SAFETY: as many values and nulls as the plan has parameters; we are connected.
+            unsafe {
+                pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0)
+            }
         });
         if status < 0 {
             pgrx::error!("pg_loyalty: SPI_execute_plan returned {status}");

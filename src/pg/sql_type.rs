@@ -15,6 +15,10 @@ pub enum TypeName {
     Own(&'static CStr),
 }
 
+/// A constant of PostgreSQL's, which bindgen has as a wider type.
+#[allow(clippy::cast_possible_truncation)]
+const OID_COLUMN: pg_sys::AttrNumber = pg_sys::Anum_pg_type_oid as pg_sys::AttrNumber;
+
 impl TypeName {
     /// The type's oid; no type's where there is none of that name.
     pub fn oid(self) -> Oid {
@@ -27,7 +31,7 @@ impl TypeName {
             let schema = pg_sys::get_namespace_oid(c"loyalty".as_ptr(), false);
             pg_sys::GetSysCacheOid(
                 pg_sys::SysCacheIdentifier::TYPENAMENSP as _,
-                pg_sys::Anum_pg_type_oid as _,
+                OID_COLUMN,
                 Datum::from(name.as_ptr()),
                 Datum::from(schema),
                 Datum::from(0),
