@@ -19,7 +19,6 @@ use loyalty_testkit::TestDb;
 use loyalty_tests::{PG_CRON, points_cluster};
 use page::{anchors, blocks, links, output_of, pages, read, repository, trimmed};
 use session::{Place, Stage};
-use std::collections::BTreeSet;
 
 /// Pages that are run, and how many examples each has at least.
 const EXECUTED: [(&str, usize); 16] = [

@@ -287,9 +287,9 @@ async fn upgrade_leads_to_the_catalog_of_a_fresh_install() -> Result<()> {
         fresh.batch_execute(&upgrade.install_new()).await?;
         updated.batch_execute(&upgrade.install()).await?;
         let expected = catalog(&fresh).await?;
-        let first = catalog(updated).await?;
+        let first = catalog(&updated).await?;
         updated.batch_execute(&upgrade.update()).await?;
-        let found = differences(&expected, &catalog(updated).await?);
+        let found = differences(&expected, &catalog(&updated).await?);
         ensure!(found.is_empty(), "{upgrade:?}: {}", found.join("\n"));
         // so are the rows that come with the extension
         same_rows(&stored(&fresh).await?, &stored(&updated).await?)?;
@@ -328,7 +328,7 @@ async fn upgrade_that_forgets_a_right_is_noticed() -> Result<()> {
     fresh.batch_execute(&whole.install_new()).await?;
     updated.batch_execute(&unfinished.install()).await?;
     updated.batch_execute(&unfinished.update()).await?;
-    let mut found = differences(&catalog(&fresh).await?, &catalog(updated).await?);
+    let mut found = differences(&catalog(&fresh).await?, &catalog(&updated).await?);
     found.retain(|line| !line.starts_with("extension: version"));
     ensure!(!found.is_empty(), "the forgotten right was not noticed");
     for line in &found {
