@@ -10,7 +10,7 @@ pub fn actor() -> String {
     match (claims.str("role"), claims.str("sub")) {
         (Some(role), Some(subject)) => format!("{role}:{subject}"),
         (Some(role), None) => role.to_owned(),
-        (None, _) => request::session_user(),
+        (None, _) => request::role().map_or_else(request::session_user, |role| role.to_string()),
     }
 }
 

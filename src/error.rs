@@ -196,6 +196,8 @@ impl Fault {
         if self.code == Code::NotSignedIn {
             put("WWW-Authenticate", "Bearer");
         }
+        // an error takes back what pre_request had set
+        put("Cache-Control", "no-store");
         put("Access-Control-Expose-Headers", EXPOSED);
         headers
     }

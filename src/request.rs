@@ -294,6 +294,11 @@ pub fn claims() -> Rc<Claims> {
     }
 }
 
+/// The role of a request of PostgREST's; none where there is none.
+pub fn role() -> Option<Rc<str>> {
+    proof().map(|_| asking().0)
+}
+
 /// The database role that asks, and the claims of its token. A request whose token proves nothing
 /// has the rights of anybody, whatever role PostgREST took from it.
 fn asking() -> (Rc<str>, Rc<Claims>) {

@@ -1,10 +1,39 @@
 -- Who may reach which account over HTTP.
 
+-- A role whose tokens are for another's account registers what tells which, in its own room.
+create table loyalty_private.account_role (
+    role text primary key
+        constraint account_role_is_ours check (role ~ '^loyalty_[a-z]+$'),
+    account_function text not null
+        constraint account_role_function_is_ours check (account_function ~ '^loyalty(_private)?\.[a-z_]+$')
+);
+comment on table loyalty_private.account_role is
+    'Roles that reach an account that is not theirs, as family does. Rows come with the extension, each from the folder of its own room.';
+comment on column loyalty_private.account_role.role is 'The database role.';
+comment on column loyalty_private.account_role.account_function is
+    'The account that the request''s token reaches: () returns bigint, null for none any more.';
+
+create function loyalty_private.reached_account(role text) returns bigint
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    told text := (select r.account_function from loyalty_private.account_role r where r.role = reached_account.role);
+    reached bigint;
+begin
+    if told is not null then
+        execute format('select %s()', told) into reached;
+    end if;
+    return reached;
+end
+$$;
+comment on function loyalty_private.reached_account is 'The account that a role registered in account_role reaches by the request''s token.';
+
 create function loyalty_private.api_account(account_id bigint, roles text[]) returns bigint
     language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
     asking text := loyalty_private.api_role();
+    reached bigint := loyalty_private.reached_account(asking);
     program integer;
 begin
     if asking <> all (roles) then
@@ -29,12 +58,15 @@ begin
         end if;
         return account_id;
     elsif asking = 'loyalty_family' then
-        -- whether the person still is family, the gate has looked
-        if account_id <> loyalty.claim_account_id() then
+        -- it may have ended, or the program have changed its mind, since the token was made
+        if reached is null then
+            perform loyalty_private.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
+                'Ask the member, or the program.');
+        elsif account_id <> reached then
             perform loyalty_private.raise('LY010', 'token_for_other_account', 'not allowed',
                 'The token is for another member''s family.', 'Leave account_id out.', 'account_id');
         end if;
-        return loyalty.claim_account_id();
+        return reached;
     elsif account_id is null then
         perform loyalty_private.raise('22004', 'value_missing', 'account_id must not be null', null, 'Say whose points.',
             'account_id');

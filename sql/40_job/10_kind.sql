@@ -48,6 +48,11 @@ create type loyalty_private.job_plan as (
 comment on type loyalty_private.job_plan is
     'When a job is due next: the period, the day that counts for it, when; and through which day its periods are settled. Period null: nothing is to come.';
 
+comment on column loyalty_private.job_plan.period is 'The period to be done next; null when none is to come.';
+comment on column loyalty_private.job_plan.effective_on is 'The day that counts for it.';
+comment on column loyalty_private.job_plan.due_at is 'When it is due.';
+comment on column loyalty_private.job_plan.done_through is 'Periods through this day are settled.';
+
 create type loyalty_private.job_chunk as (
     last_account bigint,
     members bigint,
@@ -59,6 +64,14 @@ create type loyalty_private.job_chunk as (
 );
 comment on type loyalty_private.job_chunk is
     'What a chunk of a run did; last_account is where the next one goes on, null when it was the last.';
+
+comment on column loyalty_private.job_chunk.last_account is 'Where the next chunk goes on; null when this was the last.';
+comment on column loyalty_private.job_chunk.members is 'Members looked at.';
+comment on column loyalty_private.job_chunk.paid is 'Payments granted.';
+comment on column loyalty_private.job_chunk.failed is 'Payments refused.';
+comment on column loyalty_private.job_chunk.queued is 'Notices queued.';
+comment on column loyalty_private.job_chunk.lots is 'Lots booked as breakage.';
+comment on column loyalty_private.job_chunk.points is 'Points granted, or booked as breakage.';
 
 create function loyalty_private.kind_of_job(job text) returns loyalty_private.job_kind
     language sql stable set search_path = pg_catalog, pg_temp

@@ -91,7 +91,7 @@ begin
     if not new.is_wanted and not exists (
            select from loyalty_private.notice_kind k where k.kind = new.kind and k.can_be_refused) then
         perform loyalty_private.raise('23514', 'refusal_not_allowed', format('%s cannot be refused', new.kind), null,
-            'loyalty.notice_kinds() lists what can be refused.', 'kind');
+            'Most other kinds can be refused.', 'kind');
     end if;
     return new;
 end
@@ -305,7 +305,7 @@ begin
     elsif not set_notice_preference.is_wanted and not exists (
            select from loyalty_private.notice_kind k where k.kind = set_notice_preference.kind and k.can_be_refused) then
         perform loyalty_private.raise('22023', 'kind_always_sent', format('%s cannot be refused', set_notice_preference.kind), null,
-            'It is sent to every member whom it concerns; loyalty.notice_kinds() lists what can be refused.', 'kind');
+            'It is sent to every member whom it concerns; most other kinds can be refused.', 'kind');
     elsif not exists (
            select from loyalty.account a where a.account_id = set_notice_preference.account_id) then
         perform loyalty_private.raise('LY002', 'no_such_account', 'no such account',

@@ -142,10 +142,12 @@ as $$
 declare
     answer jsonb := loyalty_private.refusal(code, reason, message, details, hint, field, ceil(extract(epoch from
         case when code = 'LY008' then coalesce(retry_after, '1 day') end))::bigint)::jsonb;
-    headers jsonb := nullif(current_setting('response.headers', true), '')::jsonb;
+    -- pre_request has set this one already
+    headers jsonb := jsonb_path_query_array(coalesce(nullif(current_setting('response.headers', true), ''), '[]')::jsonb,
+                                            '$[*] ? (!exists (@."Cache-Control"))');
 begin
     perform set_config('response.status', answer ->> 'status', true),
-            set_config('response.headers', (coalesce(headers, '[]') || (answer -> 'headers'))::text, true);
+            set_config('response.headers', (headers || (answer -> 'headers'))::text, true);
     return answer -> 'body';
 end
 $$;

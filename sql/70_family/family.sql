@@ -494,3 +494,6 @@ $$;
 comment on function loyalty_private.identity_closed is 'Ends what a person was as family, when the person leaves.';
 create trigger ends_family after update of state on loyalty.identity
     for each row when (new.state = 'closed' and old.state <> 'closed') execute function loyalty_private.identity_closed();
+
+insert into loyalty_private.account_role (role, account_function)
+values ('loyalty_family', 'loyalty.family_account_id');

@@ -52,11 +52,6 @@ begin
         if not loyalty_private.is_live_session() then
             perform loyalty_private.raise('LY009', 'session_over', 'the session is over', null, 'Log in again.');
         end if;
-        -- family may have ended, or the program have changed its mind, since the token was made
-        if asking = 'loyalty_family' and loyalty.family_account_id() is null then
-            perform loyalty_private.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
-                'Ask the member, or the program.');
-        end if;
         -- an operator works also while a program is closed
         if asking <> 'loyalty_operator' then
             perform loyalty_private.check_service_hours(loyalty.claim_program_id());

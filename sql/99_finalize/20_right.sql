@@ -37,7 +37,7 @@ declare
     -- written through a view by whoever may upload, read by nobody
     not_read constant text[] := '{member_upload}';
     -- rows that come with the extension
-    supplied constant text[] := '{job_kind,notice_kind}';
+    supplied constant text[] := '{job_kind,notice_kind,account_role}';
     object record;
 begin
     for object in

@@ -25,6 +25,18 @@ pub fn sqlstate<T>(answer: &Result<T, tokio_postgres::Error>) -> String {
     }
 }
 
+/// The same of a request's statement: of what is raised for PostgREST, the code that clients see.
+pub fn request_state<T>(answer: &Result<T, tokio_postgres::Error>) -> String {
+    let told = answer.as_ref().err().and_then(|error| error.as_db_error());
+    let body = told
+        .filter(|told| told.code().code() == "PGRST")
+        .and_then(|told| serde_json::from_str::<Value>(told.message()).ok());
+    match body.as_ref().and_then(|body| body["code"].as_str()) {
+        Some(code) => code.to_owned(),
+        None => sqlstate(answer),
+    }
+}
+
 /// Law 11: what is stored holds, in every program.
 pub async fn assert_sound(client: &Client) -> Result<()> {
     let problems = rows(client, "select * from loyalty.verify()").await?;

@@ -229,6 +229,9 @@ fn changed(script: &str) -> String {
     changed
 }
 
+/// Where a body begins; within one there are texts between dollars, too.
+const BODY: &str = "\nas $$\n";
+
 fn otherwise(statement: &Statement) -> String {
     let text = &statement.text;
     let with = |place: Option<usize>, more: &str| {
@@ -237,8 +240,8 @@ fn otherwise(statement: &Statement) -> String {
     };
     match &statement.kind {
         // a body that is a text: one more comment in it
-        Kind::Routine(_) if text.contains("$$\n") => {
-            with(text.find("$$\n").map(|at| at + 3), "-- as it was\n")
+        Kind::Routine(_) if text.contains(BODY) => {
+            with(text.find(BODY).map(|at| at + BODY.len()), "-- as it was\n")
         }
         // another: another cost
         Kind::Routine(routine) if routine.kind == "function" => {

@@ -100,7 +100,7 @@ async fn no_path_leads_a_function_astray() -> Result<()> {
         &world.sql,
         "select format_type(t.oid, null), format('%I.%I', n.nspname, t.typname)
            from pg_type t join pg_namespace n on n.oid = t.typnamespace
-          where n.nspname in ('pg_catalog', 'loyalty', 'loyalty_api')",
+          where n.nspname in ('pg_catalog', 'loyalty', 'loyalty_api', 'loyalty_private')",
     )
     .await?;
     let by_name: BTreeMap<String, String> = names

@@ -32,7 +32,8 @@ pub async fn state(world: &World) -> Result<Vec<String>> {
             "select coalesce(md5(string_agg(r::text, ',' order by r::text)), '') from {name} r"
         );
         let digest: String = world.sql.query_one(&digest, &[]).await?.get(0);
-        state.push(format!("{name} {digest}"));
+        let table = name.rsplit('.').next().unwrap_or_default();
+        state.push(format!("{table} {digest}"));
     }
     Ok(state)
 }

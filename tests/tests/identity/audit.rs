@@ -398,13 +398,13 @@ async fn audit_is_called_by_every_function_that_changes_anything() -> Result<()>
             select distinct f.oid, c.name
               from f
              cross join lateral (
-                    select m[1] as name from regexp_matches(f.body, '\\mloyalty\\.([a-z0-9_]+)\\(', 'g') m) c
+                    select m[1] as name from regexp_matches(f.body, '\\mloyalty(?:_private)?\\.([a-z0-9_]+)\\(', 'g') m) c
         ), reached as (
             select c.oid, c.name from call c
              union
             select r.oid, c.name
               from reached r
-              join f on f.schema = 'loyalty' and f.name = r.name
+              join f on f.schema in ('loyalty', 'loyalty_private') and f.name = r.name
               join call c on c.oid = f.oid
         )
         select f.name, f.provolatile = 'v',

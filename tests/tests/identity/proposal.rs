@@ -282,7 +282,10 @@ async fn p12_claims_of_an_sql_login_are_not_believed() -> Result<()> {
     // the same from PostgREST
     client
         .batch_execute(
-            "set session authorization loyalty_authenticator; set local role loyalty_operator",
+            "reset role; reset session authorization;
+             grant usage on schema loyalty_private to loyalty_operator;
+             grant execute on function loyalty_private.actor(), loyalty_private.client_address() to loyalty_operator;
+             set session authorization loyalty_authenticator; set local role loyalty_operator",
         )
         .await?;
     for (query, expected) in [

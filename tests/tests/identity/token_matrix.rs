@@ -12,7 +12,7 @@ use loyalty_testkit::http::{self, Answer};
 use loyalty_testkit::os::Owner;
 use loyalty_testkit::token::claims as claims_of;
 use loyalty_testkit::{Api, TestServer};
-use loyalty_tests::{rows, sqlstate};
+use loyalty_tests::{request_state, rows};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -924,7 +924,7 @@ async fn tokens_are_verified_here_too() -> Result<()> {
                 client.execute(set, &[role, claims, headers]).await?;
                 if calls_first {
                     let asked = client.batch_execute("select loyalty.pre_request()").await;
-                    let answered = sqlstate(&asked);
+                    let answered = request_state(&asked);
                     ensure!(answered == *code, "{what}: {answered}");
                 } else {
                     let rows = client

@@ -152,6 +152,10 @@ fn reasons() -> Result<(Reasons, Vec<String>)> {
         for part in text.split("raise exception").skip(1) {
             let statement = part.split(';').next().unwrap_or_default();
             match statement.split_once("constraint = ") {
+                // over HTTP nobody gets there
+                Some((_, rest)) if statement.contains("22023") => {
+                    note(&literals(rest)[0], "22023", "400");
+                }
                 Some((_, rest)) => note(&literals(rest)[0], "0A000", ""),
                 None => wrong.push(format!("{file}: raise exception{statement}")),
             }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::page::{Endpoint, Field, Page};
 use super::value::{Pool, pick};
 
-/// All of it is UTF-8, and CSV is ASCII: PostgREST 12.0.2 itself answers 500, or closes the
+/// All of it is UTF-8, and CSV and forms are ASCII: PostgREST 12.0.2 itself answers 500, or closes the
 /// connection, where a header or a query is not, and where CSV is not or an error that it tells
 /// of it is cut within a character; no code of ours has run by then (docs/http.md, Errors).
 pub struct Sent {
@@ -182,6 +182,10 @@ impl Sent {
         }
         if content_type != "application/json" {
             body = ascii(&body);
+            // what it is decoded to must be UTF-8 as well
+            if content_type == "application/x-www-form-urlencoded" {
+                body.retain(|byte| *byte != b'%');
+            }
             body.truncate(GUESSED);
         }
         sent.headers.push(("Content-Type", content_type.to_owned()));
