@@ -213,7 +213,7 @@ unsafe fn check_answer(query: &QueryDesc) -> Result<()> {
                     "filter_not_allowed",
                     "a call that changes something takes no filters",
                 )
-                .hint("Send the arguments in the body; of the query string only select and order apply."));
+                .hint("Send the arguments in the body; the query string may only choose columns and their order."));
             }
             plan = match (*plan).type_ {
                 NodeTag::T_Limit => {
