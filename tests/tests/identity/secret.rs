@@ -520,8 +520,9 @@ async fn secrets_are_left_nowhere() -> Result<()> {
             "{setting}: {found:?}"
         );
         let said = world.careless(&setting).await?;
-        // parameters are told in details and contexts, which terse messages leave out as well
-        let is_second = setting.starts_with("log_parameter_max_length");
+        // parameters and plans are told in details and contexts, which terse messages leave out as well
+        let is_second =
+            setting.starts_with("log_parameter_max_length") || setting == "debug_print_plan";
         ensure!(said != is_second, "{setting} made the difference {said}");
         sql.batch_execute(&format!(
             "alter role loyalty_authenticator set {setting} = '{safe}'"
@@ -548,8 +549,9 @@ impl World {
         let before = self.log()?.len();
         let (careless, url) = postgrest(&self.fresh, &self.jwt_secret, &label)?;
         let careful = std::mem::replace(&mut self.url, url);
-        let arguments =
-            json!({"login_id": "nobody@example.com", "password": password, "program": "coin"});
+        // another login each time, so that none is slowed down
+        let login_id = format!("{label}@example.com");
+        let arguments = json!({"login_id": login_id, "password": password, "program": "coin"});
         let answer = self.rpc("", "log_in", arguments).await;
         let broken = self
             .send(
