@@ -33,7 +33,7 @@ create function loyalty_private.api_account(account_id bigint, roles text[]) ret
 as $$
 declare
     asking text := loyalty_private.api_role();
-    reached bigint := loyalty_private.reached_account(asking);
+    reached bigint;
     program integer;
 begin
     if asking <> all (roles) then
@@ -59,6 +59,7 @@ begin
         return account_id;
     elsif asking = 'loyalty_family' then
         -- it may have ended, or the program have changed its mind, since the token was made
+        reached := loyalty_private.reached_account(asking);
         if reached is null then
             perform loyalty_private.raise('LY010', 'family_ended', 'not allowed', 'The token is for no family of a member.',
                 'Ask the member, or the program.');
