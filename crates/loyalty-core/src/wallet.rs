@@ -260,7 +260,7 @@ impl Wallet {
         Ok(opened)
     }
 
-    /// Spends from an open hold, soonest expiry first; the rest goes home (law 8).
+    /// Spends from an open hold, soonest expiry first; the rest is released (law 8).
     /// `None` is all of it.
     pub fn capture(
         &mut self,
@@ -562,7 +562,7 @@ impl Wallet {
             Some(index) => {
                 let lot = &mut self.lots[index];
                 lot.remaining += given.points;
-                // Where the clock was set back after the lot was dropped, a refund began it anew.
+                // Where the clock was set back after the lot was dropped, a refund began it again.
                 lot.granted = lot.granted.max(lot.remaining);
                 Ok(())
             }

@@ -34,7 +34,7 @@ struct Cli {
 enum Action {
     /// Start everything, making what is missing: cluster, extension, API, demo
     Up {
-        /// Drop the database first and make it and the demo anew
+        /// Drop the database first and make it and the demo again
         #[arg(long)]
         fresh: bool,
     },

@@ -50,7 +50,7 @@ pub struct MatrixArgs {
     /// Never another Debian in a chroot; Python wheels instead, where there are some
     #[arg(long)]
     no_chroot: bool,
-    /// Make the chroots anew
+    /// Make the chroots again
     #[arg(long)]
     fresh: bool,
     /// Fail also when something was not run

@@ -131,7 +131,7 @@ fn target_dir(context: &Context) -> Result<PathBuf> {
     })
 }
 
-/// Times stay, so that cargo builds anew only what has changed.
+/// Times stay, so that cargo builds again only what has changed.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     for entry in WalkDir::new(from) {
         let entry = entry?;

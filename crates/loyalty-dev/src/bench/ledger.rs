@@ -254,7 +254,7 @@ async fn load_small_grants(
 const LOG_MIB_A_SECOND: u64 = 160;
 
 /// Makes files of the write-ahead log to write over, as a server has them that has been in use for
-/// a while. Else each file is made anew by whoever needs it, which is mostly a call of many.
+/// a while. Else each file is made again by whoever needs it, which is mostly a bulk call.
 async fn fill_log(client: &Client, plan: &Plan, report: &mut Report) -> Result<()> {
     let mib = LOG_MIB_A_SECOND * u64::from(plan.seconds * (plan.rounds + 1));
     let progress = Progress::phase("filling files of the log", 0)?;

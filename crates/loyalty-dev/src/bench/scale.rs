@@ -198,7 +198,7 @@ impl Scale {
     }
 }
 
-/// Loading may begin anew after a crash; what is measured must last.
+/// Loading may begin again after a crash; what is measured must last.
 async fn durable(client: &Client, on: bool) -> Result<()> {
     for setting in ["fsync", "full_page_writes", "autovacuum"] {
         let change = if on {

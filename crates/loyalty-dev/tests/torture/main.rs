@@ -67,7 +67,7 @@ async fn clients_cut_off() -> Result<()> {
 }
 
 /// Laws 1, 2, 6 and 11: what a wallet dropped after a lot's last day, the clock set back, a refund
-/// begins anew; also days later, and more than once.
+/// begins again; also days later, and more than once.
 #[tokio::test]
 async fn a_lot_comes_back_with_the_clock() -> Result<()> {
     for (ahead, back) in [
